@@ -1,0 +1,69 @@
+"""What a brand or a portfolio may be set to. The API's bodies, the defaults and the rows are this one model."""
+
+from __future__ import annotations
+
+import zoneinfo
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, Field, StringConstraints
+
+from db.environment import read
+
+MOST_MICROS = 2**53 - 1
+"""The largest integer that every JSON reader keeps exact."""
+
+Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:\-]{1,64}\Z")]
+Currency = Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}\Z")]
+Micros = Annotated[int, Field(ge=0, le=MOST_MICROS, strict=True)]
+Roas = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
+
+
+def _timezone(value: str) -> str:
+    if value not in zoneinfo.available_timezones():
+        raise ValueError("no such time zone; use an IANA name such as Europe/London")
+    return value
+
+
+TimeZone = Annotated[str, AfterValidator(_timezone)]
+
+
+class PortfolioSettings(BaseModel, frozen=True, extra="forbid"):
+    currency: Currency = "EUR"
+    timezone: TimeZone = "UTC"
+    target_roas: Roas = 1.0
+    throttle_roas: Roas = 0.8
+    daily_budget_micros: Micros | None = None
+    """Per day in the time zone; null: unlimited."""
+
+
+class BrandSettings(BaseModel, frozen=True, extra="forbid"):
+    currency: Currency = "EUR"
+    timezone: TimeZone = "UTC"
+    portfolio_id: Id | None = None
+    target_roas: Roas = 1.0
+    """Revenue ÷ cost that the brand wants over its wins."""
+    throttle_roas: Roas = 0.8
+    """Below it the brand's share of auctions falls."""
+    daily_budget_micros: Micros | None = 1_000_000_000_000
+    """Per day in the brand's time zone; null: unlimited."""
+    strategy_multiplier: Annotated[float, Field(gt=0, le=1e3, allow_inf_nan=False)] = 1.0
+    """Moves the brand against other brands, never its own ROAS."""
+    exploration: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.02
+    """Least share of auctions of a throttled brand, so that it can recover."""
+    active: bool = True
+
+
+class _Currency(BaseModel, frozen=True, extra="forbid"):
+    currency: Currency = "EUR"
+    """Of brands that name none, and of the answers."""
+
+
+def default_currency(environ: Mapping[str, str] | None = None) -> str:
+    return read("", _Currency, environ).currency
+
+
+def new_brand(environ: Mapping[str, str] | None = None) -> BrandSettings:
+    """The settings of a brand that an import meets, and of fields that a PUT leaves out (`PACELINE_NEW_BRAND_…`)."""
+    base: dict[str, Any] = {"currency": default_currency(environ)}
+    return read("new_brand", BrandSettings, environ, base)

@@ -1,0 +1,81 @@
+"""The folder in which one system keeps what must survive it (`STATE`, default `.state`)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Paths inside the folder. Making one touches nothing on disk."""
+
+    root: Path
+
+    @classmethod
+    def here(cls) -> State:
+        """The folder that the environment names: `PACELINE_STATE`, else `STATE`, else `.state`."""
+        return cls(Path(os.environ.get("PACELINE_STATE") or os.environ.get("STATE") or ".state").resolve())
+
+    @property
+    def database(self) -> Path:
+        return self.root / "paceline.db"
+
+    @property
+    def models(self) -> Path:
+        """One directory a model version."""
+        return self.root / "models"
+
+    @property
+    def registry(self) -> Path:
+        """The Git repository that receives each published `roas_model.json`."""
+        return self.root / "registry"
+
+    @property
+    def jwt_secret(self) -> Path:
+        return self.root / "jwt_secret"
+
+    @property
+    def model_key(self) -> Path:
+        """Signs model manifests."""
+        return self.root / "model_key"
+
+    @property
+    def ray_token(self) -> Path:
+        return self.root / "ray_token"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    @property
+    def lock(self) -> Path:
+        return self.root / "lock"
+
+    @property
+    def run(self) -> Path:
+        """Ports and addresses of the system that runs on this folder, or ran last."""
+        return self.root / "run.json"
+
+    @property
+    def scratch(self) -> Path:
+        """Sockets and Ray's session: short, because a socket's path may have 107 bytes at most."""
+        digest = hashlib.sha256(str(self.root).encode()).hexdigest()[:8]
+        return Path(tempfile.gettempdir()) / f"paceline-{digest}"
+
+    @property
+    def redis_socket(self) -> Path:
+        return self.scratch / "redis.sock"
+
+    def running(self) -> dict[str, Any]:
+        """What `run.json` says, empty if nothing ever ran here."""
+        try:
+            content = json.loads(self.run.read_text())
+        except (FileNotFoundError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}

@@ -1,0 +1,324 @@
+"""Every table. Ids compare case-sensitively, money is integer micros, times are UTC."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Date,
+    DateTime,
+    Double,
+    Index,
+    Integer,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.dialects import mysql
+from sqlalchemy.engine import Dialect
+from sqlalchemy.types import TypeDecorator
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+class UtcDateTime(TypeDecorator[dt.datetime]):
+    """Aware datetimes in, aware UTC datetimes out, microseconds kept; the column holds UTC without a zone."""
+
+    impl = DateTime
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> Any:
+        return dialect.type_descriptor(mysql.DATETIME(fsp=6) if dialect.name == "mysql" else DateTime())
+
+    def process_bind_param(self, value: dt.datetime | None, dialect: Dialect) -> dt.datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"{value!r} has no time zone")
+        return value.astimezone(dt.UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: dt.datetime | None, dialect: Dialect) -> dt.datetime | None:
+        return None if value is None else value.replace(tzinfo=dt.UTC)
+
+
+def _ascii(length: int) -> Any:
+    """MySQL's default collation makes AbC equal to abc; ids are compared byte by byte."""
+    return String(length).with_variant(mysql.VARCHAR(length, charset="ascii", collation="ascii_bin"), "mysql")
+
+
+ID = _ascii(64)
+WORD = _ascii(16)
+HASH = _ascii(64)
+MICROS = BigInteger
+SEQUENCE = BigInteger().with_variant(Integer, "sqlite")
+"""SQLite numbers rows by itself only where the key is an INTEGER."""
+LONG_TEXT = Text().with_variant(mysql.MEDIUMTEXT(), "mysql")
+OPTIONS: dict[str, Any] = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_bin"}
+
+brands = Table(
+    "brands",
+    metadata,
+    Column("brand_id", ID, primary_key=True),
+    Column("currency", _ascii(3), nullable=False),
+    Column("timezone", _ascii(64), nullable=False),
+    Column("portfolio_id", ID, nullable=True, index=True),
+    Column("target_roas", Double, nullable=False),
+    Column("throttle_roas", Double, nullable=False),
+    Column("daily_budget_micros", MICROS, nullable=True),
+    Column("strategy_multiplier", Double, nullable=False),
+    Column("exploration", Double, nullable=False),
+    Column("active", Boolean, nullable=False),
+    # A change of portfolio or time zone starts at the brand's next midnight: it waits here until then.
+    Column("next_portfolio_id", ID, nullable=True),
+    Column("next_timezone", _ascii(64), nullable=True),
+    Column("next_from", UtcDateTime, nullable=True),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    **OPTIONS,
+)
+
+portfolios = Table(
+    "portfolios",
+    metadata,
+    Column("portfolio_id", ID, primary_key=True),
+    Column("currency", _ascii(3), nullable=False),
+    Column("timezone", _ascii(64), nullable=False),
+    Column("target_roas", Double, nullable=False),
+    Column("throttle_roas", Double, nullable=False),
+    Column("daily_budget_micros", MICROS, nullable=True),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    **OPTIONS,
+)
+
+budget_days = Table(
+    "budget_days",
+    metadata,
+    # owner: 'brand' or 'portfolio'. budget = available + leased + reserved + settled − excess; null budget: unlimited.
+    Column("owner", WORD, primary_key=True),
+    Column("owner_id", ID, primary_key=True),
+    Column("day", Date, primary_key=True),
+    Column("budget_micros", MICROS, nullable=True),
+    Column("available_micros", MICROS, nullable=True),
+    Column("leased_micros", MICROS, nullable=False),
+    Column("reserved_micros", MICROS, nullable=False),
+    Column("settled_micros", MICROS, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    **OPTIONS,
+)
+
+reservations = Table(
+    "reservations",
+    metadata,
+    Column("reservation_id", ID, primary_key=True),
+    Column("sub", _ascii(255), nullable=False),
+    Column("request_id", ID, nullable=False),
+    Column("request_hash", HASH, nullable=False),
+    Column("bid_id", ID, nullable=False),
+    Column("brand_id", ID, nullable=False),
+    Column("portfolio_id", ID, nullable=True),
+    Column("partner_id", ID, nullable=False),
+    Column("slot_id", ID, nullable=False),
+    Column("device_type", ID, nullable=False),
+    Column("creative_type", ID, nullable=False),
+    Column("placement_score", Double, nullable=True),
+    Column("pricing_model", WORD, nullable=False),
+    Column("day", Date, nullable=False),
+    Column("amount_micros", MICROS, nullable=False),
+    Column("held_micros", MICROS, nullable=False),
+    Column("settled_micros", MICROS, nullable=False),
+    # open → settled (an event with its cost came) | expired | returned (given back by the caller's replica)
+    Column("status", WORD, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("expires_at", UtcDateTime, nullable=False),
+    Column("due_at", UtcDateTime, nullable=True),  # when the sweep must look at it next; null once it has ended
+    Column("ended_at", UtcDateTime, nullable=True),
+    UniqueConstraint("sub", "request_id", "brand_id"),
+    Index("ix_reservations_due_at", "due_at"),
+    Index("ix_reservations_brand_id_day", "brand_id", "day"),
+    **OPTIONS,
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("seq", SEQUENCE, primary_key=True, autoincrement=True),
+    Column("brand_id", ID, nullable=False),
+    Column("partner_id", ID, nullable=False),
+    Column("event_id", ID, nullable=False),
+    Column("content_hash", HASH, nullable=False),
+    Column("type", _ascii(20), nullable=False),
+    Column("occurred_at", UtcDateTime, nullable=False),
+    Column("received_at", UtcDateTime, nullable=False),
+    # Null where the event gave none and nothing that it inherits from is known yet.
+    Column("slot_id", ID, nullable=True),
+    Column("device_type", ID, nullable=True),
+    Column("creative_type", ID, nullable=True),
+    Column("placement_score", Double, nullable=True),
+    Column("reservation_id", ID, nullable=True),
+    Column("click_id", ID, nullable=True),
+    Column("conversion_id", ID, nullable=True),
+    Column("status", WORD, nullable=True),
+    Column("period", WORD, nullable=True),
+    Column("impressions", BigInteger, nullable=False),
+    Column("clicks", BigInteger, nullable=False),
+    Column("conversions", BigInteger, nullable=False),
+    Column("cost_micros", MICROS, nullable=True),
+    Column("revenue_micros", MICROS, nullable=True),
+    UniqueConstraint("brand_id", "partner_id", "event_id"),
+    Index("ix_events_brand_id_conversion_id", "brand_id", "conversion_id"),
+    Index("ix_events_brand_id_click_id", "brand_id", "click_id"),
+    Index("ix_events_reservation_id", "reservation_id"),
+    **OPTIONS,
+)
+
+performance_hourly = Table(
+    "performance_hourly",
+    metadata,
+    # sha256 over (kind, source, period, hour, the ids, placement_score): one row a key whatever is null.
+    Column("key_hash", HASH, primary_key=True),
+    Column("kind", WORD, nullable=False),  # event | aggregate | import
+    Column("precedence", SmallInteger, nullable=False),  # 0 event, 1 aggregate, 2 import: the least counts
+    Column("source", _ascii(128), nullable=False),  # of an import; empty otherwise
+    Column("period", WORD, nullable=False),  # hour | day; a day's row stands at its first hour
+    Column("hour", UtcDateTime, nullable=False),
+    Column("day", Date, nullable=False),
+    Column("brand_id", ID, nullable=False),
+    Column("partner_id", ID, nullable=False),
+    Column("slot_id", ID, nullable=False),
+    Column("device_type", ID, nullable=False),
+    Column("creative_type", ID, nullable=False),
+    Column("placement_score", Double, nullable=True),
+    Column("impressions", BigInteger, nullable=False),
+    Column("clicks", BigInteger, nullable=False),
+    Column("conversions", BigInteger, nullable=False),
+    Column("cost_micros", MICROS, nullable=True),  # null: not known
+    Column("revenue_micros", MICROS, nullable=False),  # approved
+    Column("pending_revenue_micros", MICROS, nullable=False),
+    Index("ix_performance_hourly_brand_id_day", "brand_id", "day"),
+    Index("ix_performance_hourly_day", "day"),
+    **OPTIONS,
+)
+
+ledger_epochs = Table(
+    "ledger_epochs",
+    metadata,
+    Column("shard", Integer, primary_key=True, autoincrement=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("taken_at", UtcDateTime, nullable=False),
+    **OPTIONS,
+)
+
+ledger_journal = Table(
+    "ledger_journal",
+    metadata,
+    Column("seq", SEQUENCE, primary_key=True, autoincrement=True),
+    Column("shard", Integer, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    # reserve | settle | late_settle | shrink | expire | return | budget
+    Column("kind", WORD, nullable=False),
+    Column("brand_id", ID, nullable=True),  # null: a portfolio's budget moved
+    Column("portfolio_id", ID, nullable=True),
+    Column("day", Date, nullable=False),
+    Column("reservation_id", ID, nullable=True),
+    Column("budget_delta_micros", MICROS, nullable=False),
+    Column("reserved_delta_micros", MICROS, nullable=False),
+    Column("settled_delta_micros", MICROS, nullable=False),
+    Index("ix_ledger_journal_brand_id_day", "brand_id", "day"),
+    Index("ix_ledger_journal_portfolio_id_day", "portfolio_id", "day"),
+    Index("ix_ledger_journal_reservation_id", "reservation_id"),
+    **OPTIONS,
+)
+
+model_versions = Table(
+    "model_versions",
+    metadata,
+    Column("version", ID, primary_key=True),
+    Column("parent", ID, nullable=True),
+    Column("engine", WORD, nullable=False),
+    Column("trained_through", Date, nullable=False),
+    Column("status", WORD, nullable=False),  # published | rejected (lost against the champion)
+    Column("metrics", LONG_TEXT, nullable=False),  # JSON
+    Column("manifest", LONG_TEXT, nullable=False),  # JSON, signed
+    Column("simulated", Boolean, nullable=False),  # learned from the built-in simulated market
+    Column("created_at", UtcDateTime, nullable=False),
+    **OPTIONS,
+)
+
+model_activations = Table(
+    "model_activations",
+    metadata,
+    # The newest row is the live version; the rows answer which model was live when.
+    Column("seq", SEQUENCE, primary_key=True, autoincrement=True),
+    Column("version", ID, nullable=False),
+    Column("activated_at", UtcDateTime, nullable=False),
+    Column("reason", _ascii(64), nullable=False),
+    **OPTIONS,
+)
+
+lambda_fits = Table(
+    "lambda_fits",
+    metadata,
+    Column("seq", SEQUENCE, primary_key=True, autoincrement=True),
+    Column("brand_id", ID, nullable=False),
+    Column("model_version", ID, nullable=False),
+    Column("kappa", Double, nullable=False),
+    Column("mu_brand", Double, nullable=False),
+    Column("mu_portfolio", Double, nullable=False),
+    Column("nu_brand", Double, nullable=False),
+    Column("nu_portfolio", Double, nullable=False),
+    Column("opportunities", BigInteger, nullable=False),
+    Column("fitted_at", UtcDateTime, nullable=False),
+    Index("ix_lambda_fits_brand_id_seq", "brand_id", "seq"),
+    **OPTIONS,
+)
+
+score_log = Table(
+    "score_log",
+    metadata,
+    # One row a bid of a sampled request; `weight` requests stand behind each that was kept.
+    Column("seq", SEQUENCE, primary_key=True, autoincrement=True),
+    Column("at", UtcDateTime, nullable=False),
+    Column("request_id", ID, nullable=False),
+    Column("bid_id", ID, nullable=False),
+    Column("brand_id", ID, nullable=False),
+    Column("partner_id", ID, nullable=False),
+    Column("slot_id", ID, nullable=False),
+    Column("pricing_model", WORD, nullable=False),
+    Column("predicted_revenue_micros", Double, nullable=False),
+    Column("predicted_cost_micros", Double, nullable=False),
+    Column("lambda", Double, nullable=False),
+    Column("score", Double, nullable=False),
+    Column("status", WORD, nullable=False),
+    Column("weight", Double, nullable=False),
+    Column("model_version", ID, nullable=False),
+    Index("ix_score_log_at", "at"),
+    Index("ix_score_log_brand_id_at", "brand_id", "at"),
+    **OPTIONS,
+)
+
+imports = Table(
+    "imports",
+    metadata,
+    Column("source", _ascii(128), primary_key=True),
+    Column("sha256", HASH, nullable=False),
+    Column("rows", BigInteger, nullable=False),
+    Column("rejected", BigInteger, nullable=False),
+    Column("simulated", Boolean, nullable=False),
+    Column("imported_at", UtcDateTime, nullable=False),
+    **OPTIONS,
+)
