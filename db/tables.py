@@ -163,7 +163,10 @@ events = Table(
     Column("type", _ascii(20), nullable=False),
     Column("occurred_at", UtcDateTime, nullable=False),
     Column("received_at", UtcDateTime, nullable=False),
-    # Null where the event gave none and nothing that it inherits from is known yet.
+    # Fixed on arrival: the budget day and the portfolio that its cost belongs to.
+    Column("day", Date, nullable=False),
+    Column("portfolio_id", ID, nullable=True),
+    # Null where the event gave none and nothing that it inherits from is known yet; a reservation, where none such is.
     Column("slot_id", ID, nullable=True),
     Column("device_type", ID, nullable=True),
     Column("creative_type", ID, nullable=True),

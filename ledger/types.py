@@ -82,6 +82,7 @@ class Event:
     cost_micros: int | None = None
     revenue_micros: int | None = None
     currency: str | None = None
+    restates: bool = True  # the caller may change a conversion that is already there; partners may not
 
 
 class Result(NamedTuple):

@@ -98,6 +98,8 @@ def upgrade() -> None:
         sa.Column("type", ascii_(20), nullable=False),
         sa.Column("occurred_at", UTC, nullable=False),
         sa.Column("received_at", UTC, nullable=False),
+        sa.Column("day", sa.Date(), nullable=False),
+        sa.Column("portfolio_id", ascii_(64), nullable=True),
         sa.Column("slot_id", ascii_(64), nullable=True),
         sa.Column("device_type", ascii_(64), nullable=True),
         sa.Column("creative_type", ascii_(64), nullable=True),

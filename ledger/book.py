@@ -1,0 +1,545 @@
+"""The ledger without Ray: reads rows, lets the pure rules decide, writes rows, all in one fenced transaction.
+
+The database is the truth. No balance is remembered between two transactions; what is remembered (brands, portfolios, λ)
+is what the ledger alone writes, or what `refresh` picks up within a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import logging
+import os
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, Self
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from db import Database
+from db.brands import BrandSettings, PortfolioSettings
+from ledger.account import Budget
+from ledger.brand import Brand, Multipliers, Portfolio, Scheduled
+from ledger.claims import Awarding
+from ledger.days import day_ends_at, day_of, midnight
+from ledger.errors import CurrencyFixed, NotFound, PortfolioMismatch, PortfolioUnknown
+from ledger.pacing import Throttle, kappa, lambda_
+from ledger.page import BRAND, PORTFOLIO, BudgetKey, Page, budget_keys
+from ledger.posting import Posting
+from ledger.reservation import RETURNED, Lifetimes
+from ledger.settings import LedgerSettings
+from ledger.store import Signature, Store
+from ledger.types import Award, BrandTerms, Claim, Event, Result, Terms
+
+logger = logging.getLogger("paceline.ledger")
+SWEEP_ROWS = 500
+"""Holds that one transaction looks at: a long queue of expiries lets reservations through in between."""
+
+Clock = Callable[[], dt.datetime]
+BrandDay = tuple[str, dt.date]
+
+
+def utc_now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)
+
+
+def new_id() -> str:
+    """A reservation's id: its first twelve digits are the time, so that new rows lie side by side."""
+    return f"{time.time_ns() // 1_000_000:012x}{os.urandom(10).hex()}"
+
+
+class Ledger:
+    """One shard's budgets. Make it with `open`; the newest one to be opened is the only one that can write.
+
+    Its methods may be called concurrently: writes wait for each other.
+    """
+
+    def __init__(self, store: Store, settings: LedgerSettings, clock: Clock, ids: Callable[[], str]) -> None:
+        self._store, self._settings, self._clock, self._ids = store, settings, clock, ids
+        self._lifetimes = Lifetimes(settings.reservation_ttl_s, settings.conversion_days)
+        self._writing = asyncio.Lock()
+        self._brands: dict[str, Brand] = {}
+        self._portfolios: dict[str, Portfolio] = {}
+        self._multipliers: dict[str, Multipliers] = {}
+        self._throttles: dict[str, Throttle] = {}
+        self._signature: Signature | None = None
+        self._terms = Terms(0, {})
+        self._terms_end = dt.datetime.max.replace(tzinfo=dt.UTC)
+        self._dirty: set[BrandDay] = set()
+        self.imports_seen = 0
+        """How often imports have changed the performance rows under us."""
+
+    @classmethod
+    async def open(
+        cls,
+        database: Database,
+        settings: LedgerSettings | None = None,
+        *,
+        clock: Clock = utc_now,
+        ids: Callable[[], str] = new_id,
+        shard: int = 0,
+    ) -> Self:
+        """Take the next epoch and read what other processes have written.
+
+        Raises:
+            LedgerUnavailable: the database is away.
+        """
+        ledger = cls(Store(database, shard), settings or LedgerSettings(), clock, ids)
+        await ledger._store.take_epoch(clock())
+        await ledger.refresh()
+        return ledger
+
+    @property
+    def epoch(self) -> int:
+        return self._store.epoch
+
+    @property
+    def shard(self) -> int:
+        return self._store.shard
+
+    @property
+    def settings(self) -> LedgerSettings:
+        return self._settings
+
+    # A request's way
+
+    async def reserve(self, claims: Sequence[Claim]) -> list[Award]:
+        """Hold money for the best offers that can have it, all claims in one transaction, in order.
+
+        Raises:
+            Fenced, LedgerUnavailable: repeat the claims; a request that was recorded gets its first award.
+        """
+
+        async def work(connection: AsyncConnection) -> list[Award]:
+            now = self._clock()
+            live = [claim for claim in claims if claim.expires_at > now]
+            brands = await self._named(connection, {offer.where.brand_id for claim in live for offer in claim.offers}, now)
+            recorded = await self._store.recorded(connection, [(claim.sub, claim.request_id) for claim in live])
+            keys = {
+                key
+                for brand in brands.values()
+                for key in budget_keys(brand.brand_id, brand.settings.portfolio_id, brand.day(now))
+            }
+            page = await self._page(connection, now, keys)
+            awarding = Awarding(page, recorded, brands, self._lifetimes, self._ids)
+            awards = [awarding.award(claim) for claim in claims]
+            await self._store.write(connection, page, awarding.rows)
+            return awards
+
+        async with self._writing:
+            return await self._store.transact(work)
+
+    async def release(self, reservation_ids: Collection[str]) -> int:
+        """Give back holds that nobody will use. Returns how many were open; the others are left as they are."""
+
+        async def work(connection: AsyncConnection) -> int:
+            now = self._clock()
+            held = await self._store.reservations(connection, reservation_ids)
+            page = await self._page(connection, now, _keys_of(held.values()))
+            returned = sum(page.end(held[id_], RETURNED) for id_ in sorted(held))
+            await self._store.write(connection, page)
+            return returned
+
+        async with self._writing:
+            return await self._store.transact(work)
+
+    async def record(self, events: Sequence[Event]) -> list[Result]:
+        """Take in a batch of results, all in one transaction. A bad item is answered, never raised.
+
+        Raises:
+            Fenced, LedgerUnavailable: repeat the batch; what was recorded counts as duplicate.
+        """
+
+        async def work(connection: AsyncConnection) -> tuple[list[Result], set[BrandDay]]:
+            now = self._clock()
+            brands = await self._named(connection, {event.brand_id for event in events}, now)
+            posting = await self._posting(connection, events, brands, now)
+            page = await self._page(connection, now, posting.budget_keys)
+            figures = await self._store.figures(connection, posting.row_keys)
+            results = posting.post(page, figures)
+            await self._store.insert_events(connection, posting.event_rows)
+            await self._store.put_figures(connection, figures, posting.changed_figures)
+            await self._store.write(connection, page)
+            return results, {(key.place.brand_id, key.hour.date()) for key in posting.changed_figures}
+
+        async with self._writing:
+            results, dirty = await self._store.transact(work)
+            self._dirty |= dirty
+            return results
+
+    async def _posting(
+        self, connection: AsyncConnection, events: Sequence[Event], brands: Mapping[str, Brand], now: dt.datetime
+    ) -> Posting:
+        """The events with everything recorded that bears on them."""
+        known = [event for event in events if event.brand_id in brands]
+        hashes = await self._store.event_hashes(
+            connection, [(event.brand_id, event.partner_id, event.event_id) for event in known]
+        )
+        conversions = [event for event in known if event.type in ("conversion", "conversion_update")]
+        clicks = await self._store.clicks(
+            connection,
+            [
+                (event.brand_id, event.click_id)
+                for event in conversions
+                if event.click_id is not None and (event.slot_id is None or event.reservation_id is None)
+            ],
+        )
+        groups = await self._store.conversions(
+            connection, [(event.brand_id, event.conversion_id) for event in conversions if event.conversion_id]
+        )
+        named = [event.reservation_id for event in known] + [row.reservation_id for row in (*clicks, *groups)]
+        reservations = await self._store.reservations(connection, [id_ for id_ in named if id_ is not None])
+        return Posting(now, events, brands, hashes, clicks, groups, reservations)
+
+    async def _page(self, connection: AsyncConnection, now: dt.datetime, keys: Iterable[BudgetKey]) -> Page:
+        return Page(now, await self._store.budgets(connection, keys), self._limit)
+
+    async def _named(self, connection: AsyncConnection, ids: set[str], now: dt.datetime) -> dict[str, Brand]:
+        """These brands as they are now; one that was imported a moment ago is looked up."""
+        missing = ids - self._brands.keys()
+        if missing:
+            self._brands |= await self._store.brands(connection, missing)
+        return {id_: brand.at(now) for id_ in ids if (brand := self._brands.get(id_)) is not None}
+
+    def _limit(self, owner: str, owner_id: str) -> int | None:
+        """The budget that a day begins with."""
+        if owner == BRAND:
+            return self._brands[owner_id].settings.daily_budget_micros
+        portfolio = self._portfolios.get(owner_id)
+        return None if portfolio is None else portfolio.settings.daily_budget_micros
+
+    # Time
+
+    async def sweep(self) -> int:
+        """End what has expired, shrink what is due, start what was scheduled. Returns how many rows it looked at."""
+        await self._start_scheduled()
+        looked = 0
+        while True:
+            async with self._writing:
+                number = await self._store.transact(self._sweep_some)
+            looked += number
+            if number < SWEEP_ROWS:
+                return looked
+
+    async def _sweep_some(self, connection: AsyncConnection) -> int:
+        now = self._clock()
+        due = await self._store.due(connection, now, SWEEP_ROWS)
+        if due:
+            page = await self._page(connection, now, _keys_of(due))
+            for reservation in due:
+                page.look(reservation, self._lifetimes)
+            await self._store.write(connection, page)
+        return len(due)
+
+    async def _start_scheduled(self) -> None:
+        now = self._clock()
+        ready = [brand for brand in self._brands.values() if brand.scheduled is not None and brand.scheduled.start <= now]
+        if not ready:
+            return
+        started = [brand.at(now) for brand in ready]
+
+        async def work(connection: AsyncConnection) -> None:
+            for brand in started:
+                await self._store.put_brand(connection, brand, False, now)
+
+        async with self._writing:
+            await self._store.transact(work)
+            self._brands |= {brand.brand_id: brand for brand in started}
+            self._make_terms()
+
+    async def refresh(self) -> bool:
+        """Pick up what imports, nightly fits and other processes wrote. Cheap when they did not. True: something changed."""
+        async with self._writing:
+            now = self._clock()
+            found = await self._store.read(self._read_settings)
+            if found is not None:
+                before, self._signature = self._signature, found[0]
+                self._brands, self._portfolios, self._multipliers = found[1:]
+                if before is None or before.imports != self._signature.imports:
+                    self.imports_seen += 1
+            if found is not None or now >= self._terms_end:
+                self._make_terms()
+            return found is not None
+
+    async def _read_settings(
+        self, connection: AsyncConnection
+    ) -> tuple[Signature, dict[str, Brand], dict[str, Portfolio], dict[str, Multipliers]] | None:
+        signature = await self._store.signature(connection)
+        if signature == self._signature:
+            return None
+        return (
+            signature,
+            await self._store.brands(connection),
+            await self._store.portfolios(connection),
+            await self._store.multipliers(connection),
+        )
+
+    # Terms
+
+    def terms(self, known_version: int = -1) -> Terms | None:
+        """What replicas need of every brand; None: nothing has changed since that version."""
+        return None if known_version == self._terms.version else self._terms
+
+    def set_throttles(self, throttles: Mapping[str, Throttle]) -> None:
+        """Shares of auctions by brand; a brand that is not named takes part in all."""
+        self._throttles = dict(throttles)
+        self._make_terms()
+
+    def throttle(self, brand_id: str) -> Throttle:
+        return self._throttles.get(brand_id, Throttle())
+
+    def take_dirty(self) -> set[BrandDay]:
+        """Brand days (UTC) whose performance has changed since the last call."""
+        dirty, self._dirty = self._dirty, set()
+        return dirty
+
+    def brands(self) -> dict[str, BrandSettings]:
+        now = self._clock()
+        return {id_: brand.at(now).settings for id_, brand in self._brands.items()}
+
+    def portfolios(self) -> dict[str, PortfolioSettings]:
+        return {id_: portfolio.settings for id_, portfolio in self._portfolios.items()}
+
+    async def budgets_today(self) -> dict[str, Budget]:
+        """Every brand's budget of its today."""
+        now = self._clock()
+        brands = {id_: brand.at(now) for id_, brand in self._brands.items()}
+        days = {id_: brand.day(now) for id_, brand in brands.items()}
+        rows = await self._store.read(lambda connection: self._store.budgets_on(connection, set(days.values())))
+        found = {budget.owner_id: budget for budget in rows if days.get(budget.owner_id) == budget.day}
+        return {
+            id_: found.get(id_) or Budget.of(BRAND, id_, days[id_], brand.settings.daily_budget_micros)
+            for id_, brand in brands.items()
+        }
+
+    def _make_terms(self) -> None:
+        now = self._clock()
+        brands = {id_: self._terms_of(brand.at(now), now) for id_, brand in self._brands.items()}
+        self._terms_end = min((terms.day_ends_at for terms in brands.values()), default=dt.datetime.max.replace(tzinfo=dt.UTC))
+        if brands != self._terms.brands or self._terms.version < self.epoch << 32:
+            # The epoch comes first: a version never returns, whoever counts.
+            self._terms = Terms(max(self._terms.version, self.epoch << 32) + 1, brands)
+
+    def _terms_of(self, brand: Brand, now: dt.datetime) -> BrandTerms:
+        settings, throttle = brand.settings, self.throttle(brand.brand_id)
+        return BrandTerms(
+            currency=settings.currency,
+            active=settings.active,
+            target_roas=settings.target_roas,
+            strategy_multiplier=settings.strategy_multiplier,
+            lambda_=self._lambda(brand),
+            share=throttle.share,
+            throttled=throttle.throttled,
+            day_ends_at=day_ends_at(settings.timezone, now),
+        )
+
+    def _lambda(self, brand: Brand) -> float:
+        settings, fit = brand.settings, self._multipliers.get(brand.brand_id)
+        portfolio = self._portfolios.get(settings.portfolio_id or "")
+        price = settings.target_roas
+        if fit is not None:
+            price = kappa(
+                fit.mu_brand,
+                settings.target_roas,
+                fit.mu_portfolio,
+                portfolio.settings.target_roas if portfolio is not None else 0.0,
+                fit.nu_brand,
+                fit.nu_portfolio,
+            )
+        return lambda_(settings.strategy_multiplier, price)
+
+    # Administration
+
+    async def put_brand(self, brand_id: str, settings: BrandSettings) -> dict[str, Any]:
+        """Create or replace. Budgets move at once; a change of portfolio or time zone starts at the next midnight.
+
+        Raises:
+            PortfolioUnknown, PortfolioMismatch, CurrencyFixed: nothing was changed.
+        """
+
+        async def work(connection: AsyncConnection) -> Brand:
+            now = self._clock()
+            stored = (await self._store.brands(connection, [brand_id])).get(brand_id)
+            known = stored.at(now) if stored is not None else None
+            self._check_portfolio(brand_id, settings)
+            brand = Brand(brand_id, settings)
+            if known is not None:
+                if known.settings.currency == settings.currency:
+                    brand = _scheduled(known, settings, now)
+                elif await self._store.brand_money_moved(connection, brand_id):
+                    raise CurrencyFixed("brand", brand_id, known.settings.currency)
+                # Where no money has ever moved, no day needs to be finished: portfolio and time zone change at once.
+                await self._move_limit(connection, BRAND, brand_id, brand.day(now), settings.daily_budget_micros, now)
+            await self._store.put_brand(connection, brand, stored is None, now)
+            return brand
+
+        async with self._writing:
+            brand = await self._store.transact(work)
+            self._brands[brand_id] = brand
+            self._make_terms()
+        return await self.get_brand(brand_id)
+
+    def _check_portfolio(self, brand_id: str, settings: BrandSettings) -> None:
+        if settings.portfolio_id is None:
+            return
+        portfolio = self._portfolios.get(settings.portfolio_id)
+        if portfolio is None:
+            raise PortfolioUnknown(settings.portfolio_id)
+        for field in ("currency", "timezone"):
+            wanted, has = getattr(portfolio.settings, field), getattr(settings, field)
+            if wanted != has:
+                raise PortfolioMismatch(portfolio.portfolio_id, brand_id, field, wanted, has)
+
+    async def put_portfolio(self, portfolio_id: str, settings: PortfolioSettings) -> dict[str, Any]:
+        """Create or replace. Currency and time zone can change only while it has no members.
+
+        Raises:
+            PortfolioMismatch, CurrencyFixed: nothing was changed.
+        """
+
+        async def work(connection: AsyncConnection) -> Portfolio:
+            now = self._clock()
+            known = (await self._store.portfolios(connection)).get(portfolio_id)
+            portfolio = Portfolio(portfolio_id, settings)
+            for brand in self._brands.values():
+                if _is_member(brand.at(now), portfolio_id):
+                    for field in ("currency", "timezone"):
+                        wanted = getattr(settings, field)
+                        has = getattr(known.settings if known else settings, field)
+                        if wanted != has:
+                            raise PortfolioMismatch(portfolio_id, brand.brand_id, field, wanted, has)
+            if known is not None:
+                if known.settings.currency != settings.currency and await self._store.portfolio_money_moved(
+                    connection, portfolio_id
+                ):
+                    raise CurrencyFixed("portfolio", portfolio_id, known.settings.currency)
+                day = day_of(settings.timezone, now)
+                await self._move_limit(connection, PORTFOLIO, portfolio_id, day, settings.daily_budget_micros, now)
+            await self._store.put_portfolio(connection, portfolio, known is None, now)
+            return portfolio
+
+        async with self._writing:
+            self._portfolios[portfolio_id] = await self._store.transact(work)
+            self._make_terms()
+        return await self.get_portfolio(portfolio_id)
+
+    async def _move_limit(
+        self, connection: AsyncConnection, owner: str, owner_id: str, day: dt.date, limit: int | None, now: dt.datetime
+    ) -> None:
+        """Top up or cut a day that has begun; one that has not begins with the new budget."""
+        key = BudgetKey(owner, owner_id, day)
+        page = await self._page(connection, now, [key])
+        if key in page.existing:
+            page.set_limit(key, limit)
+            await self._store.write(connection, page)
+
+    async def get_brand(self, brand_id: str) -> dict[str, Any]:
+        """Settings, today's budget and results, λ and throttle, as GET /api/brands/{brand_id} shows them.
+
+        Raises:
+            NotFound: no such brand.
+        """
+        if brand_id not in self._brands:
+            await self.refresh()
+        if brand_id not in self._brands:
+            raise NotFound("brand", brand_id)
+        return (await self._describe([self._brands[brand_id]]))[0]
+
+    async def list_brands(self, cursor: str | None = None, limit: int = 100) -> tuple[list[dict[str, Any]], str | None]:
+        """A page of brands in the order of their ids, and the cursor of the next page (None: that was the last)."""
+        ids = sorted(id_ for id_ in self._brands if cursor is None or id_ > cursor)
+        page = ids[: max(1, limit)]
+        brands = await self._describe([self._brands[id_] for id_ in page])
+        return brands, page[-1] if len(page) < len(ids) else None
+
+    async def _describe(self, brands: Sequence[Brand]) -> list[dict[str, Any]]:
+        now = self._clock()
+        current = [brand.at(now) for brand in brands]
+
+        async def work(connection: AsyncConnection) -> list[dict[str, Any]]:
+            keys = [BudgetKey(BRAND, brand.brand_id, brand.day(now)) for brand in current]
+            rows = {budget.owner_id: budget for budget in await self._store.budgets(connection, keys)}
+            shown = []
+            for brand, key in zip(current, keys, strict=True):
+                budget = rows.get(brand.brand_id) or Budget.of(*key, brand.settings.daily_budget_micros)
+                cost, revenue = await self._results(connection, brand, key.day)
+                shown.append(self._shown(brand, budget, cost, revenue))
+            return shown
+
+        return await self._store.read(work)
+
+    async def _results(self, connection: AsyncConnection, brand: Brand, day: dt.date) -> tuple[int, int]:
+        start = midnight(brand.settings.timezone, day)
+        end = midnight(brand.settings.timezone, day + dt.timedelta(days=1))
+        return await self._store.results(connection, brand.brand_id, start, end)
+
+    def _shown(self, brand: Brand, budget: Budget, cost: int, revenue: int) -> dict[str, Any]:
+        shown: dict[str, Any] = {
+            "brand_id": brand.brand_id,
+            **brand.settings.model_dump(),
+            "today": {**_states(budget), "cost": cost, "revenue": revenue, "roas": revenue / cost if cost else None},
+            "lambda": self._lambda(brand),
+            "throttled": self.throttle(brand.brand_id).throttled,
+        }
+        if brand.scheduled is not None:
+            shown["scheduled"] = {
+                "portfolio_id": brand.scheduled.portfolio_id,
+                "timezone": brand.scheduled.timezone,
+                "from": brand.scheduled.start,
+            }
+        return shown
+
+    async def get_portfolio(self, portfolio_id: str) -> dict[str, Any]:
+        """Settings, members and today's budget.
+
+        Raises:
+            NotFound: no such portfolio.
+        """
+        if portfolio_id not in self._portfolios:
+            await self.refresh()
+        portfolio = self._portfolios.get(portfolio_id)
+        if portfolio is None:
+            raise NotFound("portfolio", portfolio_id)
+        now = self._clock()
+        key = BudgetKey(PORTFOLIO, portfolio_id, day_of(portfolio.settings.timezone, now))
+        rows = await self._store.read(lambda connection: self._store.budgets(connection, [key]))
+        budget = rows[0] if rows else Budget.of(*key, portfolio.settings.daily_budget_micros)
+        members = sorted(id_ for id_, brand in self.brands().items() if brand.portfolio_id == portfolio_id)
+        return {
+            "portfolio_id": portfolio_id,
+            **portfolio.settings.model_dump(),
+            "brand_ids": members,
+            "today": _states(budget),
+        }
+
+
+def _scheduled(known: Brand, settings: BrandSettings, now: dt.datetime) -> Brand:
+    """The new settings; portfolio and time zone stay what they are until the brand's next midnight."""
+    here = {"portfolio_id": known.settings.portfolio_id, "timezone": known.settings.timezone}
+    if here == {"portfolio_id": settings.portfolio_id, "timezone": settings.timezone}:
+        return Brand(known.brand_id, settings)
+    start = known.scheduled.start if known.scheduled else day_ends_at(known.settings.timezone, now)
+    scheduled = Scheduled(settings.portfolio_id, settings.timezone, start)
+    return Brand(known.brand_id, settings.model_copy(update=here), scheduled)
+
+
+def _is_member(brand: Brand, portfolio_id: str) -> bool:
+    coming = brand.scheduled.portfolio_id if brand.scheduled else None
+    return portfolio_id in (brand.settings.portfolio_id, coming)
+
+
+def _keys_of(reservations: Iterable[Any]) -> set[BudgetKey]:
+    return {key for held in reservations for key in budget_keys(held.brand_id, held.portfolio_id, held.day)}
+
+
+def _states(budget: Budget) -> dict[str, int | None]:
+    return {
+        "budget": budget.budget_micros,
+        "available": budget.available_micros,
+        "leased": budget.leased_micros,
+        "reserved": budget.reserved_micros,
+        "settled": budget.settled_micros,
+        "excess": budget.excess_micros,
+        "overspend": budget.overspend_micros,
+    }
+

@@ -1,0 +1,33 @@
+"""Budget days: a day begins at midnight in the owner's time zone, whatever daylight saving does to its length."""
+
+from __future__ import annotations
+
+import datetime as dt
+from zoneinfo import ZoneInfo
+
+ONE_DAY = dt.timedelta(days=1)
+
+
+def day_of(timezone: str, at: dt.datetime) -> dt.date:
+    """The date on the wall at that moment.
+
+    >>> day_of("America/New_York", dt.datetime(2024, 3, 10, 3, tzinfo=dt.UTC))
+    datetime.date(2024, 3, 9)
+    """
+    return at.astimezone(ZoneInfo(timezone)).date()
+
+
+def midnight(timezone: str, day: dt.date) -> dt.datetime:
+    """The first moment of a day, in UTC.
+
+    Where the clocks skip midnight, the moment of the jump.
+
+    >>> midnight("Europe/London", dt.date(2024, 7, 1))
+    datetime.datetime(2024, 6, 30, 23, 0, tzinfo=datetime.timezone.utc)
+    """
+    return dt.datetime(day.year, day.month, day.day, tzinfo=ZoneInfo(timezone)).astimezone(dt.UTC)
+
+
+def day_ends_at(timezone: str, at: dt.datetime) -> dt.datetime:
+    """The next midnight after `at`, in UTC."""
+    return midnight(timezone, day_of(timezone, at) + ONE_DAY)

@@ -1,0 +1,94 @@
+"""What the ledger may answer instead of doing what was asked.
+
+LedgerError
+├── Fenced               another ledger has taken the next epoch: this one may not write any more
+├── LedgerUnavailable    the database did not answer; nothing is known about the outcome, ids make a retry harmless
+├── BudgetExhausted      more was asked than is available
+├── MoneyOutOfRange      an amount or a sum beyond ±(2^53 − 1) micros
+├── NotFound             no such brand or portfolio
+├── CurrencyFixed        money has moved: the currency cannot change any more
+├── PortfolioUnknown     a brand names a portfolio that does not exist
+└── PortfolioMismatch    members of a portfolio share its currency and its budget day
+"""
+
+from __future__ import annotations
+
+
+class LedgerError(Exception):
+    """The ledger declined. An answer to handle, not a bug."""
+
+
+class Fenced(LedgerError):
+    def __init__(self, shard: int, epoch: int, newest: int) -> None:
+        super().__init__(shard, epoch, newest)  # pickle rebuilds from these
+        self.shard, self.epoch, self.newest = shard, epoch, newest
+
+    def __str__(self) -> str:
+        return f"shard {self.shard}: epoch {self.epoch} has been replaced by {self.newest}"
+
+
+class LedgerUnavailable(LedgerError):
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the ledger cannot reach its database: {self.reason}"
+
+
+class BudgetExhausted(LedgerError):
+    def __init__(self, owner: str, owner_id: str, amount_micros: int, available_micros: int) -> None:
+        super().__init__(owner, owner_id, amount_micros, available_micros)
+        self.owner, self.owner_id = owner, owner_id
+        self.amount_micros, self.available_micros = amount_micros, available_micros
+
+    def __str__(self) -> str:
+        return f"{self.owner} {self.owner_id}: {self.amount_micros} µ asked, {self.available_micros} µ available"
+
+
+class MoneyOutOfRange(LedgerError):
+    def __init__(self, micros: int) -> None:
+        super().__init__(micros)
+        self.micros = micros
+
+    def __str__(self) -> str:
+        return f"{self.micros} µ is beyond what an account can hold exactly (2^53 − 1)"
+
+
+class NotFound(LedgerError):
+    def __init__(self, kind: str, id_: str) -> None:
+        super().__init__(kind, id_)
+        self.kind, self.id = kind, id_
+
+    def __str__(self) -> str:
+        return f"no such {self.kind}: {self.id}"
+
+
+class CurrencyFixed(LedgerError):
+    def __init__(self, kind: str, id_: str, currency: str) -> None:
+        super().__init__(kind, id_, currency)
+        self.kind, self.id, self.currency = kind, id_, currency
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.id}: money has moved in {self.currency}, its currency cannot change any more"
+
+
+class PortfolioUnknown(LedgerError):
+    def __init__(self, portfolio_id: str) -> None:
+        super().__init__(portfolio_id)
+        self.portfolio_id = portfolio_id
+
+    def __str__(self) -> str:
+        return f"no such portfolio: {self.portfolio_id}"
+
+
+class PortfolioMismatch(LedgerError):
+    def __init__(self, portfolio_id: str, brand_id: str, field: str, wanted: str, has: str) -> None:
+        super().__init__(portfolio_id, brand_id, field, wanted, has)
+        self.portfolio_id, self.brand_id, self.field, self.wanted, self.has = portfolio_id, brand_id, field, wanted, has
+
+    def __str__(self) -> str:
+        return (
+            f"portfolio {self.portfolio_id} and its member {self.brand_id} must share {self.field}: "
+            f"{self.wanted} against {self.has}"
+        )

@@ -1,0 +1,206 @@
+"""λ, the current ROAS and the throttle. Pure: time, history and the request's id are arguments."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Self
+
+KAPPA_MOST = 3.0
+"""κ stays within this many times the target; the price of a budget comes on top."""
+
+THROTTLE_OUT = 1.05
+"""A throttled brand is free again at this many times its throttle_roas."""
+
+SHARE_PER_MINUTE = 0.10
+DELAYS_LEAST = 50
+"""Observed conversion delays below which revenue is taken as complete."""
+
+COMPLETION_BOUNDS = (0.2, 5.0)
+PRIOR_APPROVED, PRIOR_REJECTED = 8.0, 2.0
+"""What is believed of conversions in general before any was decided: 80 % are approved, on the word of ten."""
+
+PRIOR_WEIGHT = 10.0
+"""How many decisions of its own outweigh what is believed of all brands."""
+
+
+def kappa(
+    mu_brand: float,
+    target_brand: float,
+    mu_portfolio: float = 0.0,
+    target_portfolio: float = 0.0,
+    nu_brand: float = 0.0,
+    nu_portfolio: float = 0.0,
+) -> float:
+    """Price of a micro of cost in micros of revenue at which a brand is indifferent.
+
+    Args:
+        mu_brand, mu_portfolio: multipliers of the ROAS constraints, ≥ 0.
+        nu_brand, nu_portfolio: multipliers of the budget constraints, ≥ 0.
+
+    Returns:
+        (μ_b τ_b + μ_p τ_p + ν_b + ν_p) / (1 + μ_b + μ_p); its part without ν is kept within [0, 3 τ_b].
+
+    Source: Lagrangian of revenue under ROAS and budget constraints, arXiv:2302.08530.
+
+    >>> kappa(1.0, 2.0)
+    1.0
+    """
+    scale = 1.0 + mu_brand + mu_portfolio
+    roas_price = (mu_brand * target_brand + mu_portfolio * target_portfolio) / scale
+    return min(max(roas_price, 0.0), KAPPA_MOST * target_brand) + (nu_brand + nu_portfolio) / scale
+
+
+def lambda_(strategy_multiplier: float, kappa: float) -> float:
+    """The λ of the score. The multiplier moves a brand against others, never its own ROAS."""
+    return strategy_multiplier * kappa
+
+
+def admitted(brand_id: str, request_id: str, share: float) -> bool:
+    """Whether a brand with this share of auctions takes part in this one. The same answer everywhere, every time.
+
+    >>> admitted("b-1", "r-1", 1.0), admitted("b-1", "r-1", 0.0)
+    (True, False)
+    """
+    if share >= 1.0:
+        return True
+    digest = hashlib.blake2b(f"{brand_id}\x1f{request_id}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") < share * 2.0**64
+
+
+@dataclass(frozen=True, slots=True)
+class Throttle:
+    """A brand's share of auctions. Falls while ROAS is too low, waits while it recovers, rises when it has."""
+
+    share: float = 1.0
+    throttled: bool = False
+
+    def step(self, roas: float, throttle_roas: float, exploration: float, elapsed_s: float) -> Self:
+        """One look at the current ROAS.
+
+        In below `throttle_roas`, out at 1.05 times it. The share moves at most 10 points a minute, and no look moves
+        it further than that. A brand whose ROAS is not known (NaN) is not throttled.
+        """
+        if math.isnan(roas):
+            return type(self)()
+        throttled = roas < (throttle_roas * THROTTLE_OUT if self.throttled else throttle_roas)
+        most = SHARE_PER_MINUTE * min(elapsed_s / 60.0, 1.0)
+        if not throttled:
+            share = min(1.0, self.share + most)
+        elif roas < throttle_roas:
+            share = max(exploration, self.share - most)
+        else:
+            share = max(exploration, self.share)
+        return type(self)(share, throttled)
+
+
+class DaySums(NamedTuple):
+    """A brand's day. Revenue and cost only of rows whose cost is known: they match."""
+
+    impressions: int = 0
+    clicks: int = 0
+    conversions: int = 0
+    cost_micros: int = 0
+    revenue_micros: int = 0  # approved
+    pending_revenue_micros: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What a brand's past says of its pending conversions."""
+
+    approved: int = 0
+    rejected: int = 0
+    delays: tuple[int, ...] = ()
+    """Conversions seen by whole days after their click: index = days."""
+
+    def plus(self, other: History) -> History:
+        length = max(len(self.delays), len(other.delays))
+        mine, theirs = (delays + (0,) * (length - len(delays)) for delays in (self.delays, other.delays))
+        return History(
+            self.approved + other.approved,
+            self.rejected + other.rejected,
+            tuple(a + b for a, b in zip(mine, theirs, strict=True)),
+        )
+
+
+def approval_share(history: History, everybody: History = History()) -> float:
+    """Share of pending revenue that will be approved: the brand's own decisions over what is usual among all.
+
+    >>> approval_share(History())
+    0.8
+    """
+    usual = (everybody.approved + PRIOR_APPROVED) / (
+        everybody.approved + everybody.rejected + PRIOR_APPROVED + PRIOR_REJECTED
+    )
+    return (history.approved + PRIOR_WEIGHT * usual) / (history.approved + history.rejected + PRIOR_WEIGHT)
+
+
+def arrived(history: History, age_days: float) -> float:
+    """Share of a click's conversions that are there after so many days; 1 where too few were ever seen."""
+    total = sum(history.delays)
+    if total < DELAYS_LEAST:
+        return 1.0
+    whole = math.floor(max(age_days, 0.0))
+    before = sum(history.delays[:whole])
+    within = history.delays[whole] if whole < len(history.delays) else 0
+    return (before + (max(age_days, 0.0) - whole) * within) / total
+
+
+def completion(costs: Sequence[tuple[float, int]], window_days: float, history: History) -> float:
+    """Revenue that the window's spending will have brought ÷ revenue that the window has seen, in expectation.
+
+    Revenue stands at its conversion's hour, spending at the impression's. In a steady state what is still to come
+    makes up for what came from before the window; a brand that has just begun, or just grown, is behind.
+
+    Args:
+        costs: (age in days, micros) of each day, the window's and those before it.
+    """
+    if sum(history.delays) < DELAYS_LEAST:
+        return 1.0
+    inside = sum(cost for age, cost in costs if age < window_days)
+    seen = sum(cost * (arrived(history, age) - arrived(history, age - window_days)) for age, cost in costs)
+    low, high = COMPLETION_BOUNDS
+    if seen <= 0.0 or inside <= 0:
+        return 1.0
+    return min(max(inside / seen, low), high)
+
+
+class Completed(NamedTuple):
+    """A window's sums with what is still to come. Windows of several brands add up."""
+
+    impressions: int
+    cost_micros: int
+    revenue_micros: float
+
+    def plus(self, other: Completed) -> Completed:
+        return Completed(*(a + b for a, b in zip(self, other, strict=True)))  # type: ignore[arg-type]
+
+
+def completed(
+    days: Mapping[int, DaySums], window_days: int, today_fraction: float, history: History, usual: History = History()
+) -> Completed:
+    """Args:
+    days: sums by how many days ago, today 0; those beyond the window only say what may still come from them.
+    today_fraction: share of today that is over.
+    """
+    window = [sums for ago, sums in days.items() if ago < window_days]
+    share = approval_share(history, usual)
+    # A day's spending happened in its middle on average; today's, in the middle of what is over of it.
+    costs = [(ago + today_fraction / 2 if ago == 0 else ago - 0.5 + today_fraction, d.cost_micros) for ago, d in days.items()]
+    factor = completion(costs, window_days - 1 + today_fraction, history)
+    revenue = sum(d.revenue_micros + share * d.pending_revenue_micros for d in window) * factor
+    return Completed(sum(d.impressions for d in window), sum(d.cost_micros for d in window), revenue)
+
+
+def current_roas(sums: Completed, min_impressions: int) -> float:
+    """Completed revenue ÷ its cost; NaN below `min_impressions` or without cost.
+
+    >>> current_roas(Completed(2000, 100, 150.0), 1000)
+    1.5
+    """
+    if sums.impressions < min_impressions or sums.cost_micros <= 0:
+        return math.nan
+    return sums.revenue_micros / sums.cost_micros

@@ -1,0 +1,110 @@
+"""A win's hold: how long it lives, how it shrinks, how it ends (once)."""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Self
+
+OPEN, SETTLED, EXPIRED, RETURNED = "open", "settled", "expired", "returned"
+CONVERSION_MODELS = ("cpa", "revshare")
+"""Paid when a conversion comes, days after the click: the hold must outlive both."""
+
+DelayCurve = Callable[[float], float]
+"""Share of a hold (0–1) that is still needed at a share (0–1) of its lifetime; never rises."""
+
+
+def linear(age: float) -> float:
+    return max(0.0, 1.0 - age)
+
+
+class Lifetimes(NamedTuple):
+    reservation_ttl_s: float
+    conversion_days: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    reservation_id: str
+    brand_id: str
+    portfolio_id: str | None
+    partner_id: str
+    pricing_model: str
+    day: dt.date  # of the budget that holds it
+    amount_micros: int  # when it was made
+    held_micros: int  # now
+    settled_micros: int  # Σ over its events of their latest cost, after its end too
+    status: str
+    created_at: dt.datetime
+    expires_at: dt.datetime
+    due_at: dt.datetime | None  # when it expires or shrinks next
+    ended_at: dt.datetime | None = None
+
+    @property
+    def is_open(self) -> bool:
+        return self.status == OPEN
+
+    @property
+    def is_late(self) -> bool:
+        """Its money went back before the cost came."""
+        return self.status in (EXPIRED, RETURNED)
+
+    def end(self, status: str, now: dt.datetime) -> Self:
+        if not self.is_open:
+            raise ValueError(f"{self.reservation_id} has ended already: {self.status}")
+        return replace(self, status=status, held_micros=0, due_at=None, ended_at=now)
+
+    def settle(self, cost_micros: int) -> Self:
+        return replace(self, settled_micros=self.settled_micros + cost_micros)
+
+    def look(self, now: dt.datetime, lifetimes: Lifetimes, curve: DelayCurve = linear) -> Self:
+        """What time makes of it: nothing, a smaller hold, or its end."""
+        if not self.is_open:
+            return self
+        if now >= self.expires_at:
+            return self.end(EXPIRED, now)
+        held = held_at(self.amount_micros, self.pricing_model, self.created_at, now, lifetimes, curve)
+        due = due_at(self.pricing_model, self.created_at, now, lifetimes)
+        return replace(self, held_micros=min(self.held_micros, held), due_at=due)
+
+
+def expires_at(pricing_model: str, created_at: dt.datetime, lifetimes: Lifetimes) -> dt.datetime:
+    if pricing_model in CONVERSION_MODELS:
+        return created_at + dt.timedelta(days=lifetimes.conversion_days)
+    return created_at + dt.timedelta(seconds=lifetimes.reservation_ttl_s)
+
+
+def held_at(
+    amount_micros: int,
+    pricing_model: str,
+    created_at: dt.datetime,
+    now: dt.datetime,
+    lifetimes: Lifetimes,
+    curve: DelayCurve = linear,
+) -> int:
+    """What must still be held: all of it, or for conversions what the delay curve leaves, in daily steps, rounded up.
+
+    >>> start = dt.datetime(2024, 5, 1, tzinfo=dt.UTC)
+    >>> held_at(3000, "cpa", start, start + dt.timedelta(days=10, hours=5), Lifetimes(1800.0, 30))
+    2000
+    """
+    if now >= expires_at(pricing_model, created_at, lifetimes):
+        return 0
+    if pricing_model not in CONVERSION_MODELS:
+        return amount_micros
+    days = (now - created_at) // dt.timedelta(days=1)
+    if days <= 0:
+        return amount_micros
+    # Rounding to 1e-9 keeps a binary fraction's last digit from holding a micro more than the curve says.
+    return min(amount_micros, math.ceil(round(amount_micros * curve(days / lifetimes.conversion_days), 9)))
+
+
+def due_at(pricing_model: str, created_at: dt.datetime, now: dt.datetime, lifetimes: Lifetimes) -> dt.datetime:
+    """When the hold expires or shrinks next after `now`."""
+    end = expires_at(pricing_model, created_at, lifetimes)
+    if pricing_model not in CONVERSION_MODELS:
+        return end
+    step = dt.timedelta(days=1)
+    return min(end, created_at + ((now - created_at) // step + 1) * step)

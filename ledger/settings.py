@@ -1,0 +1,47 @@
+"""The ledger's settings: `PACELINE_LEDGER_…` and `PACELINE_ROAS_…`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, Field, PositiveFloat, PositiveInt
+
+
+def _one_shard(value: int) -> int:
+    if value != 1:
+        raise ValueError("must be 1: this version runs one ledger shard")
+    return value
+
+
+class LedgerSettings(BaseModel, frozen=True, extra="forbid"):
+    reservation_ttl_s: PositiveFloat = 1800.0
+    """How long a cpm or cpc win's predicted cost stays reserved without an event."""
+    conversion_days: Annotated[int, Field(ge=1, le=365)] = 30
+    """How long a cpa or revshare hold lives; it shrinks along the conversion-delay curve meanwhile."""
+    lease_s: PositiveFloat = 5.0
+    """How long an ingress replica may draw on a lease. Leases are not granted yet: every win asks the ledger."""
+    shards: Annotated[int, AfterValidator(_one_shard)] = 1
+    """Ledgers that share the portfolios by hash."""
+    sweep_s: PositiveFloat = 1.0
+    """How often expired holds return their money."""
+    refresh_s: PositiveFloat = 1.0
+    """How often brands, portfolios and λ fits that other processes wrote are picked up."""
+    batch_claims: PositiveInt = 256
+    """Claims that share one transaction at most."""
+    batch_events: PositiveInt = 1000
+    """Events that share one transaction at most: a large batch lets reservations through in between."""
+    gauges_s: PositiveFloat = 5.0
+    """How soon changed budgets show in Redis for the monitor."""
+
+
+class RoasSettings(BaseModel, frozen=True, extra="forbid"):
+    window: Annotated[str, Field(pattern=r"^[1-9]\d{0,2}d\Z")] = "7d"
+    """Days of `brand_roas_current`, today included."""
+    min_impressions: Annotated[int, Field(ge=0)] = 1000
+    """Below it the current ROAS is unknown and nothing is throttled."""
+    refresh_s: PositiveFloat = 60.0
+    """How often the current ROAS and the throttle are computed from the Redis counters."""
+
+    @property
+    def window_days(self) -> int:
+        return int(self.window[:-1])

@@ -1,0 +1,448 @@
+"""The ledger's SQL. Every write happens under the epoch row's lock, and is given up if the epoch has moved on.
+
+Statements are neutral between SQLite and MySQL. What is read inside a fenced transaction cannot change before it
+commits, so an upsert is a look and then an INSERT or an UPDATE. Keys are sorted: two writers meet in the same order.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+from sqlalchemy import BigInteger, Date, bindparam, column, delete, exists, func, insert, or_, select, table, tuple_, update
+from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from db import Database
+from db import tables as t
+from db.brands import BrandSettings, PortfolioSettings
+from db.performance import PRECEDENCE, key_hash
+from ledger.account import Budget
+from ledger.brand import Brand, Multipliers, Portfolio, Scheduled
+from ledger.claims import Recorded
+from ledger.errors import Fenced, LedgerUnavailable
+from ledger.page import BudgetKey, Page
+from ledger.reservation import Reservation
+from ledger.settlement import Figures, RowKey
+
+T = TypeVar("T")
+CHUNK = 500
+"""Keys in one IN list."""
+
+EventKey = tuple[str, str, str]
+"""brand_id, partner_id, event_id: unique for ever."""
+
+_BUDGET = (
+    t.budget_days.c.owner, t.budget_days.c.owner_id, t.budget_days.c.day, t.budget_days.c.budget_micros,
+    t.budget_days.c.available_micros, t.budget_days.c.leased_micros, t.budget_days.c.reserved_micros,
+    t.budget_days.c.settled_micros,
+)  # fmt: skip
+_R = t.reservations.c
+_RESERVATION = (
+    _R.reservation_id, _R.brand_id, _R.portfolio_id, _R.partner_id, _R.pricing_model, _R.day, _R.amount_micros,
+    _R.held_micros, _R.settled_micros, _R.status, _R.created_at, _R.expires_at, _R.due_at, _R.ended_at,
+)  # fmt: skip
+_E = t.events.c
+_EVENT = (
+    _E.brand_id, _E.partner_id, _E.event_id, _E.type, _E.occurred_at, _E.slot_id, _E.device_type, _E.creative_type,
+    _E.placement_score, _E.day, _E.portfolio_id, _E.reservation_id, _E.click_id, _E.conversion_id, _E.status,
+    _E.cost_micros, _E.revenue_micros,
+)  # fmt: skip
+_P = t.performance_hourly.c
+_FIGURES = (
+    _P.key_hash, _P.impressions, _P.clicks, _P.conversions, _P.cost_micros, _P.revenue_micros,
+    _P.pending_revenue_micros,
+)  # fmt: skip
+
+PERFORMANCE = table(
+    "performance",
+    column("brand_id", t.ID),
+    column("day", Date),
+    column("hour", t.UtcDateTime),
+    *(column(name, BigInteger) for name in Figures._fields),
+)
+"""The view: of each day and tuple, the kind of rows that counts."""
+
+_INSERT_BUDGET = insert(t.budget_days)
+_UPDATE_BUDGET = (
+    update(t.budget_days)
+    .where(
+        t.budget_days.c.owner == bindparam("k_owner"),
+        t.budget_days.c.owner_id == bindparam("k_owner_id"),
+        t.budget_days.c.day == bindparam("k_day"),
+    )
+    .values(
+        {
+            name: bindparam(name)
+            for name in (
+                "budget_micros", "available_micros", "leased_micros", "reserved_micros", "settled_micros", "updated_at"
+            )
+        }
+    )
+)  # fmt: skip
+_UPDATE_RESERVATION = (
+    update(t.reservations)
+    .where(_R.reservation_id == bindparam("k_reservation_id"))
+    .values({name: bindparam(name) for name in ("held_micros", "settled_micros", "status", "due_at", "ended_at")})
+)
+_UPDATE_FIGURES = (
+    update(t.performance_hourly)
+    .where(_P.key_hash == bindparam("k_key_hash"))
+    .values({name: bindparam(name) for name in Figures._fields})
+)
+_EPOCH = select(t.ledger_epochs.c.epoch).where(t.ledger_epochs.c.shard == bindparam("shard")).with_for_update()
+
+
+class Signature(NamedTuple):
+    """Differs whenever another process wrote brands, portfolios, λ fits or imports."""
+
+    brands: tuple[Any, ...]
+    portfolios: tuple[Any, ...]
+    lambda_seq: int
+    imports: tuple[Any, ...]
+
+
+class Store:
+    def __init__(self, database: Database, shard: int = 0) -> None:
+        self.database, self.shard = database, shard
+        self.epoch = 0
+
+    async def take_epoch(self, now: dt.datetime) -> int:
+        """Become the one writer: every older epoch's writes fail from here on."""
+
+        async def work(connection: AsyncConnection) -> int:
+            newest = (await connection.execute(_EPOCH, {"shard": self.shard})).scalar_one_or_none()
+            values = {"shard": self.shard, "epoch": (newest or 0) + 1, "taken_at": now}
+            if newest is None:
+                await connection.execute(insert(t.ledger_epochs), values)
+            else:
+                await connection.execute(
+                    update(t.ledger_epochs).where(t.ledger_epochs.c.shard == self.shard).values(values)
+                )
+            return int(values["epoch"])
+
+        try:
+            self.epoch = await available(self.database.transact(work))
+        except IntegrityError:  # another one made the shard's first epoch a moment ago
+            self.epoch = await available(self.database.transact(work))
+        return self.epoch
+
+    async def transact(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        """Run `work` as the one writer. It may run more than once; nothing of an earlier run stays.
+
+        Raises:
+            Fenced: another ledger has taken a newer epoch.
+            LedgerUnavailable: the database is away; after a lost COMMIT the outcome is unknown.
+        """
+
+        async def fenced(connection: AsyncConnection) -> T:
+            newest = (await connection.execute(_EPOCH, {"shard": self.shard})).scalar_one_or_none()
+            if newest != self.epoch:
+                raise Fenced(self.shard, self.epoch, newest or 0)
+            return await work(connection)
+
+        return await available(self.database.transact(fenced))
+
+    async def read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        async def reading() -> T:
+            async with self.database.read() as connection:
+                return await work(connection)
+
+        return await available(reading())
+
+    # Brands, portfolios, λ
+
+    async def signature(self, connection: AsyncConnection) -> Signature:
+        row = (
+            await connection.execute(
+                select(
+                    select(func.count()).select_from(t.brands).scalar_subquery(),
+                    select(func.max(t.brands.c.updated_at)).scalar_subquery(),
+                    select(func.count()).select_from(t.portfolios).scalar_subquery(),
+                    select(func.max(t.portfolios.c.updated_at)).scalar_subquery(),
+                    select(func.max(t.lambda_fits.c.seq)).scalar_subquery(),
+                    select(func.count()).select_from(t.imports).scalar_subquery(),
+                    select(func.max(t.imports.c.imported_at)).scalar_subquery(),
+                )
+            )
+        ).one()
+        return Signature(tuple(row[0:2]), tuple(row[2:4]), int(row[4] or 0), tuple(row[5:7]))
+
+    async def brands(self, connection: AsyncConnection, ids: Collection[str] | None = None) -> dict[str, Brand]:
+        """These brands, or all."""
+        found: dict[str, Brand] = {}
+        for chunk in [None] if ids is None else chunks(sorted(ids)):
+            query = select(t.brands)
+            if chunk is not None:
+                query = query.where(t.brands.c.brand_id.in_(chunk))
+            for row in await connection.execute(query):
+                found[row.brand_id] = _brand(row)
+        return found
+
+    async def put_brand(self, connection: AsyncConnection, brand: Brand, is_new: bool, now: dt.datetime) -> None:
+        start = brand.scheduled
+        values = {
+            **brand.settings.model_dump(),
+            "next_portfolio_id": start.portfolio_id if start else None,
+            "next_timezone": start.timezone if start else None,
+            "next_from": start.start if start else None,
+            "updated_at": now,
+        }
+        if is_new:
+            await connection.execute(insert(t.brands), {**values, "brand_id": brand.brand_id, "created_at": now})
+        else:
+            await connection.execute(update(t.brands).where(t.brands.c.brand_id == brand.brand_id).values(values))
+
+    async def portfolios(self, connection: AsyncConnection) -> dict[str, Portfolio]:
+        fields = tuple(PortfolioSettings.model_fields)
+        return {
+            row.portfolio_id: Portfolio(
+                row.portfolio_id, PortfolioSettings.model_construct(**{name: getattr(row, name) for name in fields})
+            )
+            for row in await connection.execute(select(t.portfolios))
+        }
+
+    async def put_portfolio(
+        self, connection: AsyncConnection, portfolio: Portfolio, is_new: bool, now: dt.datetime
+    ) -> None:
+        values = {**portfolio.settings.model_dump(), "updated_at": now}
+        if is_new:
+            await connection.execute(
+                insert(t.portfolios), {**values, "portfolio_id": portfolio.portfolio_id, "created_at": now}
+            )
+        else:
+            await connection.execute(
+                update(t.portfolios).where(t.portfolios.c.portfolio_id == portfolio.portfolio_id).values(values)
+            )
+
+    async def multipliers(self, connection: AsyncConnection) -> dict[str, Multipliers]:
+        """Of each brand's newest λ fit."""
+        fits = t.lambda_fits.c
+        newest = select(func.max(fits.seq)).group_by(fits.brand_id)
+        query = select(fits.brand_id, fits.mu_brand, fits.mu_portfolio, fits.nu_brand, fits.nu_portfolio)
+        return {row[0]: Multipliers(*row[1:]) for row in await connection.execute(query.where(fits.seq.in_(newest)))}
+
+    async def brand_money_moved(self, connection: AsyncConnection, brand_id: str) -> bool:
+        """Whether any amount in the brand's currency has been held, spent or earned. Imports do not count."""
+        lines = exists().where(t.ledger_journal.c.brand_id == brand_id, t.ledger_journal.c.kind != "budget")
+        sums = exists().where(
+            _E.brand_id == brand_id, or_(_E.cost_micros.is_not(None), _E.revenue_micros.is_not(None))
+        )
+        return bool((await connection.execute(select(or_(lines, sums)))).scalar_one())
+
+    async def portfolio_money_moved(self, connection: AsyncConnection, portfolio_id: str) -> bool:
+        lines = exists().where(t.ledger_journal.c.portfolio_id == portfolio_id, t.ledger_journal.c.kind != "budget")
+        return bool((await connection.execute(select(lines))).scalar_one())
+
+    # Budgets, reservations, journal
+
+    async def budgets(self, connection: AsyncConnection, keys: Iterable[BudgetKey]) -> list[Budget]:
+        columns = tuple_(t.budget_days.c.owner, t.budget_days.c.owner_id, t.budget_days.c.day)
+        rows: list[Budget] = []
+        for chunk in chunks(sorted(set(keys))):
+            rows += [Budget(*row) for row in await connection.execute(select(*_BUDGET).where(columns.in_(chunk)))]
+        return rows
+
+    async def budgets_on(self, connection: AsyncConnection, days: Collection[dt.date]) -> list[Budget]:
+        """All brands' budgets of these days."""
+        query = select(*_BUDGET).where(t.budget_days.c.owner == "brand", t.budget_days.c.day.in_(sorted(days)))
+        return [Budget(*row) for row in await connection.execute(query)]
+
+    async def reservations(self, connection: AsyncConnection, ids: Iterable[str]) -> dict[str, Reservation]:
+        found: dict[str, Reservation] = {}
+        for chunk in chunks(sorted(set(ids))):
+            for row in await connection.execute(select(*_RESERVATION).where(_R.reservation_id.in_(chunk))):
+                found[row[0]] = Reservation(*row)
+        return found
+
+    async def due(self, connection: AsyncConnection, now: dt.datetime, limit: int) -> list[Reservation]:
+        query = select(*_RESERVATION).where(_R.due_at <= now).order_by(_R.due_at, _R.reservation_id).limit(limit)
+        return [Reservation(*row) for row in await connection.execute(query)]
+
+    async def recorded(
+        self, connection: AsyncConnection, requests: Iterable[tuple[str, str]]
+    ) -> dict[tuple[str, str], list[Recorded]]:
+        """The wins of requests that were recorded before, by (sub, request_id)."""
+        found: dict[tuple[str, str], list[Recorded]] = {}
+        query = select(
+            _R.sub, _R.request_id, _R.request_hash, _R.bid_id, _R.reservation_id, _R.amount_micros, _R.expires_at
+        ).order_by(_R.sub, _R.request_id, _R.reservation_id)
+        for chunk in chunks(sorted(set(requests))):
+            for row in await connection.execute(query.where(tuple_(_R.sub, _R.request_id).in_(chunk))):
+                found.setdefault((row[0], row[1]), []).append(Recorded(*row[2:]))
+        return found
+
+    async def write(
+        self, connection: AsyncConnection, page: Page, claims: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> None:
+        """Everything that the page has changed.
+
+        Args:
+            claims: for each new reservation, the columns that only its claim knows.
+        """
+        new, old = [], []
+        for key in sorted(page.changed_budgets):
+            budget = page.changed_budgets[key]
+            values = {
+                "budget_micros": budget.budget_micros,
+                "available_micros": budget.available_micros,
+                "leased_micros": budget.leased_micros,
+                "reserved_micros": budget.reserved_micros,
+                "settled_micros": budget.settled_micros,
+                "updated_at": page.now,
+            }
+            if key in page.existing:
+                old.append({**values, "k_owner": key.owner, "k_owner_id": key.owner_id, "k_day": key.day})
+            else:
+                new.append({**values, **key._asdict()})
+        if new:
+            await connection.execute(_INSERT_BUDGET, new)
+        if old:
+            await connection.execute(_UPDATE_BUDGET, old)
+        if page.new_reservations:
+            rows = [
+                {**_reservation_row(reservation), **(claims or {})[id_]}
+                for id_, reservation in sorted(page.new_reservations.items())
+            ]
+            await connection.execute(insert(t.reservations), rows)
+        if page.changed_reservations:
+            rows = [
+                {
+                    "k_reservation_id": id_,
+                    "held_micros": reservation.held_micros,
+                    "settled_micros": reservation.settled_micros,
+                    "status": reservation.status,
+                    "due_at": reservation.due_at,
+                    "ended_at": reservation.ended_at,
+                }
+                for id_, reservation in sorted(page.changed_reservations.items())
+            ]
+            await connection.execute(_UPDATE_RESERVATION, rows)
+        if page.entries:
+            common = {"shard": self.shard, "epoch": self.epoch, "at": page.now}
+            await connection.execute(
+                insert(t.ledger_journal), [{**entry._asdict(), **common} for entry in page.entries]
+            )
+
+    # Events and performance
+
+    async def event_hashes(self, connection: AsyncConnection, keys: Iterable[EventKey]) -> dict[EventKey, str]:
+        found: dict[EventKey, str] = {}
+        columns = tuple_(_E.brand_id, _E.partner_id, _E.event_id)
+        query = select(_E.brand_id, _E.partner_id, _E.event_id, _E.content_hash)
+        for chunk in chunks(sorted(set(keys))):
+            for row in await connection.execute(query.where(columns.in_(chunk))):
+                found[(row[0], row[1], row[2])] = row[3]
+        return found
+
+    async def clicks(self, connection: AsyncConnection, keys: Iterable[tuple[str, str]]) -> list[Any]:
+        """Click events by (brand_id, click_id)."""
+        return await self._events(connection, (_E.brand_id, _E.click_id), keys, _E.type == "click")
+
+    async def conversions(self, connection: AsyncConnection, keys: Iterable[tuple[str, str]]) -> list[Any]:
+        """Conversions and their updates by (brand_id, conversion_id)."""
+        types = _E.type.in_(("conversion", "conversion_update"))
+        return await self._events(connection, (_E.brand_id, _E.conversion_id), keys, types)
+
+    async def _events(
+        self, connection: AsyncConnection, columns: Sequence[Any], keys: Iterable[tuple[str, str]], condition: Any
+    ) -> list[Any]:
+        rows: list[Any] = []
+        for chunk in chunks(sorted(set(keys))):
+            rows += (await connection.execute(select(*_EVENT).where(tuple_(*columns).in_(chunk), condition))).all()
+        return rows
+
+    async def insert_events(self, connection: AsyncConnection, rows: list[dict[str, Any]]) -> None:
+        if rows:
+            await connection.execute(insert(t.events), rows)
+
+    async def figures(self, connection: AsyncConnection, keys: Iterable[RowKey]) -> dict[RowKey, Figures]:
+        by_hash = {hash_of(key): key for key in keys}
+        found: dict[RowKey, Figures] = {}
+        for chunk in chunks(sorted(by_hash)):
+            for row in await connection.execute(select(*_FIGURES).where(_P.key_hash.in_(chunk))):
+                found[by_hash[row[0]]] = Figures(*row[1:])
+        return found
+
+    async def results(
+        self, connection: AsyncConnection, brand_id: str, start: dt.datetime, end: dt.datetime
+    ) -> tuple[int, int]:
+        """Cost and approved revenue of the hours in [start, end)."""
+        p = PERFORMANCE.c
+        query = select(func.sum(p.cost_micros), func.sum(p.revenue_micros)).where(
+            p.brand_id == brand_id, p.day.between(start.date(), end.date()), p.hour >= start, p.hour < end
+        )
+        cost, revenue = (await connection.execute(query)).one()
+        return int(cost or 0), int(revenue or 0)
+
+    async def put_figures(
+        self, connection: AsyncConnection, existing: Collection[RowKey], changed: Mapping[RowKey, Figures]
+    ) -> None:
+        """Absolute values. An event row from which everything was taken back goes away."""
+        new, old, gone = [], [], []
+        for key_hash_, key in sorted((hash_of(key), key) for key in changed):
+            figures = changed[key]
+            if key.kind == "event" and not any(figures):
+                if key in existing:
+                    gone.append(key_hash_)
+            elif key in existing:
+                old.append({**figures._asdict(), "k_key_hash": key_hash_})
+            else:
+                new.append(
+                    {
+                        **figures._asdict(),
+                        **key.place._asdict(),
+                        "key_hash": key_hash_,
+                        "kind": key.kind,
+                        "precedence": PRECEDENCE[key.kind],
+                        "source": "",
+                        "period": key.period,
+                        "hour": key.hour,
+                        "day": key.hour.date(),
+                    }
+                )
+        if new:
+            await connection.execute(insert(t.performance_hourly), new)
+        if old:
+            await connection.execute(_UPDATE_FIGURES, old)
+        for chunk in chunks(gone):
+            await connection.execute(delete(t.performance_hourly).where(_P.key_hash.in_(chunk)))
+
+
+def hash_of(key: RowKey) -> str:
+    return key_hash(key.kind, "", key.period, key.hour, *key.place)
+
+
+async def available(work: Awaitable[T]) -> T:
+    """Turn a database that is away into the ledger's own error."""
+    try:
+        return await work
+    except (OperationalError, InterfaceError, PoolTimeout, OSError) as error:
+        raise LedgerUnavailable(_reason(error)) from error
+    except DBAPIError as error:
+        if error.connection_invalidated:
+            raise LedgerUnavailable(_reason(error)) from error
+        raise
+
+
+def _reason(error: BaseException) -> str:
+    cause = getattr(error, "orig", None) or error
+    return (str(cause).splitlines() or [type(cause).__name__])[0]
+
+
+def chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    for start in range(0, len(items), CHUNK):
+        yield items[start : start + CHUNK]
+
+
+def _brand(row: Any) -> Brand:
+    settings = BrandSettings.model_construct(**{name: getattr(row, name) for name in BrandSettings.model_fields})
+    if row.next_from is None:
+        return Brand(row.brand_id, settings)
+    return Brand(row.brand_id, settings, Scheduled(row.next_portfolio_id, row.next_timezone, row.next_from))
+
+
+def _reservation_row(reservation: Reservation) -> dict[str, Any]:
+    return {name: getattr(reservation, name) for name in Reservation.__dataclass_fields__}

@@ -1,0 +1,124 @@
+"""The composition: Ingress → Predictor pool → ledger actor. `make run` and `serve deploy` both build it here.
+
+The environment is read here and nowhere else in a running cluster; what needs a secret is handed it from here.
+(No `from __future__ import annotations` in this file: Serve reads the builder's annotations as types.)
+"""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from ray import serve
+from ray.serve import Application
+from ray.serve.handle import DeploymentHandle
+from redis.asyncio import Redis
+from starlette.types import ASGIApp
+
+import ledger
+from db import BadSetting, Database, State
+from serve_app.auth import Authenticator, KeySet, Secret
+
+from serve_app.ingress import Api
+from serve_app.monitor import Monitor
+from serve_app.predictor import Live, Predictor, Slot
+from serve_app.ranking import Expectation
+from serve_app.reserve import LedgerClient
+from serve_app.settings import Settings, load, with_state
+from serve_app.versions import Versions
+from training import Columns, Explanation
+
+NO_KEYS = "no token keys: set PACELINE_JWKS (a URL or a file) or, for development, PACELINE_JWT_SECRET"
+
+
+def build(args: dict[str, Any]) -> Application:
+    """The Serve application.
+
+    Args:
+        args: sections of settings, as in `serve_config.yaml`; the environment wins over them.
+
+    Raises:
+        BadSetting: some setting cannot be used; the deploy fails and names it.
+    """
+    state = State.here()
+    settings = with_state(load(args), state)
+    if not settings.general.jwks and not settings.jwt.secret:
+        raise BadSetting([NO_KEYS])
+    quiet = {"num_cpus": 0.05}  # a share that lets the night's training run beside the replicas on two cores
+    predictor = serve.deployment(
+        name="Predictor",
+        num_replicas=settings.serve.predictor_replicas,
+        max_ongoing_requests=64,
+        health_check_timeout_s=60,
+        graceful_shutdown_timeout_s=5,
+        ray_actor_options=quiet,
+    )(PredictorReplica)
+    ingress = serve.deployment(
+        name="Ingress",
+        num_replicas=settings.serve.ingress_replicas,
+        max_ongoing_requests=settings.serve.max_ongoing_requests,
+        max_queued_requests=settings.serve.max_queued_requests,
+        graceful_shutdown_timeout_s=5,
+        ray_actor_options=quiet,
+    )(IngressReplica)
+    application: Application = ingress.bind(settings, state, predictor.bind(settings, state))
+    return application
+
+
+def connector(settings: Settings) -> Callable[[], Any]:
+    """How to reach the ledger actor, which is started where there is none."""
+    return lambda: ledger.connect(settings.database, settings.redis, settings.ledger, settings.roas)
+
+
+def configure_logging() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+class PredictorReplica(Predictor):
+    """A predictor as a Serve replica."""
+
+    def __init__(self, settings: Settings, state: State) -> None:
+        configure_logging()
+        super().__init__(settings, state)
+
+
+class Pool:
+    """The predictor pool, as the ingress calls it."""
+
+    def __init__(self, handle: DeploymentHandle[Any]) -> None:
+        self._handle = handle
+
+    async def predict(self, columns: Columns) -> Expectation:
+        return await self._handle.predict.remote(columns)  # type: ignore[no-any-return]
+
+    async def explain(self, columns: Columns) -> tuple[Expectation, Explanation]:
+        return await self._handle.explain.remote(columns)  # type: ignore[no-any-return]
+
+    async def slot(self, columns: Columns) -> Slot:
+        return await self._handle.slot.remote(columns)  # type: ignore[no-any-return]
+
+    async def live(self) -> Live | None:
+        return await self._handle.live.remote()  # type: ignore[no-any-return]
+
+
+@serve.ingress()
+class IngressReplica:
+    """An ingress as a Serve replica: makes the collaborators, and hands the routes over to them."""
+
+    def __init__(self, settings: Settings, state: State, predictor: DeploymentHandle[Any]) -> None:
+        configure_logging()
+        keys = KeySet(settings.general.jwks) if settings.general.jwks else Secret(str(settings.jwt.secret))
+        database = Database(settings.database)
+        redis = Redis.from_url(str(settings.redis.url), socket_timeout=5.0, socket_connect_timeout=5.0)
+        self._api = Api(
+            settings,
+            Pool(predictor),
+            LedgerClient(connector(settings), settings.score.terms_poll_s),
+            database,
+            Monitor(redis),
+            Authenticator(keys),
+            Versions(database, state, str(settings.redis.url)),
+        )
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:  # noqa: PLW3201
+        return self._api.app()

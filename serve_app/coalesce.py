@@ -1,0 +1,81 @@
+"""Many requests → one call. While a call is on its way the next ones gather; nothing waits for a timer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+
+class Coalescer(Generic[Item, Answer]):
+    """Hands items to `call` in groups, in order, at most `in_flight` groups at a time.
+
+    Args:
+        call: takes a group, returns one answer an item, in order.
+        size: what an item weighs (rows, offers); a group weighs at most `most`, or is one item.
+        abandoned: told of an answer whose asker has left.
+    """
+
+    def __init__(
+        self,
+        call: Callable[[Sequence[Item]], Awaitable[Sequence[Answer]]],
+        size: Callable[[Item], int],
+        most: int,
+        in_flight: int = 1,
+        abandoned: Callable[[Item, Answer], None] | None = None,
+    ) -> None:
+        self._call, self._size, self._most, self._abandoned = call, size, most, abandoned
+        self._free = in_flight
+        self._waiting: deque[tuple[Item, asyncio.Future[Answer]]] = deque()
+        self._calls: set[asyncio.Task[None]] = set()
+
+    async def submit(self, item: Item) -> Answer:
+        """The item's answer. Whatever `call` raises reaches every asker of its group."""
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, future))
+        self._start()
+        return await future
+
+    def _start(self) -> None:
+        while self._free and (group := self._take()):
+            self._free -= 1
+            task = asyncio.get_running_loop().create_task(self._run(group))
+            self._calls.add(task)
+            task.add_done_callback(self._calls.discard)
+
+    def _take(self) -> list[tuple[Item, asyncio.Future[Answer]]]:
+        group: list[tuple[Item, asyncio.Future[Answer]]] = []
+        weight = 0
+        while self._waiting:
+            item, future = self._waiting[0]
+            if future.done():  # its asker has left before it was sent
+                self._waiting.popleft()
+                continue
+            weight += self._size(item)
+            if group and weight > self._most:
+                break
+            group.append(self._waiting.popleft())
+        return group
+
+    async def _run(self, group: list[tuple[Item, asyncio.Future[Answer]]]) -> None:
+        try:
+            answers = await self._call([item for item, _ in group])
+            if len(answers) != len(group):
+                raise RuntimeError(f"{len(group)} items were sent, {len(answers)} answers came back")
+        except Exception as error:
+            for _, future in group:
+                if not future.done():
+                    future.set_exception(error)
+        else:
+            for (item, future), answer in zip(group, answers, strict=True):
+                if not future.done():
+                    future.set_result(answer)
+                elif self._abandoned is not None:
+                    self._abandoned(item, answer)
+        finally:
+            self._free += 1
+            self._start()

@@ -1,0 +1,110 @@
+"""What every request passes first and last: its name, its errors, its line in the log."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+import uuid
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serve_app.errors import Problem, unavailable
+
+logger = logging.getLogger("paceline.access")
+errors_logger = logging.getLogger("paceline.errors")
+NAME = re.compile(rb"[A-Za-z0-9._:\-]{1,128}")
+TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+def header(scope: Scope, name: bytes) -> bytes | None:
+    for key, value in scope["headers"]:
+        if key == name:
+            return bytes(value)
+    return None
+
+
+class Door:
+    """Wraps an ASGI application: X-Request-ID in and out, problems instead of tracebacks."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = header(scope, b"x-request-id")
+        name = given if given is not None and NAME.fullmatch(given) else uuid.uuid4().hex.encode()
+        status = 0
+
+        async def named(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", name)]
+            await send(message)
+
+        began = time.perf_counter()
+        scope["app"] = self  # makes the router raise for a wrong method instead of answering text
+        try:
+            await self._app(scope, receive, named)
+        except ClientDisconnect:
+            status = 499
+        except Exception as error:
+            problem = _problem(error, name.decode())
+            if status:
+                raise  # the answer had begun: all that is left is to break the connection
+            await problem.response(name.decode())(scope, receive, named)
+        finally:
+            if logger.isEnabledFor(logging.INFO):
+                trace = TRACEPARENT.fullmatch(header(scope, b"traceparent") or b"")
+                logger.info(
+                    "%s %s %d %.1fms request=%s%s",
+                    scope["method"],
+                    scope["path"],
+                    status,
+                    (time.perf_counter() - began) * 1000,
+                    name.decode(),
+                    f" trace={trace[1].decode()}" if trace else "",
+                )
+
+
+def _problem(error: Exception, name: str) -> Problem:
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, HTTPException):
+        return Problem(error.status_code, error.detail, headers=error.headers)
+    if isinstance(error, TimeoutError):
+        return unavailable("that took too long; try again")
+    errors_logger.error("request %s failed", name, exc_info=error)
+    return Problem(500, "something went wrong here; the log has it under this instance", "internal")
+
+
+async def read_body(request: Request, most_bytes: int, timeout_s: float) -> bytes:
+    """Raises: Problem 413, more than `most_bytes`; Problem 408, not all there after `timeout_s`."""
+    declared = request.headers.get("content-length")
+    if declared is not None and declared.isdigit() and int(declared) > most_bytes:
+        raise too_large(most_bytes)
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(timeout_s):
+            async for part in request.stream():
+                size += len(part)
+                if size > most_bytes:
+                    raise too_large(most_bytes)
+                parts.append(part)
+    except TimeoutError:
+        raise Problem(408, f"the body did not arrive within {timeout_s:g} s", "timeout", {"Connection": "close"}) from None
+    return b"".join(parts)
+
+
+def too_large(most_bytes: int) -> Problem:
+    return Problem(413, f"the body is larger than {most_bytes} bytes", "too-large", {"Connection": "close"})
+
+

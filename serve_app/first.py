@@ -1,0 +1,72 @@
+"""What a new state folder needs before anything can be served: tables, history, a first model."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+from collections.abc import Callable
+from pathlib import Path
+
+from sqlalchemy import select
+
+from db import BadSetting, Database, State
+from db.migrate import upgrade
+from db.tables import imports
+from serve_app.settings import Settings
+from training import announce, first_model, performance
+from training.etl import Unreadable, import_file, import_frame, is_imported
+
+SIMULATED = "simulated"
+Say = Callable[[str], None]
+
+
+def prepare(settings: Settings, state: State, data: Path | None, say: Say) -> None:
+    """Bring a state folder to where a model can be served; what is already there is not done again.
+
+    Raises:
+        BadSetting: the history cannot be used, or does not go with what the folder holds.
+        CannotMigrate: the database cannot be used.
+    """
+    upgrade(str(settings.database.url))
+    say(f"database ready ({settings.database.url.split(':')[0] if settings.database.url else ''})")
+    asyncio.run(_prepare(settings, state, data, say))
+
+
+async def _prepare(settings: Settings, state: State, data: Path | None, say: Say) -> None:
+    database = Database(settings.database)
+    try:
+        await _import(database, state, data, say)
+        redis_url = str(settings.redis.url)
+        live = await announce(database, state, redis_url, say)
+        if live is None:
+            say("fitting the first model")
+            live = await first_model(database, state, settings.model, redis_url=redis_url, say=lambda text: say(f"  {text}"))
+        say(f"model {live}")
+    finally:
+        await database.close()
+
+
+async def _import(database: Database, state: State, data: Path | None, say: Say) -> None:
+    async with database.read() as connection:
+        known = {row.source: bool(row.simulated) for row in await connection.execute(select(imports))}
+    simulated = any(known.values())
+    if data is None:
+        if known:
+            say("history: " + ("the simulated market" if simulated else ", ".join(sorted(known))) + ", imported before")
+            return
+        say("history: no DATA given, so a SIMULATED market is generated")
+        yesterday = dt.datetime.now(dt.UTC).date() - dt.timedelta(days=1)
+        report = await import_frame(database, performance(yesterday), SIMULATED, simulated=True, say=lambda _: None)
+        say(f"history: {report.rows} simulated rows of {report.brands} brands")
+        return
+    if simulated:
+        raise BadSetting([f"DATA={data}: {state.root} holds the simulated market; give real history a folder of its own: STATE=…"])
+    if await is_imported(database, data):
+        say(f"history: {data.name}, imported before")
+        return
+    try:
+        report = await import_file(database, data, state=state, say=lambda text: say(f"  {text}"))
+    except Unreadable as error:
+        raise BadSetting([f"DATA={data}: {error}"]) from None
+    rejected = f", {report.rejected} rejected (see {report.rejects_file})" if report.rejected else ""
+    say(f"history: {report.rows} rows of {report.brands} new brands from {data.name}{rejected}")

@@ -1,0 +1,523 @@
+"""The routes, in the order in which a day uses them. Each handler reads as the way of its request."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+import hashlib
+import logging
+import math
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+from fastapi.openapi.docs import get_swagger_ui_html
+from pydantic import BaseModel, ValidationError
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
+from redis.exceptions import RedisError
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp
+
+from db import Database
+from db.brands import BrandSettings, PortfolioSettings
+from ledger import Claim, Event, LedgerError, admitted
+from serve_app import actuals, schemas
+from serve_app.auth import Authenticator, Caller
+from serve_app.coalesce import Coalescer
+from serve_app.door import Door, read_body
+from serve_app.errors import Invalid, Problem, encode, not_found, of_ledger, unavailable
+from serve_app.monitor import CONTENT_TYPE, Monitor
+from serve_app.openapi import Operation, document
+from serve_app.predictor import Live, NoModel, Slot, columns_of, concatenated
+from serve_app.ranking import Expectation, answer, offers, rank, rejections
+from serve_app.repeats import Remembered, Repeats
+from serve_app.reserve import LedgerClient
+from serve_app.score_log import ScoreLog, sampled
+from serve_app.settings import Settings
+from serve_app.versions import Versions
+from training import Columns, Explanation, ModelRefused, UnknownVersion
+
+logger = logging.getLogger("paceline.ingress")
+VERSION = "0.1.0"
+LEDGER_WAIT_S = 10.0
+DEADLINE_MARGIN = 0.1
+"""This share of the deadline is kept for ranking and writing the answer."""
+PERFORMANCE_MARGIN_S = 30.0
+Parsed = TypeVar("Parsed", bound=BaseModel)
+
+
+class Predictions(Protocol):
+    """The predictor pool, or a predictor in this process."""
+
+    async def predict(self, columns: Columns) -> Expectation: ...
+    async def explain(self, columns: Columns) -> tuple[Expectation, Explanation]: ...
+    async def slot(self, columns: Columns) -> Slot: ...
+    async def live(self) -> Live | None: ...
+
+
+class Api:
+    """One ingress replica, without Serve: an ASGI application over its collaborators."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        predictions: Predictions,
+        ledger: LedgerClient,
+        database: Database,
+        monitor: Monitor,
+        authenticator: Authenticator,
+        versions: Versions,
+    ) -> None:
+        self._settings = settings
+        self._predictions, self._ledger, self._database = predictions, ledger, database
+        self._monitor, self._authenticator, self._versions = monitor, authenticator, versions
+        score = settings.score
+        self._coalesced: Coalescer[Columns, Expectation] = Coalescer(
+            self._predict, lambda columns: len(columns.brand_id), score.batch_rows, settings.serve.predictor_replicas
+        )
+        self._repeats = Repeats(score.idempotency_s, score.idempotency_entries)
+        self._log = ScoreLog(database, score.log_sample, score.log_rows_per_s, monitor.tally.dropped)
+        self._openapi = encode(document("Paceline", VERSION, DESCRIPTION, OPERATIONS))
+
+    def app(self) -> ASGIApp:
+        """The application. Its lifespan runs the background work."""
+        routes = [
+            Route("/api/score", self.score, methods=["POST"]),
+            Route("/api/performance", self.performance, methods=["POST"]),
+            Route("/api/roas", self.roas, methods=["GET"]),
+            Route("/api/brands", self.brands, methods=["GET"]),
+            Route("/api/brands/{brand_id}", self.get_brand, methods=["GET"]),
+            Route("/api/brands/{brand_id}", self.put_brand, methods=["PUT"]),
+            Route("/api/portfolios/{portfolio_id}", self.get_portfolio, methods=["GET"]),
+            Route("/api/portfolios/{portfolio_id}", self.put_portfolio, methods=["PUT"]),
+            Route("/api/models", self.models, methods=["GET"]),
+            Route("/api/models/{version}/activate", self.activate, methods=["POST"]),
+            Route("/metrics", self.metrics, methods=["GET"]),
+            Route("/healthz", self.healthz, methods=["GET"]),
+            Route("/readyz", self.readyz, methods=["GET"]),
+            Route("/openapi.json", self.openapi, methods=["GET"]),
+            Route("/docs", self.docs, methods=["GET"]),
+        ]
+        return Door(Router(routes, redirect_slashes=False, default=_no_route, lifespan=self._lifespan))
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, _app: Any) -> AsyncIterator[None]:
+        await self._ledger.refresh_terms()
+        loops = (self._ledger.keep_terms(), self._monitor.keep_flushing(), self._log.keep_flushing())
+        tasks = [asyncio.create_task(loop) for loop in loops]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._log.flush()
+            await self._monitor.flush()
+
+    async def _caller(self, request: Request) -> Caller:
+        return await self._authenticator.caller(request.headers.get("authorization"))
+
+    async def _body(self, request: Request) -> bytes:
+        http = self._settings.http
+        return await read_body(request, http.body_most_bytes, http.body_timeout_s)
+
+    async def _admin(self, request: Request) -> tuple[Caller, bytes]:
+        caller = await self._caller(request)
+        body = await self._body(request)
+        caller.require("admin")
+        return caller, body
+
+    async def _ask_ledger(self, method: str, *args: Any, seconds: float = LEDGER_WAIT_S) -> Any:
+        try:
+            return await self._ledger.call_within(seconds, method, *args)
+        except LedgerError as error:
+            raise of_ledger(error) from None
+
+    # POST /api/score
+
+    async def score(self, request: Request) -> Response:
+        began = time.perf_counter()
+        status, bids = 500, 0
+        try:
+            caller = await self._caller(request)
+            body = await self._body(request)
+            caller.require("admin", "partner")
+            wanted = parse(schemas.ScoreRequest, body)
+            bids = len(wanted.bids)
+            content = await self._answered_once(caller, wanted, body, began)
+            status = 200
+            return Response(content, media_type="application/json")
+        except Problem as problem:
+            status = problem.status
+            raise
+        finally:
+            self._monitor.tally.scored(status, time.perf_counter() - began, bids if status == 200 else 0)
+
+    async def _answered_once(self, caller: Caller, wanted: schemas.ScoreRequest, body: bytes, began: float) -> bytes:
+        """The first answer to this request_id. The work goes on if its asker leaves, so that a repetition finds it."""
+        deadline_s = (wanted.tmax_ms or self._settings.score.deadline_ms) / 1000
+        left_s = max(deadline_s - (time.perf_counter() - began), 0.0)
+        key, body_hash = (caller.sub, wanted.request_id), hashlib.blake2b(body, digest_size=32).hexdigest()
+        entry = self._repeats.find(key)
+        if entry is None:
+            entry = Remembered(body_hash, time.monotonic())
+            entry.answer = asyncio.create_task(self._rank_and_reserve(caller, wanted, entry, left_s * (1 - DEADLINE_MARGIN)))
+            self._repeats.begin(key, entry)
+        elif entry.body_hash != body_hash:
+            raise Problem(409, f"request_id {wanted.request_id} was used with another body", "request-id-reused")
+        entry.askers += 1
+        try:
+            async with asyncio.timeout(left_s):
+                return await asyncio.shield(entry.answer)
+        except TimeoutError:
+            entry.askers -= 1
+            entry.answer.add_done_callback(lambda _: self._return_later(entry))
+            raise unavailable(f"no answer within {deadline_s * 1000:g} ms", "deadline") from None
+
+    def _return_later(self, entry: Remembered) -> None:
+        """Nobody heard of these wins. If nobody asks again in time, their money goes back."""
+
+        def give_back() -> None:
+            if entry.askers == 0 and entry.reservation_ids:
+                self._ledger.release(entry.reservation_ids)
+
+        asyncio.get_running_loop().call_later(self._settings.score.idempotency_s, give_back)
+
+    async def _rank_and_reserve(
+        self, caller: Caller, wanted: schemas.ScoreRequest, entry: Remembered, within_s: float
+    ) -> bytes:
+        expires_at = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=within_s)
+        if self._ledger.terms.version < 0:
+            raise unavailable("the ledger has not been reached yet", "starting")
+        terms = self._ledger.terms.brands
+        currency = wanted.currency or self._settings.general.currency
+        columns = columns_of(wanted.bids, int((wanted.at or dt.datetime.now(dt.UTC)).timestamp()))
+        expectation, explanation = await self._expectation(columns, wanted.explain)
+        ranking = rank(
+            wanted.bids,
+            expectation,
+            terms,
+            rejections(wanted.bids, terms, currency, caller.owns_partner),
+            wanted.floor_micros,
+            lambda brand_id, share: share >= 1 or admitted(brand_id, wanted.request_id, share),
+        )
+        award = await self._ledger.reserve(
+            Claim(caller.sub, wanted.request_id, entry.body_hash, wanted.winners, offers(wanted.bids, ranking), expires_at)
+        )
+        if award.conflict:
+            raise Problem(409, f"request_id {wanted.request_id} was used with another body", "request-id-reused")
+        entry.reservation_ids = [win.reservation_id for win in award.wins]
+        items = answer(wanted.bids, ranking, terms, award)
+        if explanation is not None:
+            _add_contributions(items, wanted.bids, explanation)
+        if self._log.share > 0 and sampled(wanted.request_id, self._log.share):
+            self._log.add(wanted.request_id, wanted.bids, items, expectation.model_version)
+        return encode(
+            {
+                "request_id": wanted.request_id,
+                "model_version": expectation.model_version,
+                "currency": currency,
+                "ranked": items,
+            }
+        )
+
+    async def _expectation(self, columns: Columns, explain: bool) -> tuple[Expectation, Explanation | None]:
+        try:
+            if explain:
+                return await self._predictions.explain(columns)
+            return await self._coalesced.submit(columns), None
+        except (NoModel, RayError, RayServeException) as error:
+            raise no_prediction(error) from None
+
+    async def _predict(self, parts: Sequence[Columns]) -> list[Expectation]:
+        whole = await self._predictions.predict(concatenated(parts))
+        result, start = [], 0
+        for part in parts:
+            rows = slice(start, start := start + len(part.brand_id))
+            result.append(
+                Expectation(whole.revenue_micros[rows], whole.ctr[rows], whole.cvr[rows], whole.model_version)
+            )
+        return result
+
+    # POST /api/performance
+
+    async def performance(self, request: Request) -> Response:
+        caller = await self._caller(request)
+        body = await self._body(request)
+        caller.require("admin", "partner", "brand")
+        wanted = parse(schemas.PerformanceRequest, body)
+        refused = [_refusal(caller, event) for event in wanted.events]
+        allowed = [event for event, refusal in zip(wanted.events, refused, strict=True) if refusal is None]
+        recorded = iter(
+            await self._ask_ledger("record", [_event(item) for item in allowed], seconds=PERFORMANCE_MARGIN_S) if allowed else []
+        )
+        items = []
+        for event, refusal in zip(wanted.events, refused, strict=True):
+            status, code, message = ("rejected", *refusal) if refusal else next(recorded)[1:]
+            item = {"event_id": event.event_id, "status": status}
+            items.append(item | {"code": code, "message": message} if code else item)
+        counted = {name: sum(item["status"] == name for item in items) for name in ("accepted", "duplicate", "conflict", "rejected")}
+        self._monitor.tally.events({status: number for status, number in counted.items() if number})
+        return reply(
+            {
+                "accepted": counted["accepted"],
+                "duplicates": counted["duplicate"],
+                "rejected": counted["rejected"] + counted["conflict"],
+                "items": items,
+            }
+        )
+
+    # GET /api/roas
+
+    async def roas(self, request: Request) -> Response:
+        caller = await self._caller(request)
+        caller.require("admin", "partner", "brand")
+        query = parse_query(schemas.RoasQuery, request)
+        if not (caller.owns_brand(query.brand_id) or caller.owns_partner(query.partner_id)):
+            raise not_found("brand")
+        brand = self._ledger.terms.brands.get(query.brand_id)
+        if brand is None:
+            raise not_found("brand")
+        now = (query.at or dt.datetime.now(dt.UTC)).astimezone(dt.UTC)
+        where = actuals.Where(
+            query.brand_id,
+            query.partner_id,
+            query.slot_id,
+            query.device_type if "device_type" in query.model_fields_set else None,
+            query.creative_type if "creative_type" in query.model_fields_set else None,
+        )
+        try:
+            slot = await self._predictions.slot(columns_of([_as_bid(query)], int(now.timestamp())))
+            sums = await actuals.window(self._database, where, now.date(), int(query.window.removesuffix("d")))
+        except (NoModel, RayError, RayServeException) as error:
+            raise no_prediction(error) from None
+        except (SQLAlchemyError, OSError) as error:
+            raise unavailable("the database is not available", "database-unavailable") from error
+        actual_roas = await self._ask_ledger("roas_of", query.brand_id, sums.matched_revenue_micros, sums.matched_pending_micros, sums.cost_micros, sums.impressions)
+        return reply(
+            {
+                "brand_id": query.brand_id,
+                "partner_id": query.partner_id,
+                "slot_id": query.slot_id,
+                "window": query.window,
+                "currency": brand.currency,
+                "predicted_roas": slot.revenue_micros / slot.cost_micros if slot.cost_micros else None,
+                "predicted_revenue_micros": slot.revenue_micros,
+                "predicted_cost_micros": slot.cost_micros,
+                "target_roas": brand.target_roas,
+                "lambda": brand.lambda_,
+                "model_version": slot.model_version,
+                "actual": {
+                    "impressions": sums.impressions,
+                    "clicks": sums.clicks,
+                    "conversions": sums.conversions,
+                    "cost_micros": sums.cost_micros,
+                    "revenue_micros": sums.revenue_micros,
+                    "pending_revenue_micros": sums.pending_revenue_micros,
+                    "roas": None if actual_roas is None or math.isnan(actual_roas) else actual_roas,
+                },
+                "confidence": {"impressions": slot.impressions, "level": slot.level},
+            }
+        )
+
+    # Administration
+
+    async def brands(self, request: Request) -> Response:
+        (await self._caller(request)).require("admin")
+        page = parse_query(schemas.PageQuery, request)
+        found, cursor = await self._ask_ledger("list_brands", page.cursor, page.limit)
+        return reply({"brands": found, "next_cursor": cursor})
+
+    async def get_brand(self, request: Request) -> Response:
+        caller = await self._caller(request)
+        caller.require("admin", "brand")
+        brand_id = request.path_params["brand_id"]
+        caller.must_own_brand(brand_id)
+        return reply(await self._ask_ledger("get_brand", brand_id))
+
+    async def put_brand(self, request: Request) -> Response:
+        _, body = await self._admin(request)
+        brand_id = path_id(request, "brand_id")
+        settings = parse_over(BrandSettings, self._settings.new_brand.model_dump(), body)
+        await self._ask_ledger("put_brand", brand_id, settings)
+        return reply(await self._ask_ledger("get_brand", brand_id))
+
+    async def get_portfolio(self, request: Request) -> Response:
+        (await self._caller(request)).require("admin")
+        return reply(await self._ask_ledger("get_portfolio", request.path_params["portfolio_id"]))
+
+    async def put_portfolio(self, request: Request) -> Response:
+        _, body = await self._admin(request)
+        portfolio_id = path_id(request, "portfolio_id")
+        defaults = {**PortfolioSettings().model_dump(), "currency": self._settings.general.currency}
+        await self._ask_ledger("put_portfolio", portfolio_id, parse_over(PortfolioSettings, defaults, body))
+        return reply(await self._ask_ledger("get_portfolio", portfolio_id))
+
+    async def models(self, request: Request) -> Response:
+        (await self._caller(request)).require("admin")
+        return reply({"models": await self._versions.all()})
+
+    async def activate(self, request: Request) -> Response:
+        await self._admin(request)
+        version = request.path_params["version"]
+        try:
+            return reply(await self._versions.activate(version))
+        except UnknownVersion:
+            raise not_found("model version") from None
+        except ModelRefused as error:
+            raise Problem(409, str(error), "model-refused") from None
+
+    # Open routes
+
+    async def metrics(self, request: Request) -> Response:
+        if not self._settings.http.is_loopback:
+            (await self._caller(request)).require("admin")
+        try:
+            live = await self._predictions.live()
+        except (RayError, RayServeException):
+            live = None
+        try:
+            text = await self._monitor.render((live.version, live.made_at) if live else None)
+        except (RedisError, OSError):
+            raise unavailable("Redis is not available", "redis-unavailable") from None
+        return Response(text, media_type=CONTENT_TYPE)
+
+    async def healthz(self, _request: Request) -> Response:
+        return reply({"status": "ok"})
+
+    async def readyz(self, _request: Request) -> Response:
+        missing = [] if self._ledger.terms.version >= 0 else ["ledger"]
+        try:
+            live = await self._predictions.live()
+        except (RayError, RayServeException):
+            live = None
+        if live is None:
+            missing.append("model")
+        if missing:
+            raise unavailable(f"not ready: no {' and no '.join(missing)} yet", "starting")
+        assert live is not None
+        return reply({"status": "ready", "model_version": live.version, "simulated": live.simulated})
+
+    async def openapi(self, _request: Request) -> Response:
+        return Response(self._openapi, media_type="application/json")
+
+    async def docs(self, _request: Request) -> HTMLResponse:
+        return get_swagger_ui_html(openapi_url="/openapi.json", title="Paceline")
+
+
+def reply(content: Any) -> Response:
+    return Response(encode(content), media_type="application/json")
+
+
+def parse(model: type[Parsed], body: bytes) -> Parsed:
+    """Raises: Invalid (422) with a pointer to each mistake."""
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        raise Invalid.of(error) from None
+
+
+def parse_over(model: type[Parsed], defaults: dict[str, Any], body: bytes) -> Parsed:
+    """A PUT's body: what it leaves out takes the defaults. Raises: Invalid."""
+    try:
+        given = msgspec.json.decode(body)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise Invalid.at("", f"not JSON: {error}", "json_invalid") from None
+    if not isinstance(given, dict):
+        raise Invalid.at("", "must be a JSON object", "model_type")
+    try:
+        return model.model_validate({**defaults, **given}, strict=True)
+    except ValidationError as error:
+        raise Invalid.of(error) from None
+
+
+def parse_query(model: type[Parsed], request: Request) -> Parsed:
+    """Raises: Invalid; a repeated parameter is one mistake of many."""
+    items = request.query_params.multi_items()
+    names = [name for name, _ in items]
+    for name in names:
+        if names.count(name) > 1:
+            raise Invalid.at(f"/query/{name}", "given more than once", "repeated")
+    try:
+        return model.model_validate(dict(items))
+    except ValidationError as error:
+        raise Invalid.of(error, prefix=("query",)) from None
+
+
+def path_id(request: Request, name: str) -> str:
+    value: str = request.path_params[name]
+    if not ID.fullmatch(value):
+        raise Invalid.at(f"/path/{name}", "an id has 1 to 64 characters of A-Z a-z 0-9 . _ : -", "string_pattern_mismatch")
+    return value
+
+
+def no_prediction(error: BaseException) -> Problem:
+    if isinstance(error, NoModel) or isinstance(getattr(error, "cause", None), NoModel):
+        return unavailable("no model has been published yet", "no-model", 10)
+    logger.warning("no prediction: %s", str(error).splitlines()[0] if str(error) else type(error).__name__)
+    return unavailable("no predictor is free; try again", "predictor-unavailable")
+
+
+def _add_contributions(items: Sequence[dict[str, Any]], bids: Sequence[schemas.Bid], explanation: Explanation) -> None:
+    row_of = {bid.bid_id: index for index, bid in enumerate(bids)}
+    for item in items:
+        row = row_of[item["bid_id"]]
+        features = dict(zip(explanation.names, explanation.contributions[row].tolist(), strict=True))
+        shown = {"base": float(explanation.base[row]), "features": features}
+        item["contributions"] = None if item["status"] == "rejected" else shown
+
+
+def _refusal(caller: Caller, event: schemas.PerformanceEvent) -> tuple[str, str] | None:
+    owns_brand = caller.owns_brand(event.brand_id)
+    if not owns_brand and not caller.owns_partner(event.partner_id):
+        return "not_found", "no such brand or partner"
+    decides = event.type in ("conversion_update", "aggregate") or event.status in ("approved", "rejected")
+    if decides and not owns_brand:
+        return "forbidden", "only the brand or an admin may approve, reject, restate or aggregate"
+    return None
+
+
+def _event(item: schemas.PerformanceEvent) -> Event:
+    counts = {name: getattr(item, name) or 0 for name in schemas.COUNTS}
+    return Event(**{**item.model_dump(), **counts})
+
+
+def _as_bid(query: schemas.RoasQuery) -> schemas.Bid:
+    """A slot looked at as one impression, whatever it is sold by."""
+    return schemas.Bid(
+        bid_id="-",
+        pricing_model="cpm",
+        price_micros=1,
+        **query.model_dump(include={"brand_id", "partner_id", "slot_id", "device_type", "creative_type", "placement_score"}),
+    )
+
+
+async def _no_route(scope: Any, _receive: Any, _send: Any) -> None:
+    if scope["type"] == "http":
+        raise not_found("route; see /docs")
+
+
+ID = schemas.ID_PATTERN
+
+DESCRIPTION = (
+    "Scores bids by revenue × multiplier − λ × cost, holds the winners' predicted cost in their brands' budgets, "
+    "and learns from the results. Money is integer micros of the brand's currency."
+)
+OPERATIONS = (
+    Operation("post", "/api/score", "Rank bids and reserve for the winners", schemas.ScoreResponse, schemas.ScoreRequest, problems=("409", "413")),
+    Operation("post", "/api/performance", "Report what happened", schemas.PerformanceResponse, schemas.PerformanceRequest, problems=("413",)),
+    Operation("get", "/api/roas", "What a slot is expected to bring, and brought", schemas.RoasResponse, query=schemas.RoasQuery, problems=("404",)),
+    Operation("get", "/api/brands", "Brands, page by page", schemas.BrandPage, query=schemas.PageQuery),
+    Operation("get", "/api/brands/{brand_id}", "A brand and its day", schemas.Brand, problems=("404",)),
+    Operation("put", "/api/brands/{brand_id}", "Create or replace a brand", schemas.Brand, BrandSettings, problems=("404", "413")),
+    Operation("get", "/api/portfolios/{portfolio_id}", "A portfolio", schemas.Portfolio, problems=("404",)),
+    Operation("put", "/api/portfolios/{portfolio_id}", "Create or replace a portfolio", schemas.Portfolio, PortfolioSettings, problems=("413",)),
+    Operation("get", "/api/models", "Model versions, the live one marked", schemas.ModelPage),
+    Operation("post", "/api/models/{version}/activate", "Roll back or forward", schemas.ModelVersion, problems=("404", "409")),
+)

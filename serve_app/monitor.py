@@ -1,0 +1,180 @@
+"""/metrics for the whole application: every replica adds what it counted to Redis, any replica shows the sum."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from ledger import Gauges, read_gauges
+
+logger = logging.getLogger("paceline.monitor")
+
+COUNTERS_KEY = "paceline:counters"
+BUCKETS_S = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+EVENT_STATUSES = ("accepted", "duplicate", "conflict", "rejected")
+FLUSH_S = 1.0
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Tally:
+    """What this replica has counted since it last told Redis."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._latency_sum = 0.0
+
+    def scored(self, status: int, seconds: float, bids: int) -> None:
+        self._counts[f"score_requests_total|{status}"] += 1
+        if bids:
+            self._counts["bids_scored_total|"] += bids
+        self._counts[f"score_latency_seconds|{bisect_left(BUCKETS_S, seconds)}"] += 1
+        self._latency_sum += seconds
+
+    def events(self, statuses: Mapping[str, int]) -> None:
+        for status, number in statuses.items():
+            self._counts[f"events_total|{status}"] += number
+
+    def dropped(self, rows: int) -> None:
+        self._counts["score_log_dropped_total|"] += rows
+
+    def take(self) -> tuple[Counter[str], float]:
+        taken = self._counts, self._latency_sum
+        self._counts, self._latency_sum = Counter(), 0.0
+        return taken
+
+    def put_back(self, counts: Counter[str], latency_sum: float) -> None:
+        self._counts.update(counts)
+        self._latency_sum += latency_sum
+
+
+class Monitor:
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self.tally = Tally()
+
+    async def flush(self) -> None:
+        """Add this replica's counts to the common ones; keeps them when Redis is away."""
+        counts, latency_sum = self.tally.take()
+        if not counts:
+            return
+        try:
+            async with self._redis.pipeline(transaction=True) as pipe:
+                for field, number in counts.items():
+                    pipe.hincrby(COUNTERS_KEY, field, number)
+                if latency_sum:
+                    pipe.hincrbyfloat(COUNTERS_KEY, "score_latency_seconds|sum", latency_sum)
+                await pipe.execute()
+        except (RedisError, OSError) as error:
+            self.tally.put_back(counts, latency_sum)
+            logger.warning("counters wait for Redis: %s", error)
+
+    async def keep_flushing(self) -> None:
+        while True:
+            await asyncio.sleep(FLUSH_S)
+            await self.flush()
+
+    async def render(self, model: tuple[str, float] | None) -> bytes:
+        """The text of /metrics.
+
+        Args:
+            model: the live version and the time (epoch seconds) at which it was made.
+
+        Raises:
+            RedisError, OSError: Redis is away; half an answer would look like a reset of every counter.
+        """
+        await self.flush()
+        raw: dict[Any, Any] = await self._redis.hgetall(COUNTERS_KEY)  # type: ignore[misc]
+        counts = {_text(name): float(value) for name, value in raw.items()}
+        gauges = await read_gauges(self._redis)
+        registry = CollectorRegistry()
+        registry.register(_Collected([*_counters(counts), *_model(model), *_gauges(gauges)]))  # type: ignore[arg-type]
+        return generate_latest(registry)
+
+
+class _Collected:
+    def __init__(self, families: list[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _labelled(counts: Mapping[str, float], name: str) -> dict[str, float]:
+    return {field.partition("|")[2]: value for field, value in counts.items() if field.partition("|")[0] == name}
+
+
+def _counters(counts: Mapping[str, float]) -> list[Metric]:
+    requests = CounterMetricFamily("score_requests", "POST /api/score by HTTP status", labels=["status"])
+    for status, value in sorted(({"200": 0.0} | _labelled(counts, "score_requests_total")).items()):
+        requests.add_metric([status], value)
+    events = CounterMetricFamily("events", "Items of POST /api/performance by status", labels=["status"])
+    for status, value in (dict.fromkeys(EVENT_STATUSES, 0.0) | _labelled(counts, "events_total")).items():
+        events.add_metric([status], value)
+    bids = CounterMetricFamily("bids_scored", "Bids that were given a score", value=counts.get("bids_scored_total|", 0.0))
+    dropped = CounterMetricFamily(
+        "score_log_dropped", "Sampled bids that score_log had no room for", value=counts.get("score_log_dropped_total|", 0.0)
+    )
+    latency = _labelled(counts, "score_latency_seconds")
+    buckets, total = [], 0.0
+    for index, bound in enumerate([*BUCKETS_S, math.inf]):
+        total += latency.get(str(index), 0.0)
+        buckets.append(("+Inf" if math.isinf(bound) else repr(bound), total))
+    histogram = HistogramMetricFamily("score_latency_seconds", "Time to answer POST /api/score, in the replica")
+    histogram.add_metric([], buckets, latency.get("sum", 0.0))
+    return [requests, histogram, bids, events, dropped]
+
+
+def _model(model: tuple[str, float] | None) -> list[Metric]:
+    info = GaugeMetricFamily("model_info", "The live model version", labels=["version"])
+    age = GaugeMetricFamily("model_age_seconds", "Seconds since the live model was made")
+    if model is not None:
+        info.add_metric([model[0]], 1)
+    age.add_metric([], time.time() - model[1] if model is not None else math.nan)
+    return [info, age]
+
+
+def _gauges(gauges: Gauges | None) -> list[Metric]:
+    def family(name: str, text: str, label: str = "brand_id") -> GaugeMetricFamily:
+        return GaugeMetricFamily(name, text, labels=[label])
+
+    roas, target = family("brand_roas_current", "ROAS over the window"), family("brand_roas_target", "ROAS that the brand wants")
+    lambda_, throttled = family("brand_lambda", "Price of cost in the score"), family("brand_throttled", "1 while throttled")
+    overspend = family("brand_overspend_micros", "Settled beyond today's budget")
+    budget = GaugeMetricFamily("brand_budget_micros", "Today's budget by state", labels=["brand_id", "state"])
+    portfolio = family("portfolio_roas_current", "ROAS over the window", "portfolio_id")
+    portfolio_target = family("portfolio_roas_target", "ROAS that the portfolio wants", "portfolio_id")
+    epoch = family("ledger_epoch", "The epoch of a shard's one writer", "shard")
+    if gauges is not None:
+        for brand_id, brand in sorted(gauges.brands.items()):
+            roas.add_metric([brand_id], _number(brand.roas_current))
+            target.add_metric([brand_id], brand.roas_target)
+            lambda_.add_metric([brand_id], brand.lambda_)
+            throttled.add_metric([brand_id], float(brand.throttled))
+            overspend.add_metric([brand_id], brand.overspend_micros)
+            for state, micros in brand.budget_micros.items():
+                budget.add_metric([brand_id, state], _number(micros, math.inf))
+        for portfolio_id, entry in sorted(gauges.portfolios.items()):
+            portfolio.add_metric([portfolio_id], _number(entry.roas_current))
+            portfolio_target.add_metric([portfolio_id], entry.roas_target)
+        for shard, number in gauges.ledger_epoch.items():
+            epoch.add_metric([str(shard)], number)
+    return [roas, target, lambda_, throttled, portfolio, portfolio_target, budget, overspend, epoch]
+
+
+def _number(value: float | None, missing: float = math.nan) -> float:
+    return missing if value is None else float(value)

@@ -1,0 +1,155 @@
+"""The replica pool that holds the model. One call answers for many requests; a swap changes one reference."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import logging
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from db import Database, State
+from serve_app.ranking import Expectation
+from serve_app.schemas import Bid
+from serve_app.settings import Settings
+from training import Columns, Explanation, Model, ModelRefused, current, fetch
+
+logger = logging.getLogger("paceline.predictor")
+
+
+class NoModel(Exception):
+    """There is no model yet: nothing was published, or nothing that this replica accepts."""
+
+
+class Slot(NamedTuple):
+    """One slot looked at as one impression."""
+
+    revenue_micros: float
+    cost_micros: float | None  # what it cost in the past; None where no cost was ever known
+    impressions: float  # of history behind the prediction
+    level: str  # of the hierarchy that the prediction was backed off to
+    model_version: str
+
+
+class Live(NamedTuple):
+    version: str
+    made_at: float  # epoch seconds
+    simulated: bool
+
+
+class Predictor:
+    """Serves the live version, and looks for a newer one every `model_poll_s`."""
+
+    def __init__(self, settings: Settings, state: State) -> None:
+        self._poll_s = settings.serve.model_poll_s
+        self._state = state
+        self._database = Database(settings.database)
+        self._redis_url = str(settings.redis.url)
+        self._model: Model | None = None
+        self._refused: str | None = None
+        self._started = False
+        self._watching: asyncio.Task[None] | None = None
+        self._first_look = asyncio.Lock()
+
+    async def check_health(self) -> None:
+        """Serve asks before a replica gets traffic: a good moment to load the model. Never fails on what is outside."""
+        await self._start()
+
+    async def _start(self) -> None:
+        async with self._first_look:
+            if not self._started:
+                await self._try_look()
+                self._watching = asyncio.get_running_loop().create_task(self._watch())
+                self._started = True
+
+    async def _ready(self) -> Model:
+        if not self._started:
+            await self._start()
+        if self._model is None:
+            raise NoModel("no model has been published yet; run python -m training.nightly")
+        return self._model
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(self._poll_s)
+            await self._try_look()
+
+    async def _try_look(self) -> None:
+        try:
+            await self._look()
+        except Exception:
+            logger.exception("could not look for a newer model")
+
+    async def _look(self) -> None:
+        version = await current(self._database)
+        if version is None or version == self._refused or (self._model is not None and self._model.version == version):
+            return
+        try:
+            # Parsing and the golden rows' check take a second: off the loop, so that requests go on.
+            model = await fetch(self._state, version, redis_url=self._redis_url)
+        except ModelRefused as error:
+            self._refused = version
+            logger.error("model %s is refused, the last good one stays: %s", version, error)
+            return
+        self._model, self._refused = model, None
+        logger.info("model %s is live in this replica", version)
+
+    async def predict(self, columns: Columns) -> Expectation:
+        """Raises: NoModel."""
+        return _expectation(await self._ready(), columns)
+
+    async def explain(self, columns: Columns) -> tuple[Expectation, Explanation]:
+        """The same prediction, with every feature's share in the raw score. Raises: NoModel."""
+        model = await self._ready()
+        return _expectation(model, columns), model.explain(columns)
+
+    async def slot(self, columns: Columns) -> Slot:
+        """What GET /api/roas tells of its one row. Raises: NoModel."""
+        model = await self._ready()
+        score = float(columns.placement_score[0])
+        impressions, level = model.confidence(*(ids[0] for ids in columns.ids), None if np.isnan(score) else score)
+        cost = float(model.cost_micros(columns)[0])
+        revenue = float(model.predict(columns).revenue_micros[0])
+        return Slot(revenue, None if np.isnan(cost) else cost, float(impressions), level, model.version)
+
+    async def live(self) -> Live | None:
+        try:
+            model = await self._ready()
+        except NoModel:
+            return None
+        return Live(model.version, dt.datetime.fromisoformat(model.manifest["made_at"]).timestamp(), model.simulated)
+
+
+def _expectation(model: Model, columns: Columns) -> Expectation:
+    prediction = model.predict(columns)
+    return Expectation(prediction.revenue_micros, prediction.ctr, prediction.cvr, model.version)
+
+
+def columns_of(bids: Sequence[Bid], at: int) -> Columns:
+    """The rows of one request. `at`: epoch seconds, for the time features."""
+
+
+    return Columns(
+        brand_id=[bid.brand_id for bid in bids],
+        partner_id=[bid.partner_id for bid in bids],
+        slot_id=[bid.slot_id for bid in bids],
+        device_type=[bid.device_type for bid in bids],
+        creative_type=[bid.creative_type for bid in bids],
+        placement_score=np.array([np.nan if bid.placement_score is None else bid.placement_score for bid in bids], dtype=np.float64),
+        at=np.full(len(bids), at, dtype=np.int64),
+    )
+
+
+def concatenated(parts: Sequence[Columns]) -> Columns:
+    """Several requests' rows as one call's."""
+
+
+    if len(parts) == 1:
+        return parts[0]
+    return Columns(
+        *([value for ids in column for value in ids] for column in zip(*(part.ids for part in parts), strict=True)),
+        placement_score=np.concatenate([part.placement_score for part in parts]),
+        at=np.concatenate([part.at for part in parts if part.at is not None]),
+    )

@@ -1,0 +1,84 @@
+"""Processes of one system: free ports for them, and none left behind."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+MARK = "_PACELINE_SYSTEM"
+"""Every process of a system inherits this variable; its value is the system's name."""
+FIRST_PORT, LAST_PORT = 20_000, 29_999
+PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent() -> None:
+    """For `preexec_fn`: SIGTERM when the supervisor is gone, and no SIGINT from the terminal."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    os.setpgid(0, 0)
+
+
+def is_free(host: str, port: int) -> bool:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def free_ports(number: int, salt: int) -> list[int]:
+    """A run of neighbouring ports that nobody listens on. `salt` keeps systems apart that start together."""
+    spans = (LAST_PORT - FIRST_PORT) // number
+    for step in range(spans):
+        first = FIRST_PORT + (salt + step * 7) % spans * number
+        span = range(first, first + number)
+        if all(is_free("0.0.0.0", port) for port in span):
+            return list(span)
+    raise OSError(f"no {number} neighbouring ports are free between {FIRST_PORT} and {LAST_PORT}")
+
+
+def marked(name: str) -> list[int]:
+    """Ids of the processes that belong to a system, this one left out."""
+    wanted = f"{MARK}={name}".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            if wanted in (entry / "environ").read_bytes().split(b"\0"):
+                found.append(int(entry.name))
+        except OSError:  # gone meanwhile, or another user's
+            continue
+    return found
+
+
+def end(pids: Iterable[int], grace_s: float) -> None:
+    """SIGTERM, then SIGKILL for those that stay."""
+    pids = list(pids)
+    _signal(pids, signal.SIGTERM)
+    until = time.monotonic() + grace_s
+    while time.monotonic() < until and any(_alive(pid) for pid in pids):
+        time.sleep(0.05)
+    _signal([pid for pid in pids if _alive(pid)], signal.SIGKILL)
+
+
+def _signal(pids: Iterable[int], number: signal.Signals) -> None:
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            continue
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False

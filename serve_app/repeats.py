@@ -1,0 +1,66 @@
+"""A repeated request gets its first answer, for a while and within bounded memory."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+Key = tuple[str, str]
+ANSWERS_MOST_BYTES = 64 * 1024 * 1024
+
+
+@dataclass(slots=True)
+class Remembered:
+    body_hash: str
+    since: float  # monotonic seconds
+    answer: asyncio.Future[bytes] = field(init=False)
+    reservation_ids: list[str] = field(default_factory=list)
+    askers: int = 0  # who waited for the answer and has got it, or still waits
+    bytes: int = 0
+
+
+class Repeats:
+    """Answers by (sub, request_id). The oldest are forgotten when time, number or bytes run out."""
+
+    def __init__(self, keep_s: float, most: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._keep_s, self._most, self._clock = keep_s, most, clock
+        self._known: OrderedDict[Key, Remembered] = OrderedDict()
+        self._bytes = 0
+
+    def find(self, key: Key) -> Remembered | None:
+        found = self._known.get(key)
+        if found is not None and self._clock() - found.since > self._keep_s:
+            self._forget(key)
+            return None
+        return found
+
+    def begin(self, key: Key, entry: Remembered) -> None:
+        """The first of its name. A failed answer is forgotten, so that it may be tried again."""
+        self._known[key] = entry
+        entry.answer.add_done_callback(lambda done: self._settle(key, entry, done))
+        self._trim()
+
+    def _settle(self, key: Key, entry: Remembered, done: asyncio.Future[bytes]) -> None:
+        if self._known.get(key) is not entry:
+            return
+        if done.cancelled() or done.exception() is not None:
+            self._forget(key)
+        else:
+            entry.bytes = len(done.result())
+            self._bytes += entry.bytes
+            self._trim()
+
+    def _trim(self) -> None:
+        now = self._clock()
+        while self._known:
+            key, oldest = next(iter(self._known.items()))
+            full = len(self._known) > self._most or self._bytes > ANSWERS_MOST_BYTES
+            if not full and now - oldest.since <= self._keep_s:
+                break
+            self._forget(key)
+
+    def _forget(self, key: Key) -> None:
+        self._bytes -= self._known.pop(key).bytes

@@ -1,0 +1,360 @@
+"""`make run`: everything on this machine, from an empty folder to a line that begins with `ready`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import signal
+import sys
+import threading
+import time
+import uuid
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from db import BadSetting, State
+from db.migrate import CannotMigrate
+from serve_app import processes
+from serve_app.embedded import EmbeddedRedis
+from serve_app.night import Night
+from serve_app.settings import Settings, load, with_state
+
+LEAST_FREE_BYTES = 512 * 1024 * 1024
+READY_S, STOP_SERVE_S = 180.0, 6.0
+REPLICA_PORTS = 20
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+class CannotRun(Exception):
+    """One line for the person who typed `make run`."""
+
+
+class Stop(BaseException):
+    """Ctrl-C or SIGTERM."""
+
+
+def say(text: str) -> None:
+    """One line of progress, seconds since the start before it."""
+    print(f"[{time.monotonic() - STARTED:5.1f} s] {text}", flush=True)
+
+
+STARTED = time.monotonic()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="make run",
+        description="Start all of Paceline on this machine. Settings come from the environment: DATA, PORT, STATE, NIGHTLY "
+        "and every PACELINE_ variable of the README.",
+    )
+    parser.parse_args(argv)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _raise_stop)
+    try:
+        run()
+    except Stop:
+        return 0
+    except (CannotRun, BadSetting, CannotMigrate) as error:
+        print(f"cannot run: {error}", file=sys.stderr, flush=True)
+        return 1
+    except OSError as error:
+        print(f"cannot run: {error.strerror or error}" + (f": {error.filename}" if error.filename else ""), file=sys.stderr, flush=True)
+        return 1
+    return 0
+
+
+def _raise_stop(_number: int, _frame: object) -> None:
+    raise Stop
+
+
+def run() -> None:
+    """Start, serve until told to stop, and stop everything that was started.
+
+    Raises:
+        CannotRun, BadSetting, CannotMigrate: with nothing left running.
+    """
+    state = State.here()
+    data, nightly = _options()
+    settings = load(environ=_environment(state))
+    host, port = settings.http.host, settings.http.port
+    state.root.mkdir(parents=True, exist_ok=True)
+    with _held(state), contextlib.ExitStack() as stack:
+        if not processes.is_free(host, port):
+            raise CannotRun(f"port {port} of {host} is taken; stop what listens there, or give another: make run PORT={port + 1}")
+        free = shutil.disk_usage(state.root).free
+        if free < LEAST_FREE_BYTES:
+            raise CannotRun(f"no disk space: {state.root} has {free >> 20} MiB left, {LEAST_FREE_BYTES >> 20} MiB are needed")
+        _end_leftovers(state)
+        state.logs.mkdir(exist_ok=True)
+        name = uuid.uuid4().hex
+        os.environ.update(_environment(state) | _keys(state, settings) | {processes.MARK: name})
+        settings = with_state(load(), state)
+        say(f"state {state.root}")
+        System(settings, state, name, data, nightly, stack).serve()
+
+
+def _options() -> tuple[Path | None, bool]:
+    nightly = os.environ.get("NIGHTLY", "on").lower()
+    if nightly not in ("on", "off"):
+        raise BadSetting([f"NIGHTLY={nightly!r}: must be on or off"])
+    data = os.environ.get("DATA")
+    if data and not Path(data).is_file():
+        raise BadSetting([f"DATA={data!r}: there is no such file"])
+    return (Path(data).resolve() if data else None), nightly == "on"
+
+
+def _environment(state: State) -> dict[str, str]:
+    """This process's variables, with make's short names under their long ones."""
+    found = dict(os.environ)
+    found["PACELINE_STATE"] = str(state.root)
+    if os.environ.get("PORT"):
+        found["PACELINE_HTTP_PORT"] = os.environ["PORT"]
+    return found
+
+
+def _keys(state: State, settings: Settings) -> dict[str, str]:
+    """Keys that are made on the first run, each readable by its owner only."""
+    added = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(state.ray_token)}
+    _secret_file(state.ray_token)
+    if not settings.general.jwks and not settings.jwt.secret:
+        added["PACELINE_JWT_SECRET"] = _secret_file(state.jwt_secret)
+    return added
+
+
+def _secret_file(path: Path) -> str:
+    with contextlib.suppress(FileExistsError), os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(secrets.token_hex(32))
+    return path.read_text().strip()
+
+
+@contextlib.contextmanager
+def _held(state: State) -> Iterator[None]:
+    """The folder is this process's alone. The lock goes with the process, however it ends."""
+    with state.lock.open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            raise CannotRun(f"STATE {state.root} is held by process {lock.read().strip() or '?'}; stop it, or give another STATE=") from None
+        os.set_inheritable(lock.fileno(), False)
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def _end_leftovers(state: State) -> None:
+    """What a supervisor that was killed could not stop: HAProxy outlives its Ray."""
+    name = state.running().get("system")
+    if name:
+        left = processes.marked(name)
+        if left:
+            say(f"ending {len(left)} processes that a killed run left behind")
+            processes.end(left, 3.0)
+
+
+class System:
+    """What runs, in the order in which it starts; `stack` stops it in the opposite order."""
+
+    def __init__(self, settings: Settings, state: State, name: str, data: Path | None, nightly: bool, stack: contextlib.ExitStack) -> None:
+        self._settings, self._state, self._name = settings, state, name
+        self._data, self._nightly, self._stack = data, nightly, stack
+        self._ports = processes.free_ports(6 + 2 * REPLICA_PORTS, salt=settings.http.port)
+        self._redis: EmbeddedRedis | None = None
+
+    def serve(self) -> None:
+        self._stack.callback(self._stopped)
+        if str(self._settings.redis.url).startswith("unix://" + str(self._state.scratch)):
+            self._redis = EmbeddedRedis(self._state.root / "redis", self._state.redis_socket, self._state.logs / "redis.log")
+            self._stack.callback(self._redis.stop)
+            say(self._redis.start())
+        with ThreadPoolExecutor(1) as side:
+            # History and model need one core, the cluster's start the other.
+            ready: Future[None] = side.submit(self._prepare)
+            self._start_cluster()
+            self._wait(ready)
+        self._deploy()
+        self._wait_ready()
+        night = Night(self._dashboard, REPOSITORY, say) if self._nightly else None
+        if night is not None:
+            night.start()
+            self._stack.callback(night.stop)
+        print(self._ready_line(), flush=True)
+        self._watch()
+
+    @staticmethod
+    def _wait(work: Future[None]) -> None:
+        while not work.done():  # in slices: a signal is seen between them
+            time.sleep(0.05)
+        work.result()
+
+    # Database, history, model
+
+    def _prepare(self) -> None:
+        from serve_app.first import prepare
+
+        prepare(self._settings, self._state, self._data, say)
+
+    # Ray and Serve
+
+    def _start_cluster(self) -> None:
+        dashboard, metrics, haproxy_metrics, haproxy_stats, fallback_http, fallback_grpc, *replicas = self._ports
+        scratch = self._state.scratch
+        scratch.mkdir(mode=0o700, exist_ok=True)
+        proxy = scratch / "haproxy"
+        os.environ.update(
+            {
+                "PYTHONPATH": os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")])),
+                "OMP_NUM_THREADS": "1",
+                "RAY_USAGE_STATS_ENABLED": "0",
+                "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+                "RAY_SERVE_ENABLE_HA_PROXY": "1",
+                "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+                "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+                "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(proxy / "haproxy.cfg"),
+                "RAY_SERVE_HAPROXY_SOCKET_PATH": str(proxy / "admin.sock"),
+                "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(proxy),
+                "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(proxy / "server-state"),
+                "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(proxy / "metrics.sock"),
+                "RAY_SERVE_HAPROXY_METRICS_PORT": str(haproxy_metrics),
+                "RAY_SERVE_HAPROXY_STATS_PORT": str(haproxy_stats),
+                "RAY_SERVE_HAPROXY_NBTHREAD": str(min(os.cpu_count() or 1, 4)),
+                "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback_http),
+                "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(fallback_grpc),
+                "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(replicas[0]),
+                "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(replicas[REPLICA_PORTS - 1]),
+                "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(replicas[REPLICA_PORTS]),
+                "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(replicas[-1]),
+            }
+        )
+        proxy.mkdir(exist_ok=True)
+        say("starting Ray (token authentication, loopback)")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import ray
+            from ray import serve
+        self._stack.callback(self._stop_cluster)
+        context = ray.init(
+            address="local",
+            _node_ip_address="127.0.0.1",
+            dashboard_host="127.0.0.1",
+            dashboard_port=dashboard,
+            include_dashboard=True,
+            _temp_dir=str(scratch / "ray"),
+            _metrics_export_port=metrics,
+            namespace="paceline",
+            log_to_driver=False,
+            logging_level="ERROR",
+        )
+        signal.signal(signal.SIGTERM, _raise_stop)  # Ray has put its own there
+        self._dashboard = f"http://127.0.0.1:{dashboard}"
+        self._ray_address = context.address_info["gcs_address"]
+        say("starting Serve behind HAProxy")
+        serve.start(
+            proxy_location="HeadOnly",
+            http_options={"host": self._settings.http.host, "port": self._settings.http.port},
+            logging_config={"enable_access_log": False},
+        )
+        self._write_run_file()
+
+    def _write_run_file(self) -> None:
+        dashboard, metrics, haproxy_metrics, haproxy_stats, fallback_http, fallback_grpc, *replicas = self._ports
+        content = {
+            "system": self._name,
+            "pid": os.getpid(),
+            "url": self._url,
+            "dashboard": self._dashboard,
+            "ray_address": self._ray_address,
+            "redis_url": self._settings.redis.url,
+            "ports": {
+                "http": self._settings.http.port,
+                "dashboard": dashboard,
+                "ray_metrics": metrics,
+                "haproxy_metrics": haproxy_metrics,
+                "haproxy_stats": haproxy_stats,
+                "fallback": [fallback_http, fallback_grpc],
+                "replicas": replicas,
+            },
+        }
+        draft = self._state.run.with_suffix(".draft")
+        draft.write_text(json.dumps(content, indent=2) + "\n")
+        draft.replace(self._state.run)
+
+    @property
+    def _url(self) -> str:
+        host = self._settings.http.host
+        return f"http://{'127.0.0.1' if host in ('0.0.0.0', '::', 'localhost') else host}:{self._settings.http.port}"
+
+    def _deploy(self) -> None:
+        from ray import serve
+
+        from serve_app.app import build
+
+        say("deploying Ingress, Predictor and ledger")
+        try:
+            serve.run(build({}), name="paceline", route_prefix="/", blocking=False)
+        except RuntimeError as error:
+            raise CannotRun(f"the application did not start: {str(error).splitlines()[0]}; see {self._state.scratch}/ray/session_latest/logs") from None
+
+    def _wait_ready(self) -> None:
+        import httpx
+
+        until = time.monotonic() + READY_S
+        last = "no answer"
+        while time.monotonic() < until:
+            try:
+                answer = httpx.get(f"{self._url}/readyz", timeout=5.0)
+                if answer.status_code == 200:
+                    return
+                last = answer.text
+            except httpx.HTTPError as error:
+                last = str(error)
+            time.sleep(0.1)
+        raise CannotRun(f"not ready after {READY_S:g} s: {last}")
+
+    def _ready_line(self) -> str:
+        from serve_app import token
+
+        secret = self._settings.jwt.secret
+        made = token.make(secret, "admin", [], [], 24 * 3600, "developer") if secret else "-"
+        return f"ready {self._url} docs {self._url}/docs dashboard {self._dashboard} token {made}"
+
+    # Until the end
+
+    def _watch(self) -> None:
+        """Until a signal. The embedded Redis is started again if it dies."""
+        while True:
+            time.sleep(0.5)
+            if self._redis is not None and not self._redis.is_running():
+                say("the embedded Redis has died; starting it again")
+                self._redis.start()
+
+    def _stop_cluster(self) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        say("stopping: no new requests, those in flight end")
+        import ray
+        from ray import serve
+
+        # In a thread, because it may hang when the cluster is already half gone.
+        if ray.is_initialized():
+            shutdown = threading.Thread(target=serve.shutdown, daemon=True)
+            shutdown.start()
+            shutdown.join(STOP_SERVE_S)
+            ray.shutdown()
+
+    def _stopped(self) -> None:
+        processes.end(processes.marked(self._name), 2.0)
+        shutil.rmtree(self._state.scratch / "ray", ignore_errors=True)
+        say("stopped")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

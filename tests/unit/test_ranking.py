@@ -1,0 +1,125 @@
+"""Scores, order and reasons, without a cluster."""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ledger import Award, BrandTerms, Win
+from serve_app.ranking import Expectation, answer, costs, offers, rank, rejections, scores
+from serve_app.schemas import Bid
+
+MIDNIGHT = dt.datetime(2026, 1, 2, tzinfo=dt.UTC)
+
+
+def bid(bid_id: str = "b", brand: str = "x", **changes: object) -> Bid:
+    fields: dict[str, object] = {
+        "bid_id": bid_id,
+        "brand_id": brand,
+        "partner_id": "p",
+        "slot_id": "s",
+        "device_type": "d",
+        "creative_type": "c",
+        "pricing_model": "cpm",
+        "price_micros": 1_000_000,
+    }
+    return Bid.model_validate(fields | changes)
+
+
+def terms(lambda_: float = 0.5, multiplier: float = 1.0, share: float = 1.0, currency: str = "EUR", active: bool = True) -> BrandTerms:
+    return BrandTerms(currency, active, 1.0, multiplier, lambda_, share, share < 1, MIDNIGHT)
+
+
+def expect(*revenue: float, ctr: float = 0.01, cvr: float = 0.001) -> Expectation:
+    n = len(revenue)
+    return Expectation(np.array(revenue), np.full(n, ctr), np.full(n, cvr), "v1")
+
+
+@pytest.mark.parametrize(
+    ("story", "changes", "cost"),
+    [
+        ("cpm is per thousand impressions", {}, 1000.0),
+        ("cpc is per click", {"pricing_model": "cpc"}, 10_000.0),
+        ("cpa is per conversion", {"pricing_model": "cpa"}, 1000.0),
+        ("revshare is a share of revenue", {"pricing_model": "revshare", "price_micros": None, "revenue_share": 0.25}, 425.0),
+    ],
+)
+def test_cost_of_an_impression_follows_the_pricing_model(story: str, changes: dict[str, object], cost: float) -> None:
+    assert costs([bid(**changes)], expect(1700.0)).tolist() == [cost], story
+
+
+def test_a_negative_or_missing_lambda_is_refused() -> None:
+    for wrong in (-0.1, math.nan):
+        with pytest.raises(ValueError, match="λ"):
+            scores(np.ones(1), np.ones(1), np.ones(1), np.array([wrong]))
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 1e6), st.integers(1, 10**9), st.sampled_from("xyz")), min_size=1, max_size=30),
+    st.floats(0, 5),
+)
+def test_the_order_is_by_score_and_every_bid_comes_back_once(rows: list[tuple[float, int, str]], lambda_: float) -> None:
+    bids = [bid(f"b-{i}", brand, price_micros=price) for i, (_, price, brand) in enumerate(rows)]
+    known = {brand: terms(lambda_) for brand in "xyz"}
+    ranking = rank(bids, expect(*(revenue for revenue, _, _ in rows)), known, {}, None, lambda *_: True)
+    items = answer(bids, ranking, known, Award((), {}))
+    assert sorted(item["bid_id"] for item in items) == sorted(b.bid_id for b in bids)
+    assert [item["rank"] for item in items] == list(range(1, len(bids) + 1))
+    seen = [item["score"] for item in items]
+    assert seen == sorted(seen, reverse=True)
+    for item in items:  # the score is computed from the reported numbers
+        again = item["predicted_revenue_micros"] * item["strategy_multiplier"] - item["lambda"] * item["predicted_cost_micros"]
+        assert item["score"] == again
+        assert (item["score"] < 0) == (item["reason"] == "score_below_zero")
+
+
+def test_offers_hold_the_ceiling_of_the_expected_cost() -> None:
+    bids = [bid(price_micros=1_300_001)]
+    ranking = rank(bids, expect(9000.0), {"x": terms()}, {}, None, lambda *_: True)
+    assert [offer.amount_micros for offer in offers(bids, ranking)] == [1301]
+
+
+def test_reasons() -> None:
+    bids = [
+        bid("won", "a"),
+        bid("outbid", "b"),
+        bid("below-zero", "c", price_micros=90_000_000),
+        bid("below-floor", "d", price_micros=1),
+        bid("throttled", "e"),
+        bid("paused", "f"),
+        bid("other-currency", "g"),
+        bid("unknown", "h"),
+        bid("not-mine", "a", partner_id="q"),
+        bid("poor", "i"),
+        bid("just-paused", "j"),
+    ]
+    known = {name: terms() for name in "abcdij"} | {
+        "e": terms(share=0.1),
+        "f": terms(active=False),
+        "g": terms(currency="USD"),
+    }
+    rejected = rejections(bids, known, "EUR", lambda partner: partner == "p")
+    ranking = rank(bids, expect(*[5000.0] * len(bids)), known, rejected, 10.0, lambda _, share: share == 1)
+    award = Award((Win("won", "r-1", 1000, MIDNIGHT),), {"poor": "brand_budget", "just-paused": "brand_paused"})
+    items = {item["bid_id"]: item for item in answer(bids, ranking, known, award)}
+    assert {name: (item["status"], item["reason"]) for name, item in items.items()} == {
+        "won": ("won", None),
+        "outbid": ("lost", "outbid"),
+        "below-zero": ("lost", "score_below_zero"),
+        "below-floor": ("lost", "below_floor"),
+        "throttled": ("throttled", "roas_throttle"),
+        "paused": ("rejected", "brand_paused"),
+        "other-currency": ("rejected", "currency_mismatch"),
+        "unknown": ("rejected", "brand_unknown"),
+        "not-mine": ("rejected", "not_found"),
+        "poor": ("no_budget", "brand_budget"),
+        "just-paused": ("rejected", "brand_paused"),
+    }
+    assert items["won"]["reservation_id"] == "r-1"
+    assert items["just-paused"]["score"] is None, "rejected bids have null predictions"
+    assert {name for name, item in items.items() if item["rank"] > 6} == {"paused", "other-currency", "unknown", "not-mine", "just-paused"}

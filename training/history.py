@@ -1,0 +1,122 @@
+"""What the memory knows about performance, as a frame.
+
+Columns: `day` (int, days since 1970), `hour` (0–23, −1 for daily rows), the five ids, `placement_score`
+(NaN for none), `impressions`, `clicks`, `conversions`, `cost_micros` (NaN for not known), `revenue_micros`
+(approved), `pending_revenue_micros`.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sqlalchemy import text
+
+from db import Database
+from training.features import ID_COLUMNS
+
+COLUMNS = (
+    "day",
+    "hour",
+    *ID_COLUMNS,
+    "placement_score",
+    "impressions",
+    "clicks",
+    "conversions",
+    "cost_micros",
+    "revenue_micros",
+    "pending_revenue_micros",
+)
+EPOCH = dt.date(1970, 1, 1)
+MICROS = 1_000_000
+PARTITION_DAYS = 31
+READ = text(
+    "SELECT day, period, hour, brand_id, partner_id, slot_id, device_type, creative_type, placement_score,"
+    " impressions, clicks, conversions, cost_micros, revenue_micros, pending_revenue_micros"
+    " FROM performance WHERE day >= :first AND day < :end"
+    " ORDER BY day, hour, brand_id, partner_id, slot_id, device_type, creative_type, placement_score"
+)
+DAYS = text("SELECT MIN(day), MAX(day) FROM performance_hourly WHERE day <= :through")
+
+
+def day_number(day: dt.date) -> int:
+    return (day - EPOCH).days
+
+
+def day_of(number: int) -> dt.date:
+    return EPOCH + dt.timedelta(days=int(number))
+
+
+async def newest_day(database: Database) -> dt.date | None:
+    """The last day with data, None without any."""
+    async with database.read() as connection:
+        newest = (await connection.execute(text("SELECT MAX(day) FROM performance_hourly"))).scalar_one_or_none()
+    return None if newest is None else _date(newest)
+
+
+async def history(database: Database, through: dt.date) -> pd.DataFrame:
+    """Everything up to the end of day `through`, a month at a time, oldest first."""
+    async with database.read() as connection:
+        first, last = (await connection.execute(DAYS, {"through": through.isoformat()})).one()
+    parts: list[pd.DataFrame] = []
+    if first is not None:
+        start, last = _date(first), _date(last)
+        while start <= last:
+            end = min(start + dt.timedelta(days=PARTITION_DAYS), last + dt.timedelta(days=1))
+            async with database.read() as connection:
+                rows = await connection.execute(READ, {"first": start.isoformat(), "end": end.isoformat()})
+                parts.append(_frame(list(rows)))
+            start = end
+    if not parts:
+        return _frame([])
+    return pd.concat(parts, ignore_index=True)
+
+
+def _frame(rows: list[Any]) -> pd.DataFrame:
+    raw = pd.DataFrame.from_records(
+        [tuple(row) for row in rows],
+        columns=["day", "period", "at", *COLUMNS[2:]],
+    )
+    hours = pd.to_datetime(raw["at"]).dt.hour if len(raw) else pd.Series([], dtype=np.int64)
+    frame = pd.DataFrame(
+        {
+            "day": pd.to_datetime(raw["day"]).astype("datetime64[s]").astype(np.int64) // 86_400,
+            "hour": np.where(raw["period"] == "day", -1, hours).astype(np.int64),
+            **{name: raw[name].astype(object) for name in ID_COLUMNS},
+            **{name: raw[name].astype(np.float64) for name in COLUMNS[7:]},
+        }
+    )
+    return frame[list(COLUMNS)]
+
+
+def _date(value: Any) -> dt.date:
+    return value if isinstance(value, dt.date) else dt.date.fromisoformat(str(value)[:10])
+
+
+def from_canonical(frame: pd.DataFrame) -> pd.DataFrame:
+    """A history from the columns of the canonical CSV, one row a row, in the same order.
+
+    Args:
+        frame: `ts` as datetime64 in UTC, ids as text, the rest numbers; `cost` NaN for not known; an optional
+            `pending_revenue`.
+    """
+    at = pd.to_datetime(frame["ts"], utc=True).dt.tz_localize(None).astype("datetime64[s]").astype(np.int64)
+    daily = bool((at % 86_400 == 0).all())
+    zero = np.zeros(len(frame))
+    made = pd.DataFrame(
+        {
+            "day": at // 86_400,
+            "hour": -1 if daily else at // 3600 % 24,
+            **{name: frame[name].astype(object) for name in ID_COLUMNS},
+            "placement_score": frame["placement_score"].astype(np.float64),
+            **{name: frame[name].astype(np.float64) for name in ("impressions", "clicks", "conversions")},
+            "cost_micros": frame["cost"].astype(np.float64) * MICROS,
+            "revenue_micros": frame["revenue"].astype(np.float64) * MICROS,
+            "pending_revenue_micros": frame["pending_revenue"].astype(np.float64) * MICROS
+            if "pending_revenue" in frame
+            else zero,
+        }
+    )
+    return made.reset_index(drop=True)

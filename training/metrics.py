@@ -1,0 +1,48 @@
+"""How good predictions of revenue per exposure are. Pure."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from training.features import Floats
+
+LEAST_PREDICTION_MICROS = 1e-3
+
+
+class Metrics(NamedTuple):
+    rows: int
+    exposure: float
+    r2: float  # weighted, NaN where the truth is constant
+    deviance: float  # Tweedie, a unit of exposure
+    calibration: float  # predicted ÷ realised, NaN without revenue
+
+
+def judge(truth: Floats, predicted: Floats, exposure: Floats, power: float = 1.5) -> Metrics:
+    """
+    Args:
+        truth, predicted: (n,) micros per exposure; a negative truth (a correction) counts as zero.
+        exposure: (n,) ≥ 0, the weights.
+        power: Tweedie variance power, between 1 and 2.
+
+    >>> judge(np.array([1.0, 3.0]), np.array([1.0, 3.0]), np.ones(2)).r2
+    1.0
+    """
+    seen = exposure > 0
+    y, p, w = np.maximum(truth[seen], 0.0), predicted[seen], exposure[seen]
+    if not len(y):
+        return Metrics(0, 0.0, float("nan"), float("nan"), float("nan"))
+    spread = float(np.average((y - np.average(y, weights=w)) ** 2, weights=w))
+    r2 = 1 - float(np.average((y - p) ** 2, weights=w)) / spread if spread > 0 else float("nan")
+    earned = float((y * w).sum())
+    calibration = float((p * w).sum()) / earned if earned > 0 else float("nan")
+    return Metrics(len(y), float(w.sum()), r2, deviance(y, p, w, power), calibration)
+
+
+def deviance(truth: Floats, predicted: Floats, weight: Floats, power: float = 1.5) -> float:
+    """Mean Tweedie deviance, weighted."""
+    q = np.maximum(predicted, LEAST_PREDICTION_MICROS)
+    one, two = 1 - power, 2 - power
+    each = 2 * (truth**two / (one * two) - truth * q**one / one + q**two / two)
+    return float(np.average(each, weights=weight))

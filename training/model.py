@@ -1,0 +1,389 @@
+"""A model version is one object: encoder + trees + calibration + version. It travels as one signed bundle.
+
+On disk a version is a directory (`manifest.json`, `model.txt`, `encoder.json`), in Redis and Git one JSON
+document (`roas_model.json`) with the same content. The manifest names each file's sha256 and is signed; nothing
+is given to LightGBM before signature and hashes agree, because a mutilated file aborts the process that loads it.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import hmac
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, Self
+
+import lightgbm as lgb
+import numpy as np
+
+from training.features import FEATURES, ID_COLUMNS, Confidence, Encoder, Floats, Integers, Singles
+
+MANIFEST = "manifest.json"
+TREES = "model.txt"
+ENCODER = "encoder.json"
+FILES = (TREES, ENCODER)
+FORMAT = 1
+GOLDEN_ROWS = 32
+GOLDEN_TOLERANCE = 1e-6
+VERIFY_TIMEOUT_S = 20.0
+
+
+class ModelRefused(Exception):
+    """A model version cannot be used. The text says why; the last good one stays."""
+
+    def __init__(self, version: str, reason: str) -> None:
+        super().__init__(version, reason)
+        self.version, self.reason = version, reason
+
+    def __str__(self) -> str:
+        return f"model {self.version} refused: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Bids as columns, n of each."""
+
+    brand_id: Sequence[str]
+    partner_id: Sequence[str]
+    slot_id: Sequence[str]
+    device_type: Sequence[str]
+    creative_type: Sequence[str]
+    placement_score: Floats  # NaN for none
+    at: Integers | None = None  # UTC seconds since 1970
+
+    @property
+    def ids(self) -> tuple[Sequence[str], ...]:
+        return (self.brand_id, self.partner_id, self.slot_id, self.device_type, self.creative_type)
+
+    def __len__(self) -> int:
+        return len(self.brand_id)
+
+
+class Prediction(NamedTuple):
+    """(n,) expectations of one impression."""
+
+    revenue_micros: Floats
+    ctr: Floats
+    cvr: Floats  # conversions per impression
+
+
+class Explanation(NamedTuple):
+    names: tuple[str, ...]
+    contributions: Floats  # (n, len(names)), log of revenue
+    base: Floats  # (n,); base + Σ contributions = log(revenue_micros)
+
+
+class Trees(Protocol):
+    """Something that evaluates the fitted trees; LightGBM is the reference, compiled forms come beside it."""
+
+    def predict(self, rows: Singles) -> Floats: ...
+
+
+class LightGbmTrees:
+    def __init__(self, booster: lgb.Booster) -> None:
+        self.booster = booster
+
+    def predict(self, rows: Singles) -> Floats:
+        answer: Floats = np.asarray(
+            self.booster.predict(rows, num_threads=1, validate_features=False), dtype=np.float64
+        )
+        return answer
+
+    def contributions(self, rows: Singles) -> Floats:
+        """(n, features + 1), the last column is the base."""
+        answer: Floats = np.asarray(self.booster.predict(rows, pred_contrib=True, num_threads=1), dtype=np.float64)
+        return answer
+
+
+class Model:
+    """Make one with `assemble`, `load` or `from_bundle`; swap it by one reference."""
+
+    def __init__(self, manifest: dict[str, Any], trees_text: str, encoder: Encoder, booster: lgb.Booster) -> None:
+        self.manifest = manifest
+        self.version: str = manifest["version"]
+        self.trained_through = dt.date.fromisoformat(manifest["trained_through"])
+        self.simulated: bool = manifest["simulated"]
+        self.encoder = encoder
+        self.trees: Trees = LightGbmTrees(booster)
+        self._reference = LightGbmTrees(booster)
+        self._trees_text = trees_text
+        self._factor: float = manifest["calibration"]
+
+    @classmethod
+    def assemble(
+        cls,
+        booster: lgb.Booster,
+        encoder: Encoder,
+        *,
+        trained_through: dt.date,
+        made_at: dt.datetime,
+        simulated: bool = False,
+        parent: str | None = None,
+        calibration: float = 1.0,
+        metrics: dict[str, Any] | None = None,
+        lambda_: dict[str, Any] | None = None,
+        training: dict[str, Any] | None = None,
+    ) -> Self:
+        """A version from freshly fitted parts; its golden rows are its own predictions."""
+        trees_text = booster.model_to_string()
+        encoder_text = _dump(encoder.to_document())
+        digest = hashlib.sha256((trees_text + encoder_text).encode()).hexdigest()
+        manifest: dict[str, Any] = {
+            "format": FORMAT,
+            "version": f"{made_at.astimezone(dt.UTC):%Y%m%dT%H%M%S}-{digest[:6]}",
+            "parent": parent,
+            "engine": "lightgbm",
+            "made_at": made_at.astimezone(dt.UTC).isoformat(),
+            "trained_through": trained_through.isoformat(),
+            "simulated": simulated,
+            "features": list(FEATURES),
+            "calibration": calibration,
+            "training": training or {},
+            "metrics": metrics or {},
+            "lambda": lambda_ or {},
+            "files": {TREES: _sha256(trees_text), ENCODER: _sha256(encoder_text)},
+        }
+        model = cls(manifest, trees_text, encoder, booster)
+        manifest["golden"] = model._golden()
+        return model
+
+    def predict(self, columns: Columns) -> Prediction:
+        rows, heads = self.encoder.encode(columns.ids, columns.placement_score, columns.at)
+        revenue = np.maximum(self.trees.predict(rows) * self._factor, 0.0)
+        return Prediction(revenue, heads[:, 1], heads[:, 2])
+
+    def cost_micros(self, columns: Columns) -> Floats:
+        """(n,) past cost of one impression, NaN where no cost was ever known."""
+        return self.encoder.encode(columns.ids, columns.placement_score, columns.at)[1][:, 3]
+
+    def explain(self, columns: Columns) -> Explanation:
+        """SHAP values on the scale of log(revenue_micros)."""
+        rows, _ = self.encoder.encode(columns.ids, columns.placement_score, columns.at)
+        raw = self._reference.contributions(rows)
+        return Explanation(FEATURES, raw[:, :-1], raw[:, -1] + np.log(self._factor))
+
+    def confidence(
+        self,
+        brand_id: str,
+        partner_id: str,
+        slot_id: str,
+        device_type: str,
+        creative_type: str,
+        placement_score: float | None = None,
+    ) -> Confidence:
+        """Impressions of history behind a prediction, and the level it was backed off to."""
+        return self.encoder.confidence((brand_id, partner_id, slot_id, device_type, creative_type), placement_score)
+
+    def with_manifest(self, **changes: Any) -> Model:
+        """The same model with other words in its manifest (metrics, λ, parent)."""
+        return Model(self.manifest | changes, self._trees_text, self.encoder, self._reference.booster)
+
+    def to_bundle(self, key: bytes) -> str:
+        """`roas_model.json`: the signed manifest and the files' text in one document."""
+        files = {TREES: self._trees_text, ENCODER: _dump(self.encoder.to_document())}
+        return _dump({"manifest": _signed(self.manifest, key), "files": files})
+
+    @classmethod
+    def from_bundle(cls, bundle: str | bytes, key: bytes, version: str | None = None, *, verify: bool = True) -> Self:
+        """Check everything, then load.
+
+        Args:
+            version: the one that is wanted; None takes what comes.
+            verify: predict the golden rows in a child process first.
+
+        Raises:
+            ModelRefused: signature, hash, version, format or golden rows do not agree.
+        """
+        name = version or "?"
+        try:
+            document = json.loads(bundle)
+            manifest, files = document["manifest"], document["files"]
+            texts = {file: files[file] for file in FILES}
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise ModelRefused(name, "the bundle is not a model of this program") from None
+        vouched = vouch(manifest, texts, key, version)
+        if verify:
+            verify_in_child(bundle, vouched["version"])
+        return cls._open(vouched, texts)
+
+    @classmethod
+    def _open(cls, manifest: dict[str, Any], texts: dict[str, str]) -> Self:
+        try:
+            encoder = Encoder.from_document(json.loads(texts[ENCODER]))
+            booster = lgb.Booster(model_str=texts[TREES])
+            return cls(manifest, texts[TREES], encoder, booster)
+        except (ValueError, KeyError, TypeError, lgb.basic.LightGBMError) as error:
+            raise ModelRefused(str(manifest.get("version")), f"cannot be read: {error}") from None
+
+    def save(self, directory: Path, key: bytes) -> Path:
+        """Write `directory/{version}`, visible only when complete and on disk.
+
+        Returns:
+            The version's directory.
+        """
+        final = directory / self.version
+        directory.mkdir(parents=True, exist_ok=True)
+        draft = directory / f".{self.version}.{os.getpid()}"
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir()
+        try:
+            _write(draft / TREES, self._trees_text)
+            _write(draft / ENCODER, _dump(self.encoder.to_document()))
+            _write(draft / MANIFEST, _dump(_signed(self.manifest, key)))
+            _sync(draft)
+            if final.exists():
+                shutil.rmtree(final)
+            draft.rename(final)
+            _sync(directory)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+        return final
+
+    @classmethod
+    def load(cls, directory: Path, key: bytes, *, verify: bool = True) -> Self:
+        """From a version's directory.
+
+        Raises:
+            ModelRefused: a file is missing, changed or of another version.
+        """
+        return cls.from_bundle(bundle_of(directory), key, directory.name, verify=verify)
+
+    def _golden(self) -> dict[str, Any]:
+        """Some of its own tuples and an unknown one, with what it predicts for them."""
+        encoder = self.encoder
+        picked = np.unique(np.linspace(0, len(encoder.tuples) - 1, GOLDEN_ROWS - 1).astype(int))
+        picked = picked if len(encoder.tuples) else picked[:0]
+        ids = [[encoder.vocabulary[c][code] for code in encoder.tuples[picked, c]] for c in range(len(ID_COLUMNS))]
+        scores = [None if np.isnan(score) else float(score) for score in encoder.scores[picked]]
+        for column in ids:
+            column.append("never-seen")
+        golden: dict[str, Any] = {"ids": ids, "placement_score": [*scores, None]}
+        prediction = self.predict(golden_columns(golden))
+        return golden | {name: values.tolist() for name, values in prediction._asdict().items()}
+
+
+def golden_columns(golden: dict[str, Any]) -> Columns:
+    scores = np.array([np.nan if score is None else score for score in golden["placement_score"]], np.float64)
+    return Columns(*golden["ids"], scores)
+
+
+def golden_agrees(model: Model) -> bool:
+    """Whether a loaded model predicts for its golden rows what it predicted when it was made."""
+    golden = model.manifest["golden"]
+    prediction = model.predict(golden_columns(golden))
+    return all(
+        np.allclose(values, golden[name], rtol=GOLDEN_TOLERANCE, atol=1e-12)
+        for name, values in prediction._asdict().items()
+    )
+
+
+def vouch(manifest: Any, texts: dict[str, str], key: bytes, version: str | None) -> dict[str, Any]:
+    """The manifest, once its signature, its version and the files' hashes agree.
+
+    Raises:
+        ModelRefused: something does not.
+    """
+    name = version or "?"
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("signature"), str):
+        raise ModelRefused(name, "the manifest has no signature")
+    body = {field: value for field, value in manifest.items() if field != "signature"}
+    if not hmac.compare_digest(_signature(body, key), manifest["signature"].encode("ascii", "replace").decode()):
+        raise ModelRefused(name, "the manifest's signature does not match")
+    name = str(body.get("version"))
+    if version is not None and name != version:
+        raise ModelRefused(version, f"this is version {name}")
+    if body.get("format") != FORMAT or body.get("features") != list(FEATURES):
+        raise ModelRefused(name, "made for another version of this program")
+    for file in FILES:
+        if not isinstance(texts[file], str) or _sha256(texts[file]) != body["files"].get(file):
+            raise ModelRefused(name, f"{file} is not what the manifest names")
+    return body
+
+
+def bundle_of(directory: Path) -> str:
+    """The bundle of a version's directory, unchecked.
+
+    Raises:
+        ModelRefused: a file is missing or is not text.
+    """
+    texts: dict[str, str] = {}
+    for file in (MANIFEST, *FILES):
+        try:
+            texts[file] = (directory / file).read_bytes().decode()
+        except FileNotFoundError:
+            raise ModelRefused(directory.name, f"{file} is missing") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise ModelRefused(directory.name, f"{file} cannot be read: {error}") from None
+    try:
+        manifest = json.loads(texts.pop(MANIFEST))
+    except (ValueError, RecursionError):
+        raise ModelRefused(directory.name, f"{MANIFEST} is not JSON") from None
+    return _dump({"manifest": manifest, "files": texts})
+
+
+def verify_in_child(bundle: str | bytes, version: str, timeout_s: float = VERIFY_TIMEOUT_S) -> None:
+    """Load the bundle and predict its golden rows where a crash hurts nobody.
+
+    Raises:
+        ModelRefused: the child died, took too long, or predicted something else.
+    """
+    data = bundle.encode() if isinstance(bundle, str) else bundle
+    environ = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
+    try:
+        child = subprocess.run(
+            [sys.executable, "-m", "training.verify"],
+            input=data,
+            capture_output=True,
+            timeout=timeout_s,
+            env=environ,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise ModelRefused(version, f"its golden rows took longer than {timeout_s:g} s") from None
+    if child.returncode != 0:
+        said = child.stderr.decode(errors="replace").strip().splitlines()
+        raise ModelRefused(version, said[-1] if said and child.returncode == 1 else "it breaks the process it runs in")
+
+
+def open_unverified(bundle: bytes) -> Model:
+    """Load without any check: only for the child process that makes the check."""
+    document = json.loads(bundle)
+    return Model._open(document["manifest"], document["files"])
+
+
+def _dump(document: Any) -> str:
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _signature(body: dict[str, Any], key: bytes) -> str:
+    return hmac.new(key, json.dumps(body, sort_keys=True, separators=(",", ":")).encode(), "sha256").hexdigest()
+
+
+def _signed(manifest: dict[str, Any], key: bytes) -> dict[str, Any]:
+    return manifest | {"signature": _signature(manifest, key)}
+
+
+def _write(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,281 @@
+"""A version reaches the world: directory, database, Redis, Git. The newest row of `model_activations` is live.
+
+Nothing half-published is ever served: a directory appears by one rename, a version can be activated only when its
+directory is there, and the activation is one row. Redis and Git carry copies: when they fail, that is a warning.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import json
+import os
+import secrets
+import subprocess
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import redis.asyncio
+from redis.exceptions import RedisError
+from sqlalchemy import desc, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from db import Database, State
+from db.tables import lambda_fits, model_activations, model_versions
+from training.lagrange import BrandFit
+from training.model import Model, ModelRefused, bundle_of
+from training.settings import model_settings
+
+CURRENT = "roas_model:current"
+DOCUMENT = "roas_model.json"
+KEY_BYTES = 32
+REDIS_TIMEOUT_S = 5.0
+GIT_TIMEOUT_S = 60.0
+IDENTITY = {
+    "GIT_AUTHOR_NAME": "Paceline",
+    "GIT_AUTHOR_EMAIL": "paceline@localhost",
+    "GIT_COMMITTER_NAME": "Paceline",
+    "GIT_COMMITTER_EMAIL": "paceline@localhost",
+}
+
+Say = Callable[[str], None]
+
+
+class UnknownVersion(Exception):
+    """There is no such published version."""
+
+    def __init__(self, version: str) -> None:
+        super().__init__(version)
+        self.version = version
+
+    def __str__(self) -> str:
+        return f"no published model version {self.version}"
+
+
+def redis_key(version: str) -> str:
+    return f"roas_model:{version}"
+
+
+def model_key(state: State) -> bytes:
+    """What signs manifests: `PACELINE_MODEL_KEY`, else the state folder's, made on first use."""
+    given = model_settings().key
+    if given is not None:
+        return given.get_secret_value().encode()
+    try:
+        return state.model_key.read_bytes()
+    except FileNotFoundError:
+        pass
+    state.root.mkdir(parents=True, exist_ok=True)
+    draft = state.model_key.with_name(f".model_key.{os.getpid()}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(secrets.token_bytes(KEY_BYTES))
+        file.flush()
+        os.fsync(file.fileno())
+    try:
+        os.link(draft, state.model_key)  # whoever is first decides
+    except FileExistsError:
+        pass
+    finally:
+        draft.unlink()
+    return state.model_key.read_bytes()
+
+
+async def publish(
+    database: Database,
+    state: State,
+    model: Model,
+    *,
+    redis_url: str | None = None,
+    accepted: bool = True,
+    fits: Iterable[BrandFit] = (),
+    say: Say = print,
+) -> None:
+    """Make a version known. It is not live before `activate`; one that lost at the gate is kept to look at.
+
+    Raises:
+        OSError: the directory cannot be written; the database does not hear of the version.
+    """
+    key = model_key(state)
+    directory = await asyncio.to_thread(model.save, state.models, key)
+    now = dt.datetime.now(dt.UTC)
+    row = {
+        "version": model.version,
+        "parent": model.manifest["parent"],
+        "engine": model.manifest["engine"],
+        "trained_through": model.trained_through,
+        "status": "published" if accepted else "rejected",
+        "metrics": json.dumps(model.manifest["metrics"]),
+        "manifest": json.dumps(model.manifest),
+        "simulated": model.simulated,
+        "created_at": now,
+    }
+    lambdas = [fit._asdict() | {"model_version": model.version, "fitted_at": now} for fit in fits]
+
+    async def write(connection: AsyncConnection) -> None:
+        known = select(model_versions.c.version).where(model_versions.c.version == model.version)
+        if (await connection.execute(known)).first() is not None:
+            changes = {name: value for name, value in row.items() if name != "version"}
+            await connection.execute(
+                update(model_versions).where(model_versions.c.version == model.version).values(changes)
+            )
+        else:
+            await connection.execute(insert(model_versions).values(row))
+        if lambdas:
+            await connection.execute(insert(lambda_fits), lambdas)
+
+    await database.transact(write)
+    if not accepted:
+        return
+    bundle = await asyncio.to_thread(bundle_of, directory)
+    if redis_url is not None:
+        await _to_redis(redis_url, {redis_key(model.version): bundle}, say)
+    await asyncio.to_thread(_to_git, state.registry, model.version, bundle, say)
+
+
+async def activate(
+    database: Database,
+    state: State,
+    version: str,
+    *,
+    redis_url: str | None = None,
+    reason: str = "operator",
+    say: Say = print,
+) -> None:
+    """Make a published version the live one: forward or back.
+
+    Raises:
+        UnknownVersion: none of that name was published.
+        ModelRefused: its directory is not what was published; the live version stays.
+    """
+    async with database.read() as connection:
+        found = (
+            await connection.execute(select(model_versions.c.status).where(model_versions.c.version == version))
+        ).first()
+    if found is None:
+        raise UnknownVersion(version)
+    bundle = await _intact_bundle(state, version, redis_url)
+    row = {"version": version, "activated_at": dt.datetime.now(dt.UTC), "reason": reason[:64]}
+
+    async def write(connection: AsyncConnection) -> None:
+        await connection.execute(insert(model_activations).values(row))
+
+    await database.transact(write)
+    if redis_url is not None:
+        await _to_redis(redis_url, {redis_key(version): bundle, CURRENT: version}, say)
+
+
+async def current(database: Database) -> str | None:
+    """The live version, None before the first."""
+    newest = select(model_activations.c.version).order_by(desc(model_activations.c.seq)).limit(1)
+    async with database.read() as connection:
+        version: str | None = (await connection.execute(newest)).scalar_one_or_none()
+    return version
+
+
+async def live_at(database: Database, at: dt.datetime) -> str | None:
+    """Which version was live then."""
+    newest = (
+        select(model_activations.c.version)
+        .where(model_activations.c.activated_at <= at)
+        .order_by(desc(model_activations.c.seq))
+        .limit(1)
+    )
+    async with database.read() as connection:
+        version: str | None = (await connection.execute(newest)).scalar_one_or_none()
+    return version
+
+
+async def fetch(state: State, version: str, *, redis_url: str | None = None, verify: bool = True) -> Model:
+    """A version for serving: from its directory, else from Redis (a node without the folder).
+
+    Raises:
+        ModelRefused: neither holds it as it was published.
+    """
+    bundle = await _bundle(state, version, redis_url)
+    return await asyncio.to_thread(Model.from_bundle, bundle, model_key(state), version, verify=verify)
+
+
+async def announce(database: Database, state: State, redis_url: str, say: Say = print) -> str | None:
+    """Tell an empty Redis what is live (after a start). Returns the live version."""
+    version = await current(database)
+    if version is not None:
+        try:
+            bundle = await asyncio.to_thread(bundle_of, state.models / version)
+        except ModelRefused as error:
+            say(f"warning: {error}")
+            return version
+        await _to_redis(redis_url, {redis_key(version): bundle, CURRENT: version}, say)
+    return version
+
+
+async def _intact_bundle(state: State, version: str, redis_url: str | None) -> str:
+    bundle = await _bundle(state, version, redis_url)
+    await asyncio.to_thread(Model.from_bundle, bundle, model_key(state), version, verify=False)
+    return bundle
+
+
+async def _bundle(state: State, version: str, redis_url: str | None) -> str:
+    if (state.models / version).is_dir() or redis_url is None:
+        return await asyncio.to_thread(bundle_of, state.models / version)
+    try:
+        async with _client(redis_url) as client:
+            stored = await client.get(redis_key(version))
+    except (RedisError, OSError) as error:
+        raise ModelRefused(version, f"not in the state folder, and Redis does not answer: {error}") from None
+    if stored is None:
+        raise ModelRefused(version, "neither in the state folder nor in Redis")
+    return str(stored)
+
+
+def _client(url: str) -> Any:
+    return redis.asyncio.from_url(
+        url, socket_timeout=REDIS_TIMEOUT_S, socket_connect_timeout=REDIS_TIMEOUT_S, decode_responses=True
+    )
+
+
+async def _to_redis(url: str, values: dict[str, str], say: Say) -> None:
+    """In one transaction; the pointer goes with what it points at."""
+    try:
+        async with _client(url) as client, client.pipeline(transaction=True) as pipe:
+            for key, value in values.items():
+                pipe.set(key, value)
+            await pipe.execute()
+    except (RedisError, OSError) as error:
+        say(f"warning: Redis did not take the model ({error}); the database and the folder have it")
+
+
+def _to_git(registry: Path, version: str, bundle: str, say: Say) -> None:
+    """One commit a version; pushed where a remote is set."""
+    try:
+        registry.mkdir(parents=True, exist_ok=True)
+        if not (registry / ".git").exists():
+            _git(registry, "init", "--quiet", "--initial-branch=main")
+        draft = registry / f".{DOCUMENT}.draft"
+        draft.write_text(bundle)
+        draft.replace(registry / DOCUMENT)
+        _git(registry, "add", DOCUMENT)
+        if _git(registry, "status", "--porcelain", "--", DOCUMENT):
+            _git(registry, "commit", "--quiet", "--no-verify", "--no-gpg-sign", "-m", f"Model {version}", "--", DOCUMENT)
+        if _git(registry, "remote"):
+            _git(registry, "push", "--quiet", _git(registry, "remote").split()[0], "HEAD")
+    except (OSError, subprocess.SubprocessError) as error:
+        said = getattr(error, "stderr", None)
+        text = (said.strip().splitlines() or [str(error)])[-1] if isinstance(said, str) else str(error)
+        say(f"warning: the model registry in Git did not take {version}: {text}")
+
+
+def _git(registry: Path, *arguments: str) -> str:
+    # A repository around the state folder must not be taken for the registry, nor its hooks' environment.
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    environ = inherited | IDENTITY | {"GIT_TERMINAL_PROMPT": "0", "GIT_CEILING_DIRECTORIES": str(registry.parent)}
+    done = subprocess.run(
+        ["git", "-C", str(registry), *arguments],
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=GIT_TIMEOUT_S,
+        check=True,
+    )
+    return done.stdout

@@ -1,0 +1,47 @@
+"""How the model is fitted. `serve_app/settings.py` composes this section: `PACELINE_MODEL_<NAME>`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, SecretStr
+
+from db.environment import read
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class ModelSettings(BaseModel, frozen=True, extra="forbid"):
+    engine: Literal["lightgbm"] = "lightgbm"
+    """The trees' library."""
+    trees: Annotated[int, Field(ge=1, le=5000)] = 150
+    """Boosting rounds."""
+    leaves: Annotated[int, Field(ge=2, le=1024)] = 15
+    """Most leaves of a tree."""
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.05
+    tweedie_power: Annotated[float, Field(gt=1, lt=2)] = 1.5
+    """Variance power of the objective: 1 is Poisson, 2 is gamma."""
+    min_rows_in_leaf: PositiveInt = 20
+    weight_half_life_days: PositiveFloat = 10.0
+    """Age at which a training row counts half."""
+    pending_share: Share = 0.8
+    """Share of pending revenue that the model expects to be approved."""
+    workers: Annotated[int, Field(ge=1, le=256)] = 1
+    """Ray Train workers of the nightly fit."""
+    threads: Annotated[int, Field(ge=1, le=256)] = 1
+    """Threads of a fit in process; a Ray Train worker has one."""
+    gate_deviance: PositiveFloat = 1.02
+    """A challenger's deviance on the newest day may be at most this many times the champion's."""
+    gate_calibration: Annotated[float, Field(gt=1)] = 2.0
+    """Predicted ÷ realised revenue on the newest day must lie between 1 ÷ this and this."""
+    key: SecretStr | None = None
+    """Signs model manifests; without it, a key in the state folder."""
+
+
+def model_settings() -> ModelSettings:
+    """From the environment.
+
+    Raises:
+        db.BadSetting: some value is not allowed.
+    """
+    return read("model", ModelSettings)
