@@ -13,8 +13,8 @@ from db.environment import read
 MOST_MICROS = 2**53 - 1
 """The largest integer that every JSON reader keeps exact."""
 
-Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:\-]{1,64}\Z")]
-Currency = Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}\Z")]
+Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:\-]{1,64}$")]
+Currency = Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")]
 Micros = Annotated[int, Field(ge=0, le=MOST_MICROS, strict=True)]
 Roas = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from sqlalchemy import event, make_url, text
+from sqlalchemy import Connection, create_engine, event, make_url, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -33,6 +33,12 @@ class Database:
                 url, pool_size=settings.pool_size, connect_args={"timeout": settings.busy_timeout_s}
             )
             event.listen(self.engine.sync_engine, "connect", _prepare_sqlite)
+            self._plain = create_engine(
+                url.set(drivername="sqlite"),
+                pool_size=settings.pool_size,
+                connect_args={"timeout": settings.busy_timeout_s},
+            )
+            event.listen(self._plain, "connect", _prepare_sqlite)
         else:
             query = dict(url.query)
             query.setdefault("charset", "utf8mb4")
@@ -81,12 +87,48 @@ class Database:
                 await asyncio.sleep(0.01 * 2**attempt * (1 + random.random()))
         raise AssertionError("unreachable")
 
+    async def run_read(self, work: Callable[[Connection], T]) -> T:
+        """`work`, written without a single await, in a read transaction.
+
+        On SQLite all of it is one hop to a thread; `read()` takes four hops a statement, 0.1 ms each.
+        """
+        if self.is_sqlite:
+            return await _in_thread(self._plainly, work, "BEGIN")
+        async with self.read() as connection:
+            return await connection.run_sync(work)
+
+    async def run_write(self, work: Callable[[Connection], T], tries: int = 5) -> T:
+        """The same in a write transaction; again from its start after a deadlock or a lock time-out."""
+        if self.is_sqlite:
+            return await _in_thread(self._plainly, work, "BEGIN IMMEDIATE")
+        return await self.transact(lambda connection: connection.run_sync(work), tries)
+
+    def _plainly(self, work: Callable[[Connection], T], begin: str) -> T:
+        with self._plain.connect() as connection:
+            connection.exec_driver_sql(begin)
+            answer = work(connection)
+            if begin != "BEGIN":
+                connection.commit()
+            return answer
+
     async def ping(self) -> None:
         async with self.read() as connection:
             await connection.execute(text("SELECT 1"))
 
     async def close(self) -> None:
         await self.engine.dispose()
+        if self.is_sqlite:
+            self._plain.dispose()
+
+
+async def _in_thread(do: Callable[..., T], *args: Any) -> T:
+    """A thread cannot be cancelled: whoever is cancelled while it runs hears of it when it is done."""
+    running = asyncio.ensure_future(asyncio.to_thread(do, *args))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait([running])
+        raise
 
 
 def _may_retry(error: DBAPIError) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,9 +63,10 @@ class State:
 
     @property
     def scratch(self) -> Path:
-        """Sockets and Ray's session: short, because a socket's path may have 107 bytes at most."""
+        """Sockets and Ray's session. Short, and not under TMPDIR: HAProxy takes 97 bytes of a socket's path, and Ray
+        spends 57 of them on a node's name."""
         digest = hashlib.sha256(str(self.root).encode()).hexdigest()[:8]
-        return Path(tempfile.gettempdir()) / f"paceline-{digest}"
+        return Path("/tmp") / f"pl-{digest}"
 
     @property
     def redis_socket(self) -> Path:

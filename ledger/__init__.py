@@ -26,7 +26,7 @@ from ledger.errors import (
     PortfolioMismatch,
     PortfolioUnknown,
 )
-from ledger.pacing import admitted, current_roas, kappa, lambda_
+from ledger.pacing import DaySums, admitted, current_roas, kappa, lambda_
 from ledger.settings import LedgerSettings, RoasSettings
 from ledger.types import Award, BrandTerms, Claim, Event, Offer, Result, Terms, Tuple, Win
 from ledger.writer import Writer
@@ -41,6 +41,7 @@ __all__ = [
     "Claim",
     "Counters",
     "CurrencyFixed",
+    "DaySums",
     "Event",
     "Fenced",
     "Gauges",

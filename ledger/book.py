@@ -12,9 +12,9 @@ import logging
 import os
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import Connection
 
 from db import Database
 from db.brands import BrandSettings, PortfolioSettings
@@ -31,7 +31,9 @@ from ledger.settings import LedgerSettings
 from ledger.store import Signature, Store
 from ledger.types import Award, BrandTerms, Claim, Event, Result, Terms
 
+T = TypeVar("T")
 logger = logging.getLogger("paceline.ledger")
+NEVER = dt.datetime.max.replace(tzinfo=dt.UTC)
 SWEEP_ROWS = 500
 """Holds that one transaction looks at: a long queue of expiries lets reservations through in between."""
 
@@ -64,8 +66,10 @@ class Ledger:
         self._throttles: dict[str, Throttle] = {}
         self._signature: Signature | None = None
         self._terms = Terms(0, {})
-        self._terms_end = dt.datetime.max.replace(tzinfo=dt.UTC)
+        self._terms_end = NEVER
         self._dirty: set[BrandDay] = set()
+        self.moves = 0
+        """Transactions that may have moved money."""
         self.imports_seen = 0
         """How often imports have changed the performance rows under us."""
 
@@ -101,6 +105,13 @@ class Ledger:
     def settings(self) -> LedgerSettings:
         return self._settings
 
+    @property
+    def newest_terms(self) -> Terms:
+        return self._terms
+
+    def now(self) -> dt.datetime:
+        return self._clock()
+
     # A request's way
 
     async def reserve(self, claims: Sequence[Claim]) -> list[Award]:
@@ -110,38 +121,36 @@ class Ledger:
             Fenced, LedgerUnavailable: repeat the claims; a request that was recorded gets its first award.
         """
 
-        async def work(connection: AsyncConnection) -> list[Award]:
+        def work(connection: Connection) -> list[Award]:
             now = self._clock()
             live = [claim for claim in claims if claim.expires_at > now]
-            brands = await self._named(connection, {offer.where.brand_id for claim in live for offer in claim.offers}, now)
-            recorded = await self._store.recorded(connection, [(claim.sub, claim.request_id) for claim in live])
+            brands = self._named(connection, {offer.where.brand_id for claim in live for offer in claim.offers}, now)
+            recorded = self._store.recorded(connection, [(claim.sub, claim.request_id) for claim in live])
             keys = {
                 key
                 for brand in brands.values()
                 for key in budget_keys(brand.brand_id, brand.settings.portfolio_id, brand.day(now))
             }
-            page = await self._page(connection, now, keys)
+            page = self._page(connection, now, keys)
             awarding = Awarding(page, recorded, brands, self._lifetimes, self._ids)
             awards = [awarding.award(claim) for claim in claims]
-            await self._store.write(connection, page, awarding.rows)
+            self._store.write(connection, page, awarding.rows)
             return awards
 
-        async with self._writing:
-            return await self._store.transact(work)
+        return await self._move(work)
 
     async def release(self, reservation_ids: Collection[str]) -> int:
         """Give back holds that nobody will use. Returns how many were open; the others are left as they are."""
 
-        async def work(connection: AsyncConnection) -> int:
+        def work(connection: Connection) -> int:
             now = self._clock()
-            held = await self._store.reservations(connection, reservation_ids)
-            page = await self._page(connection, now, _keys_of(held.values()))
+            held = self._store.reservations(connection, reservation_ids)
+            page = self._page(connection, now, _keys_of(held.values()))
             returned = sum(page.end(held[id_], RETURNED) for id_ in sorted(held))
-            await self._store.write(connection, page)
+            self._store.write(connection, page)
             return returned
 
-        async with self._writing:
-            return await self._store.transact(work)
+        return await self._move(work)
 
     async def record(self, events: Sequence[Event]) -> list[Result]:
         """Take in a batch of results, all in one transaction. A bad item is answered, never raised.
@@ -150,33 +159,38 @@ class Ledger:
             Fenced, LedgerUnavailable: repeat the batch; what was recorded counts as duplicate.
         """
 
-        async def work(connection: AsyncConnection) -> tuple[list[Result], set[BrandDay]]:
+        def work(connection: Connection) -> tuple[list[Result], set[BrandDay]]:
             now = self._clock()
-            brands = await self._named(connection, {event.brand_id for event in events}, now)
-            posting = await self._posting(connection, events, brands, now)
-            page = await self._page(connection, now, posting.budget_keys)
-            figures = await self._store.figures(connection, posting.row_keys)
+            brands = self._named(connection, {event.brand_id for event in events}, now)
+            posting = self._posting(connection, events, brands, now)
+            page = self._page(connection, now, posting.budget_keys)
+            figures = self._store.figures(connection, posting.row_keys)
             results = posting.post(page, figures)
-            await self._store.insert_events(connection, posting.event_rows)
-            await self._store.put_figures(connection, figures, posting.changed_figures)
-            await self._store.write(connection, page)
+            self._store.insert_events(connection, posting.event_rows)
+            self._store.put_figures(connection, figures, posting.changed_figures)
+            self._store.write(connection, page)
             return results, {(key.place.brand_id, key.hour.date()) for key in posting.changed_figures}
 
-        async with self._writing:
-            results, dirty = await self._store.transact(work)
-            self._dirty |= dirty
-            return results
+        results, dirty = await self._move(work)
+        self._dirty |= dirty
+        return results
 
-    async def _posting(
-        self, connection: AsyncConnection, events: Sequence[Event], brands: Mapping[str, Brand], now: dt.datetime
+    async def _move(self, work: Callable[[Connection], T]) -> T:
+        async with self._writing:
+            answer = await self._store.transact(work)
+            self.moves += 1
+            return answer
+
+    def _posting(
+        self, connection: Connection, events: Sequence[Event], brands: Mapping[str, Brand], now: dt.datetime
     ) -> Posting:
         """The events with everything recorded that bears on them."""
         known = [event for event in events if event.brand_id in brands]
-        hashes = await self._store.event_hashes(
+        hashes = self._store.event_hashes(
             connection, [(event.brand_id, event.partner_id, event.event_id) for event in known]
         )
         conversions = [event for event in known if event.type in ("conversion", "conversion_update")]
-        clicks = await self._store.clicks(
+        clicks = self._store.clicks(
             connection,
             [
                 (event.brand_id, event.click_id)
@@ -184,21 +198,22 @@ class Ledger:
                 if event.click_id is not None and (event.slot_id is None or event.reservation_id is None)
             ],
         )
-        groups = await self._store.conversions(
+        groups = self._store.conversions(
             connection, [(event.brand_id, event.conversion_id) for event in conversions if event.conversion_id]
         )
         named = [event.reservation_id for event in known] + [row.reservation_id for row in (*clicks, *groups)]
-        reservations = await self._store.reservations(connection, [id_ for id_ in named if id_ is not None])
+        reservations = self._store.reservations(connection, [id_ for id_ in named if id_ is not None])
         return Posting(now, events, brands, hashes, clicks, groups, reservations)
 
-    async def _page(self, connection: AsyncConnection, now: dt.datetime, keys: Iterable[BudgetKey]) -> Page:
-        return Page(now, await self._store.budgets(connection, keys), self._limit)
+    def _page(self, connection: Connection, now: dt.datetime, keys: Iterable[BudgetKey]) -> Page:
+        return Page(now, self._store.budgets(connection, keys), self._limit)
 
-    async def _named(self, connection: AsyncConnection, ids: set[str], now: dt.datetime) -> dict[str, Brand]:
+    def _named(self, connection: Connection, ids: set[str], now: dt.datetime) -> dict[str, Brand]:
         """These brands as they are now; one that was imported a moment ago is looked up."""
         missing = ids - self._brands.keys()
         if missing:
-            self._brands |= await self._store.brands(connection, missing)
+            # A new dict, for the event loop may be reading the old one.
+            self._brands = self._brands | self._store.brands(connection, missing)
         return {id_: brand.at(now) for id_ in ids if (brand := self._brands.get(id_)) is not None}
 
     def _limit(self, owner: str, owner_id: str) -> int | None:
@@ -215,32 +230,30 @@ class Ledger:
         await self._start_scheduled()
         looked = 0
         while True:
-            async with self._writing:
-                number = await self._store.transact(self._sweep_some)
+            number = await self._move(self._sweep_some)
             looked += number
             if number < SWEEP_ROWS:
                 return looked
 
-    async def _sweep_some(self, connection: AsyncConnection) -> int:
+    def _sweep_some(self, connection: Connection) -> int:
         now = self._clock()
-        due = await self._store.due(connection, now, SWEEP_ROWS)
+        due = self._store.due(connection, now, SWEEP_ROWS)
         if due:
-            page = await self._page(connection, now, _keys_of(due))
+            page = self._page(connection, now, _keys_of(due))
             for reservation in due:
                 page.look(reservation, self._lifetimes)
-            await self._store.write(connection, page)
+            self._store.write(connection, page)
         return len(due)
 
     async def _start_scheduled(self) -> None:
         now = self._clock()
-        ready = [brand for brand in self._brands.values() if brand.scheduled is not None and brand.scheduled.start <= now]
-        if not ready:
+        started = [moved for brand in self._brands.values() if (moved := brand.at(now)) is not brand]
+        if not started:
             return
-        started = [brand.at(now) for brand in ready]
 
-        async def work(connection: AsyncConnection) -> None:
+        def work(connection: Connection) -> None:
             for brand in started:
-                await self._store.put_brand(connection, brand, False, now)
+                self._store.put_brand(connection, brand, False, now)
 
         async with self._writing:
             await self._store.transact(work)
@@ -248,7 +261,7 @@ class Ledger:
             self._make_terms()
 
     async def refresh(self) -> bool:
-        """Pick up what imports, nightly fits and other processes wrote. Cheap when they did not. True: something changed."""
+        """Pick up what imports, nightly fits and other processes wrote. Cheap when they did not; True: it changed."""
         async with self._writing:
             now = self._clock()
             found = await self._store.read(self._read_settings)
@@ -261,17 +274,17 @@ class Ledger:
                 self._make_terms()
             return found is not None
 
-    async def _read_settings(
-        self, connection: AsyncConnection
+    def _read_settings(
+        self, connection: Connection
     ) -> tuple[Signature, dict[str, Brand], dict[str, Portfolio], dict[str, Multipliers]] | None:
-        signature = await self._store.signature(connection)
+        signature = self._store.signature(connection)
         if signature == self._signature:
             return None
         return (
             signature,
-            await self._store.brands(connection),
-            await self._store.portfolios(connection),
-            await self._store.multipliers(connection),
+            self._store.brands(connection),
+            self._store.portfolios(connection),
+            self._store.multipliers(connection),
         )
 
     # Terms
@@ -292,6 +305,17 @@ class Ledger:
         """Brand days (UTC) whose performance has changed since the last call."""
         dirty, self._dirty = self._dirty, set()
         return dirty
+
+    def put_back_dirty(self, dirty: Iterable[BrandDay]) -> None:
+        self._dirty |= set(dirty)
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        """A look at the database outside the ledger's own transactions.
+
+        Raises:
+            LedgerUnavailable: the database is away.
+        """
+        return await self._store.read(work)
 
     def brands(self) -> dict[str, BrandSettings]:
         now = self._clock()
@@ -315,7 +339,7 @@ class Ledger:
     def _make_terms(self) -> None:
         now = self._clock()
         brands = {id_: self._terms_of(brand.at(now), now) for id_, brand in self._brands.items()}
-        self._terms_end = min((terms.day_ends_at for terms in brands.values()), default=dt.datetime.max.replace(tzinfo=dt.UTC))
+        self._terms_end = min((terms.day_ends_at for terms in brands.values()), default=NEVER)
         if brands != self._terms.brands or self._terms.version < self.epoch << 32:
             # The epoch comes first: a version never returns, whoever counts.
             self._terms = Terms(max(self._terms.version, self.epoch << 32) + 1, brands)
@@ -357,25 +381,26 @@ class Ledger:
             PortfolioUnknown, PortfolioMismatch, CurrencyFixed: nothing was changed.
         """
 
-        async def work(connection: AsyncConnection) -> Brand:
+        def work(connection: Connection) -> Brand:
             now = self._clock()
-            stored = (await self._store.brands(connection, [brand_id])).get(brand_id)
+            stored = (self._store.brands(connection, [brand_id])).get(brand_id)
             known = stored.at(now) if stored is not None else None
             self._check_portfolio(brand_id, settings)
             brand = Brand(brand_id, settings)
             if known is not None:
                 if known.settings.currency == settings.currency:
                     brand = _scheduled(known, settings, now)
-                elif await self._store.brand_money_moved(connection, brand_id):
+                elif self._store.brand_money_moved(connection, brand_id):
                     raise CurrencyFixed("brand", brand_id, known.settings.currency)
                 # Where no money has ever moved, no day needs to be finished: portfolio and time zone change at once.
-                await self._move_limit(connection, BRAND, brand_id, brand.day(now), settings.daily_budget_micros, now)
-            await self._store.put_brand(connection, brand, stored is None, now)
+                self._move_limit(connection, BRAND, brand_id, brand.day(now), settings.daily_budget_micros, now)
+            self._store.put_brand(connection, brand, stored is None, now)
             return brand
 
         async with self._writing:
             brand = await self._store.transact(work)
             self._brands[brand_id] = brand
+            self.moves += 1
             self._make_terms()
         return await self.get_brand(brand_id)
 
@@ -397,9 +422,9 @@ class Ledger:
             PortfolioMismatch, CurrencyFixed: nothing was changed.
         """
 
-        async def work(connection: AsyncConnection) -> Portfolio:
+        def work(connection: Connection) -> Portfolio:
             now = self._clock()
-            known = (await self._store.portfolios(connection)).get(portfolio_id)
+            known = (self._store.portfolios(connection)).get(portfolio_id)
             portfolio = Portfolio(portfolio_id, settings)
             for brand in self._brands.values():
                 if _is_member(brand.at(now), portfolio_id):
@@ -409,13 +434,13 @@ class Ledger:
                         if wanted != has:
                             raise PortfolioMismatch(portfolio_id, brand.brand_id, field, wanted, has)
             if known is not None:
-                if known.settings.currency != settings.currency and await self._store.portfolio_money_moved(
+                if known.settings.currency != settings.currency and self._store.portfolio_money_moved(
                     connection, portfolio_id
                 ):
                     raise CurrencyFixed("portfolio", portfolio_id, known.settings.currency)
                 day = day_of(settings.timezone, now)
-                await self._move_limit(connection, PORTFOLIO, portfolio_id, day, settings.daily_budget_micros, now)
-            await self._store.put_portfolio(connection, portfolio, known is None, now)
+                self._move_limit(connection, PORTFOLIO, portfolio_id, day, settings.daily_budget_micros, now)
+            self._store.put_portfolio(connection, portfolio, known is None, now)
             return portfolio
 
         async with self._writing:
@@ -423,15 +448,15 @@ class Ledger:
             self._make_terms()
         return await self.get_portfolio(portfolio_id)
 
-    async def _move_limit(
-        self, connection: AsyncConnection, owner: str, owner_id: str, day: dt.date, limit: int | None, now: dt.datetime
+    def _move_limit(
+        self, connection: Connection, owner: str, owner_id: str, day: dt.date, limit: int | None, now: dt.datetime
     ) -> None:
         """Top up or cut a day that has begun; one that has not begins with the new budget."""
         key = BudgetKey(owner, owner_id, day)
-        page = await self._page(connection, now, [key])
+        page = self._page(connection, now, [key])
         if key in page.existing:
             page.set_limit(key, limit)
-            await self._store.write(connection, page)
+            self._store.write(connection, page)
 
     async def get_brand(self, brand_id: str) -> dict[str, Any]:
         """Settings, today's budget and results, λ and throttle, as GET /api/brands/{brand_id} shows them.
@@ -456,22 +481,22 @@ class Ledger:
         now = self._clock()
         current = [brand.at(now) for brand in brands]
 
-        async def work(connection: AsyncConnection) -> list[dict[str, Any]]:
+        def work(connection: Connection) -> list[dict[str, Any]]:
             keys = [BudgetKey(BRAND, brand.brand_id, brand.day(now)) for brand in current]
-            rows = {budget.owner_id: budget for budget in await self._store.budgets(connection, keys)}
+            rows = {budget.owner_id: budget for budget in self._store.budgets(connection, keys)}
             shown = []
             for brand, key in zip(current, keys, strict=True):
                 budget = rows.get(brand.brand_id) or Budget.of(*key, brand.settings.daily_budget_micros)
-                cost, revenue = await self._results(connection, brand, key.day)
+                cost, revenue = self._results(connection, brand, key.day)
                 shown.append(self._shown(brand, budget, cost, revenue))
             return shown
 
         return await self._store.read(work)
 
-    async def _results(self, connection: AsyncConnection, brand: Brand, day: dt.date) -> tuple[int, int]:
+    def _results(self, connection: Connection, brand: Brand, day: dt.date) -> tuple[int, int]:
         start = midnight(brand.settings.timezone, day)
         end = midnight(brand.settings.timezone, day + dt.timedelta(days=1))
-        return await self._store.results(connection, brand.brand_id, start, end)
+        return self._store.results(connection, brand.brand_id, start, end)
 
     def _shown(self, brand: Brand, budget: Budget, cost: int, revenue: int) -> dict[str, Any]:
         shown: dict[str, Any] = {
@@ -542,4 +567,3 @@ def _states(budget: Budget) -> dict[str, int | None]:
         "excess": budget.excess_micros,
         "overspend": budget.overspend_micros,
     }
-

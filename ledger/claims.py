@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from ledger.brand import Brand
 from ledger.errors import MoneyOutOfRange
-from ledger.page import BudgetKey, Page, budget_keys
+from ledger.page import Page
 from ledger.reservation import OPEN, Lifetimes, Reservation, due_at, expires_at
 from ledger.types import Award, Claim, Offer, Win
 

@@ -189,7 +189,9 @@ def completed(
     window = [sums for ago, sums in days.items() if ago < window_days]
     share = approval_share(history, usual)
     # A day's spending happened in its middle on average; today's, in the middle of what is over of it.
-    costs = [(ago + today_fraction / 2 if ago == 0 else ago - 0.5 + today_fraction, d.cost_micros) for ago, d in days.items()]
+    costs = [
+        (ago + today_fraction / 2 if ago == 0 else ago - 0.5 + today_fraction, d.cost_micros) for ago, d in days.items()
+    ]
     factor = completion(costs, window_days - 1 + today_fraction, history)
     revenue = sum(d.revenue_micros + share * d.pending_revenue_micros for d in window) * factor
     return Completed(sum(d.impressions for d in window), sum(d.cost_micros for d in window), revenue)

@@ -46,9 +46,7 @@ class Page:
     limits: the daily budget that a day begins with; asked for days that do not exist yet.
     """
 
-    def __init__(
-        self, now: dt.datetime, budgets: Iterable[Budget], limits: Callable[[str, str], int | None]
-    ) -> None:
+    def __init__(self, now: dt.datetime, budgets: Iterable[Budget], limits: Callable[[str, str], int | None]) -> None:
         self.now = now
         self.entries: list[Entry] = []
         self.changed_budgets: dict[BudgetKey, Budget] = {}
@@ -105,9 +103,7 @@ class Page:
         if reservation is not None:
             reservation_id = reservation.reservation_id
             self.changed_reservations[reservation_id] = self.current(reservation).settle(cost_micros)
-        self.entries.append(
-            Entry(kind, brand_id, portfolio_id, day, reservation_id, settled_delta_micros=cost_micros)
-        )
+        self.entries.append(Entry(kind, brand_id, portfolio_id, day, reservation_id, settled_delta_micros=cost_micros))
 
     def end(self, reservation: Reservation, status: str) -> bool:
         """The hold's money goes back to where it came from; False if it had ended before."""

@@ -1,7 +1,7 @@
 """What becomes of each event of a batch. Pure: `book.py` reads what it asks for, and writes what it says.
 
-    posting = Posting(now, events, brands, hashes, clicks, groups, reservations)
-    results = posting.post(page, figures)      # page and figures hold `posting.budget_keys` and `posting.row_keys`
+posting = Posting(now, events, brands, hashes, clicks, groups, reservations)
+results = posting.post(page, figures)      # page and figures hold `posting.budget_keys` and `posting.row_keys`
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ class LedgerSettings(BaseModel, frozen=True, extra="forbid"):
 
 
 class RoasSettings(BaseModel, frozen=True, extra="forbid"):
-    window: Annotated[str, Field(pattern=r"^[1-9]\d{0,2}d\Z")] = "7d"
+    window: Annotated[str, Field(pattern=r"^[1-9]\d{0,2}d$")] = "7d"
     """Days of `brand_roas_current`, today included."""
     min_impressions: Annotated[int, Field(ge=0)] = 1000
     """Below it the current ROAS is unknown and nothing is throttled."""

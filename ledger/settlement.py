@@ -201,6 +201,4 @@ def _figures(fact: Fact) -> Figures:
         return Figures(impressions=1, cost_micros=fact.cost_micros or 0)
     if fact.type == CLICK:
         return Figures(clicks=1, cost_micros=fact.cost_micros or 0)
-    return Figures(
-        fact.impressions, fact.clicks, fact.conversions, fact.cost_micros, fact.revenue_micros or 0
-    )
+    return Figures(fact.impressions, fact.clicks, fact.conversions, fact.cost_micros, fact.revenue_micros or 0)

@@ -10,10 +10,24 @@ import datetime as dt
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import BigInteger, Date, bindparam, column, delete, exists, func, insert, or_, select, table, tuple_, update
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Date,
+    bindparam,
+    column,
+    delete,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+    table,
+    tuple_,
+    update,
+)
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from db import Database
 from db import tables as t
@@ -112,24 +126,23 @@ class Store:
     async def take_epoch(self, now: dt.datetime) -> int:
         """Become the one writer: every older epoch's writes fail from here on."""
 
-        async def work(connection: AsyncConnection) -> int:
-            newest = (await connection.execute(_EPOCH, {"shard": self.shard})).scalar_one_or_none()
-            values = {"shard": self.shard, "epoch": (newest or 0) + 1, "taken_at": now}
+        def work(connection: Connection) -> int:
+            newest = connection.execute(_EPOCH, {"shard": self.shard}).scalar_one_or_none()
+            epoch = int(newest or 0) + 1
+            values = {"shard": self.shard, "epoch": epoch, "taken_at": now}
             if newest is None:
-                await connection.execute(insert(t.ledger_epochs), values)
+                connection.execute(insert(t.ledger_epochs), values)
             else:
-                await connection.execute(
-                    update(t.ledger_epochs).where(t.ledger_epochs.c.shard == self.shard).values(values)
-                )
-            return int(values["epoch"])
+                connection.execute(update(t.ledger_epochs).where(t.ledger_epochs.c.shard == self.shard).values(values))
+            return epoch
 
         try:
-            self.epoch = await available(self.database.transact(work))
+            self.epoch = await available(self.database.run_write(work))
         except IntegrityError:  # another one made the shard's first epoch a moment ago
-            self.epoch = await available(self.database.transact(work))
+            self.epoch = await available(self.database.run_write(work))
         return self.epoch
 
-    async def transact(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+    async def transact(self, work: Callable[[Connection], T]) -> T:
         """Run `work` as the one writer. It may run more than once; nothing of an earlier run stays.
 
         Raises:
@@ -137,26 +150,27 @@ class Store:
             LedgerUnavailable: the database is away; after a lost COMMIT the outcome is unknown.
         """
 
-        async def fenced(connection: AsyncConnection) -> T:
-            newest = (await connection.execute(_EPOCH, {"shard": self.shard})).scalar_one_or_none()
+        def fenced(connection: Connection) -> T:
+            newest = connection.execute(_EPOCH, {"shard": self.shard}).scalar_one_or_none()
             if newest != self.epoch:
                 raise Fenced(self.shard, self.epoch, newest or 0)
-            return await work(connection)
+            return work(connection)
 
-        return await available(self.database.transact(fenced))
+        return await available(self.database.run_write(fenced))
 
-    async def read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-        async def reading() -> T:
-            async with self.database.read() as connection:
-                return await work(connection)
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        """`work` in a read transaction.
 
-        return await available(reading())
+        Raises:
+            LedgerUnavailable: the database is away.
+        """
+        return await available(self.database.run_read(work))
 
     # Brands, portfolios, λ
 
-    async def signature(self, connection: AsyncConnection) -> Signature:
+    def signature(self, connection: Connection) -> Signature:
         row = (
-            await connection.execute(
+            connection.execute(
                 select(
                     select(func.count()).select_from(t.brands).scalar_subquery(),
                     select(func.max(t.brands.c.updated_at)).scalar_subquery(),
@@ -170,18 +184,18 @@ class Store:
         ).one()
         return Signature(tuple(row[0:2]), tuple(row[2:4]), int(row[4] or 0), tuple(row[5:7]))
 
-    async def brands(self, connection: AsyncConnection, ids: Collection[str] | None = None) -> dict[str, Brand]:
+    def brands(self, connection: Connection, ids: Collection[str] | None = None) -> dict[str, Brand]:
         """These brands, or all."""
         found: dict[str, Brand] = {}
         for chunk in [None] if ids is None else chunks(sorted(ids)):
             query = select(t.brands)
             if chunk is not None:
                 query = query.where(t.brands.c.brand_id.in_(chunk))
-            for row in await connection.execute(query):
+            for row in connection.execute(query):
                 found[row.brand_id] = _brand(row)
         return found
 
-    async def put_brand(self, connection: AsyncConnection, brand: Brand, is_new: bool, now: dt.datetime) -> None:
+    def put_brand(self, connection: Connection, brand: Brand, is_new: bool, now: dt.datetime) -> None:
         start = brand.scheduled
         values = {
             **brand.settings.model_dump(),
@@ -191,78 +205,76 @@ class Store:
             "updated_at": now,
         }
         if is_new:
-            await connection.execute(insert(t.brands), {**values, "brand_id": brand.brand_id, "created_at": now})
+            connection.execute(insert(t.brands), {**values, "brand_id": brand.brand_id, "created_at": now})
         else:
-            await connection.execute(update(t.brands).where(t.brands.c.brand_id == brand.brand_id).values(values))
+            connection.execute(update(t.brands).where(t.brands.c.brand_id == brand.brand_id).values(values))
 
-    async def portfolios(self, connection: AsyncConnection) -> dict[str, Portfolio]:
+    def portfolios(self, connection: Connection) -> dict[str, Portfolio]:
         fields = tuple(PortfolioSettings.model_fields)
         return {
             row.portfolio_id: Portfolio(
                 row.portfolio_id, PortfolioSettings.model_construct(**{name: getattr(row, name) for name in fields})
             )
-            for row in await connection.execute(select(t.portfolios))
+            for row in connection.execute(select(t.portfolios))
         }
 
-    async def put_portfolio(
-        self, connection: AsyncConnection, portfolio: Portfolio, is_new: bool, now: dt.datetime
-    ) -> None:
+    def put_portfolio(self, connection: Connection, portfolio: Portfolio, is_new: bool, now: dt.datetime) -> None:
         values = {**portfolio.settings.model_dump(), "updated_at": now}
         if is_new:
-            await connection.execute(
+            connection.execute(
                 insert(t.portfolios), {**values, "portfolio_id": portfolio.portfolio_id, "created_at": now}
             )
         else:
-            await connection.execute(
+            connection.execute(
                 update(t.portfolios).where(t.portfolios.c.portfolio_id == portfolio.portfolio_id).values(values)
             )
 
-    async def multipliers(self, connection: AsyncConnection) -> dict[str, Multipliers]:
+    def multipliers(self, connection: Connection) -> dict[str, Multipliers]:
         """Of each brand's newest λ fit."""
         fits = t.lambda_fits.c
         newest = select(func.max(fits.seq)).group_by(fits.brand_id)
         query = select(fits.brand_id, fits.mu_brand, fits.mu_portfolio, fits.nu_brand, fits.nu_portfolio)
-        return {row[0]: Multipliers(*row[1:]) for row in await connection.execute(query.where(fits.seq.in_(newest)))}
+        return {row[0]: Multipliers(*row[1:]) for row in connection.execute(query.where(fits.seq.in_(newest)))}
 
-    async def brand_money_moved(self, connection: AsyncConnection, brand_id: str) -> bool:
+    def brand_money_moved(self, connection: Connection, brand_id: str) -> bool:
         """Whether any amount in the brand's currency has been held, spent or earned. Imports do not count."""
         lines = exists().where(t.ledger_journal.c.brand_id == brand_id, t.ledger_journal.c.kind != "budget")
-        sums = exists().where(
-            _E.brand_id == brand_id, or_(_E.cost_micros.is_not(None), _E.revenue_micros.is_not(None))
-        )
-        return bool((await connection.execute(select(or_(lines, sums)))).scalar_one())
+        sums = exists().where(_E.brand_id == brand_id, or_(_E.cost_micros.is_not(None), _E.revenue_micros.is_not(None)))
+        return bool((connection.execute(select(or_(lines, sums)))).scalar_one())
 
-    async def portfolio_money_moved(self, connection: AsyncConnection, portfolio_id: str) -> bool:
+    def portfolio_money_moved(self, connection: Connection, portfolio_id: str) -> bool:
         lines = exists().where(t.ledger_journal.c.portfolio_id == portfolio_id, t.ledger_journal.c.kind != "budget")
-        return bool((await connection.execute(select(lines))).scalar_one())
+        return bool(connection.execute(select(lines)).scalar_one())
 
     # Budgets, reservations, journal
 
-    async def budgets(self, connection: AsyncConnection, keys: Iterable[BudgetKey]) -> list[Budget]:
+    def budgets(self, connection: Connection, keys: Iterable[BudgetKey]) -> list[Budget]:
         columns = tuple_(t.budget_days.c.owner, t.budget_days.c.owner_id, t.budget_days.c.day)
         rows: list[Budget] = []
         for chunk in chunks(sorted(set(keys))):
-            rows += [Budget(*row) for row in await connection.execute(select(*_BUDGET).where(columns.in_(chunk)))]
+            rows += [Budget(*row) for row in connection.execute(select(*_BUDGET).where(columns.in_(chunk)))]
         return rows
 
-    async def budgets_on(self, connection: AsyncConnection, days: Collection[dt.date]) -> list[Budget]:
+    def budgets_on(self, connection: Connection, days: Collection[dt.date]) -> list[Budget]:
         """All brands' budgets of these days."""
         query = select(*_BUDGET).where(t.budget_days.c.owner == "brand", t.budget_days.c.day.in_(sorted(days)))
-        return [Budget(*row) for row in await connection.execute(query)]
+        return [Budget(*row) for row in connection.execute(query)]
 
-    async def reservations(self, connection: AsyncConnection, ids: Iterable[str]) -> dict[str, Reservation]:
+    def reservations(self, connection: Connection, ids: Iterable[str]) -> dict[str, Reservation]:
         found: dict[str, Reservation] = {}
+        row: Any
         for chunk in chunks(sorted(set(ids))):
-            for row in await connection.execute(select(*_RESERVATION).where(_R.reservation_id.in_(chunk))):
+            for row in connection.execute(select(*_RESERVATION).where(_R.reservation_id.in_(chunk))):
                 found[row[0]] = Reservation(*row)
         return found
 
-    async def due(self, connection: AsyncConnection, now: dt.datetime, limit: int) -> list[Reservation]:
+    def due(self, connection: Connection, now: dt.datetime, limit: int) -> list[Reservation]:
         query = select(*_RESERVATION).where(_R.due_at <= now).order_by(_R.due_at, _R.reservation_id).limit(limit)
-        return [Reservation(*row) for row in await connection.execute(query)]
+        rows: Iterable[Any] = connection.execute(query)
+        return [Reservation(*row) for row in rows]
 
-    async def recorded(
-        self, connection: AsyncConnection, requests: Iterable[tuple[str, str]]
+    def recorded(
+        self, connection: Connection, requests: Iterable[tuple[str, str]]
     ) -> dict[tuple[str, str], list[Recorded]]:
         """The wins of requests that were recorded before, by (sub, request_id)."""
         found: dict[tuple[str, str], list[Recorded]] = {}
@@ -270,13 +282,11 @@ class Store:
             _R.sub, _R.request_id, _R.request_hash, _R.bid_id, _R.reservation_id, _R.amount_micros, _R.expires_at
         ).order_by(_R.sub, _R.request_id, _R.reservation_id)
         for chunk in chunks(sorted(set(requests))):
-            for row in await connection.execute(query.where(tuple_(_R.sub, _R.request_id).in_(chunk))):
+            for row in connection.execute(query.where(tuple_(_R.sub, _R.request_id).in_(chunk))):
                 found.setdefault((row[0], row[1]), []).append(Recorded(*row[2:]))
         return found
 
-    async def write(
-        self, connection: AsyncConnection, page: Page, claims: Mapping[str, Mapping[str, Any]] | None = None
-    ) -> None:
+    def write(self, connection: Connection, page: Page, claims: Mapping[str, Mapping[str, Any]] | None = None) -> None:
         """Everything that the page has changed.
 
         Args:
@@ -298,15 +308,15 @@ class Store:
             else:
                 new.append({**values, **key._asdict()})
         if new:
-            await connection.execute(_INSERT_BUDGET, new)
+            connection.execute(_INSERT_BUDGET, new)
         if old:
-            await connection.execute(_UPDATE_BUDGET, old)
+            connection.execute(_UPDATE_BUDGET, old)
         if page.new_reservations:
             rows = [
                 {**_reservation_row(reservation), **(claims or {})[id_]}
                 for id_, reservation in sorted(page.new_reservations.items())
             ]
-            await connection.execute(insert(t.reservations), rows)
+            connection.execute(insert(t.reservations), rows)
         if page.changed_reservations:
             rows = [
                 {
@@ -319,66 +329,62 @@ class Store:
                 }
                 for id_, reservation in sorted(page.changed_reservations.items())
             ]
-            await connection.execute(_UPDATE_RESERVATION, rows)
+            connection.execute(_UPDATE_RESERVATION, rows)
         if page.entries:
             common = {"shard": self.shard, "epoch": self.epoch, "at": page.now}
-            await connection.execute(
-                insert(t.ledger_journal), [{**entry._asdict(), **common} for entry in page.entries]
-            )
+            connection.execute(insert(t.ledger_journal), [{**entry._asdict(), **common} for entry in page.entries])
 
     # Events and performance
 
-    async def event_hashes(self, connection: AsyncConnection, keys: Iterable[EventKey]) -> dict[EventKey, str]:
+    def event_hashes(self, connection: Connection, keys: Iterable[EventKey]) -> dict[EventKey, str]:
         found: dict[EventKey, str] = {}
         columns = tuple_(_E.brand_id, _E.partner_id, _E.event_id)
         query = select(_E.brand_id, _E.partner_id, _E.event_id, _E.content_hash)
         for chunk in chunks(sorted(set(keys))):
-            for row in await connection.execute(query.where(columns.in_(chunk))):
+            for row in connection.execute(query.where(columns.in_(chunk))):
                 found[(row[0], row[1], row[2])] = row[3]
         return found
 
-    async def clicks(self, connection: AsyncConnection, keys: Iterable[tuple[str, str]]) -> list[Any]:
+    def clicks(self, connection: Connection, keys: Iterable[tuple[str, str]]) -> list[Any]:
         """Click events by (brand_id, click_id)."""
-        return await self._events(connection, (_E.brand_id, _E.click_id), keys, _E.type == "click")
+        return self._events(connection, (_E.brand_id, _E.click_id), keys, _E.type == "click")
 
-    async def conversions(self, connection: AsyncConnection, keys: Iterable[tuple[str, str]]) -> list[Any]:
+    def conversions(self, connection: Connection, keys: Iterable[tuple[str, str]]) -> list[Any]:
         """Conversions and their updates by (brand_id, conversion_id)."""
         types = _E.type.in_(("conversion", "conversion_update"))
-        return await self._events(connection, (_E.brand_id, _E.conversion_id), keys, types)
+        return self._events(connection, (_E.brand_id, _E.conversion_id), keys, types)
 
-    async def _events(
-        self, connection: AsyncConnection, columns: Sequence[Any], keys: Iterable[tuple[str, str]], condition: Any
+    def _events(
+        self, connection: Connection, columns: Sequence[Any], keys: Iterable[tuple[str, str]], condition: Any
     ) -> list[Any]:
         rows: list[Any] = []
         for chunk in chunks(sorted(set(keys))):
-            rows += (await connection.execute(select(*_EVENT).where(tuple_(*columns).in_(chunk), condition))).all()
+            rows += (connection.execute(select(*_EVENT).where(tuple_(*columns).in_(chunk), condition))).all()
         return rows
 
-    async def insert_events(self, connection: AsyncConnection, rows: list[dict[str, Any]]) -> None:
+    def insert_events(self, connection: Connection, rows: list[dict[str, Any]]) -> None:
         if rows:
-            await connection.execute(insert(t.events), rows)
+            connection.execute(insert(t.events), rows)
 
-    async def figures(self, connection: AsyncConnection, keys: Iterable[RowKey]) -> dict[RowKey, Figures]:
+    def figures(self, connection: Connection, keys: Iterable[RowKey]) -> dict[RowKey, Figures]:
         by_hash = {hash_of(key): key for key in keys}
         found: dict[RowKey, Figures] = {}
         for chunk in chunks(sorted(by_hash)):
-            for row in await connection.execute(select(*_FIGURES).where(_P.key_hash.in_(chunk))):
+            for row in connection.execute(select(*_FIGURES).where(_P.key_hash.in_(chunk))):
                 found[by_hash[row[0]]] = Figures(*row[1:])
         return found
 
-    async def results(
-        self, connection: AsyncConnection, brand_id: str, start: dt.datetime, end: dt.datetime
-    ) -> tuple[int, int]:
+    def results(self, connection: Connection, brand_id: str, start: dt.datetime, end: dt.datetime) -> tuple[int, int]:
         """Cost and approved revenue of the hours in [start, end)."""
         p = PERFORMANCE.c
         query = select(func.sum(p.cost_micros), func.sum(p.revenue_micros)).where(
             p.brand_id == brand_id, p.day.between(start.date(), end.date()), p.hour >= start, p.hour < end
         )
-        cost, revenue = (await connection.execute(query)).one()
+        cost, revenue = connection.execute(query).one()
         return int(cost or 0), int(revenue or 0)
 
-    async def put_figures(
-        self, connection: AsyncConnection, existing: Collection[RowKey], changed: Mapping[RowKey, Figures]
+    def put_figures(
+        self, connection: Connection, existing: Collection[RowKey], changed: Mapping[RowKey, Figures]
     ) -> None:
         """Absolute values. An event row from which everything was taken back goes away."""
         new, old, gone = [], [], []
@@ -404,11 +410,11 @@ class Store:
                     }
                 )
         if new:
-            await connection.execute(insert(t.performance_hourly), new)
+            connection.execute(insert(t.performance_hourly), new)
         if old:
-            await connection.execute(_UPDATE_FIGURES, old)
+            connection.execute(_UPDATE_FIGURES, old)
         for chunk in chunks(gone):
-            await connection.execute(delete(t.performance_hourly).where(_P.key_hash.in_(chunk)))
+            connection.execute(delete(t.performance_hourly).where(_P.key_hash.in_(chunk)))
 
 
 def hash_of(key: RowKey) -> str:

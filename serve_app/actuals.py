@@ -8,22 +8,24 @@ from typing import NamedTuple
 from sqlalchemy import Date, TextClause, bindparam, text
 
 from db import Database
+from ledger import DaySums
 
 
-class Sums(NamedTuple):
-    """Totals of a window. `matched_*` leave out the rows whose cost is not known."""
+class Actual(NamedTuple):
+    """Totals of a window, and its days by how long ago they were (0: the last)."""
 
     impressions: int
     clicks: int
     conversions: int
-    cost_micros: int | None
-    revenue_micros: int
+    cost_micros: int | None  # None: not known of any row
+    revenue_micros: int  # approved
     pending_revenue_micros: int
-    matched_revenue_micros: int
-    matched_pending_micros: int
+    days: dict[int, DaySums]  # revenue of rows whose cost is known
 
 
 class Where(NamedTuple):
+    """A device or creative of None counts all of them."""
+
     brand_id: str
     partner_id: str
     slot_id: str
@@ -33,19 +35,30 @@ class Where(NamedTuple):
 
 def _sums(names: tuple[str, ...]) -> TextClause:
     conditions = "".join(f" AND {name} = :{name}" for name in names)
-    return text(
-        "SELECT SUM(impressions), SUM(clicks), SUM(conversions), SUM(cost_micros), SUM(revenue_micros), SUM(pending_revenue_micros),"
-        " SUM(CASE WHEN cost_micros IS NOT NULL THEN revenue_micros END),"
-        " SUM(CASE WHEN cost_micros IS NOT NULL THEN pending_revenue_micros END)"
-        f" FROM performance WHERE day >= :first AND day <= :last{conditions}"
-    ).bindparams(bindparam("first", type_=Date), bindparam("last", type_=Date))
+    return (
+        text(
+            "SELECT day, SUM(impressions), SUM(clicks), SUM(conversions), SUM(cost_micros), SUM(revenue_micros),"
+            " SUM(pending_revenue_micros),"
+            " SUM(CASE WHEN cost_micros IS NOT NULL THEN revenue_micros END),"
+            " SUM(CASE WHEN cost_micros IS NOT NULL THEN pending_revenue_micros END)"
+            f" FROM performance WHERE day >= :first AND day <= :last{conditions} GROUP BY day"
+        )
+        .bindparams(bindparam("first", type_=Date), bindparam("last", type_=Date))
+        .columns(day=Date)
+    )
 
 
-async def window(database: Database, where: Where, last: dt.date, days: int) -> Sums:
-    """Totals of the last `days` days, `last` included. A device or creative of None counts all of them."""
+async def window(database: Database, where: Where, last: dt.date, days: int) -> Actual:
+    """The last `days` days, `last` included."""
     wanted = {name: value for name, value in where._asdict().items() if value is not None}
     values = {**wanted, "first": last - dt.timedelta(days=days - 1), "last": last}
     async with database.read() as connection:
-        row = (await connection.execute(_sums(tuple(wanted)), values)).one()
-    numbers = [None if value is None else int(value) for value in row]
-    return Sums(*[value if index == 3 else value or 0 for index, value in enumerate(numbers)])  # type: ignore[arg-type]
+        rows = (await connection.execute(_sums(tuple(wanted)), values)).all()
+    costs = [int(row[4]) for row in rows if row[4] is not None]
+    by_day = {
+        (last - row[0]).days: DaySums(*(int(value or 0) for value in (*row[1:5], row[7], row[8]))) for row in rows
+    }
+    impressions, clicks, conversions, revenue, pending = (
+        sum(int(row[column]) for row in rows) for column in (1, 2, 3, 5, 6)
+    )
+    return Actual(impressions, clicks, conversions, sum(costs) if costs else None, revenue, pending, by_day)

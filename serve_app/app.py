@@ -66,7 +66,7 @@ def build(args: dict[str, Any]) -> Application:
 
 def connector(settings: Settings) -> Callable[[], Any]:
     """How to reach the ledger actor, which is started where there is none."""
-    return lambda: ledger.connect(settings.database, settings.redis, settings.ledger, settings.roas)
+    return lambda: ledger.connect(settings.database, settings.redis.url, settings.ledger, settings.roas)
 
 
 def configure_logging() -> None:

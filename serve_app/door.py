@@ -100,11 +100,11 @@ async def read_body(request: Request, most_bytes: int, timeout_s: float) -> byte
                     raise too_large(most_bytes)
                 parts.append(part)
     except TimeoutError:
-        raise Problem(408, f"the body did not arrive within {timeout_s:g} s", "timeout", {"Connection": "close"}) from None
+        raise Problem(
+            408, f"the body did not arrive within {timeout_s:g} s", "timeout", {"Connection": "close"}
+        ) from None
     return b"".join(parts)
 
 
 def too_large(most_bytes: int) -> Problem:
     return Problem(413, f"the body is larger than {most_bytes} bytes", "too-large", {"Connection": "close"})
-
-

@@ -1,8 +1,8 @@
 """RFC 9457 answers. One table gives every error type its status.
 
-    Problem            an answer that is not 2xx, ready to be sent
-    ├─ Unauthorized    401, with WWW-Authenticate
-    └─ Invalid         422, with a pointer to each mistake
+Problem            an answer that is not 2xx, ready to be sent
+├─ Unauthorized    401, with WWW-Authenticate
+└─ Invalid         422, with a pointer to each mistake
 """
 
 from __future__ import annotations
@@ -15,7 +15,15 @@ import msgspec
 from pydantic import BaseModel, ValidationError
 from starlette.responses import Response
 
-from ledger import CurrencyFixed, LedgerError, LedgerUnavailable, NotFound, PortfolioMismatch, PortfolioUnknown
+from ledger import (
+    CurrencyFixed,
+    LedgerError,
+    LedgerUnavailable,
+    MoneyOutOfRange,
+    NotFound,
+    PortfolioMismatch,
+    PortfolioUnknown,
+)
 
 encode = msgspec.json.Encoder().encode
 
@@ -30,7 +38,13 @@ class Problem(Exception):
         errors: Sequence[Mapping[str, str]] | None = None,
     ) -> None:
         super().__init__(status, detail, kind, headers, errors)
-        self.status, self.detail, self.kind, self.headers, self.errors = status, detail, kind, dict(headers or {}), errors
+        self.status, self.detail, self.kind, self.headers, self.errors = (
+            status,
+            detail,
+            kind,
+            dict(headers or {}),
+            errors,
+        )
 
     def __str__(self) -> str:
         return f"{self.status} {self.detail}"
@@ -63,7 +77,12 @@ class Invalid(Problem):
 
     @classmethod
     def of(cls, error: ValidationError, prefix: Sequence[str] = ()) -> Invalid:
-        return cls([_item(item, prefix) for item in error.errors(include_url=False, include_context=False, include_input=False)][:100])
+        return cls(
+            [
+                _item(item, prefix)
+                for item in error.errors(include_url=False, include_context=False, include_input=False)
+            ][:100]
+        )
 
     @classmethod
     def at(cls, pointer: str, message: str, code: str) -> Invalid:
@@ -90,17 +109,28 @@ STATUS: dict[type[LedgerError], tuple[int, str]] = {
     CurrencyFixed: (422, "currency-fixed"),
     PortfolioUnknown: (422, "portfolio-unknown"),
     PortfolioMismatch: (422, "portfolio-mismatch"),
+    MoneyOutOfRange: (422, "money-out-of-range"),
     LedgerUnavailable: (503, "ledger-unavailable"),
+}
+
+
+POINTER = {
+    "currency-fixed": "/currency",
+    "portfolio-unknown": "/portfolio_id",
+    "portfolio-mismatch": "/portfolio_id",
+    "money-out-of-range": "/daily_budget_micros",
 }
 
 
 def of_ledger(error: LedgerError) -> Problem:
     """What a caller is told when the ledger declined."""
-    status, kind = next((entry for kind_, entry in STATUS.items() if isinstance(error, kind_)), (503, "ledger-unavailable"))
+    status, kind = next(
+        (entry for kind_, entry in STATUS.items() if isinstance(error, kind_)), (503, "ledger-unavailable")
+    )
     if status == 503:
-        return unavailable(str(error) or "the ledger is not available", kind)
+        return unavailable("the ledger is not available; try again", kind)
     if status == 422:
-        pointer = "/currency" if isinstance(error, CurrencyFixed) else "/portfolio_id"
+        pointer = POINTER[kind]
         return Invalid.at(pointer, str(error), kind)
     return Problem(status, str(error), kind)
 

@@ -13,8 +13,8 @@ from db import BadSetting, Database, State
 from db.migrate import upgrade
 from db.tables import imports
 from serve_app.settings import Settings
-from training import announce, first_model, performance
-from training.etl import Unreadable, import_file, import_frame, is_imported
+from training import Unreadable, announce, first_model, import_file, import_frame, is_imported
+from training.market import performance
 
 SIMULATED = "simulated"
 Say = Callable[[str], None]
@@ -40,7 +40,9 @@ async def _prepare(settings: Settings, state: State, data: Path | None, say: Say
         live = await announce(database, state, redis_url, say)
         if live is None:
             say("fitting the first model")
-            live = await first_model(database, state, settings.model, redis_url=redis_url, say=lambda text: say(f"  {text}"))
+            live = await first_model(
+                database, state, settings=settings.model, redis_url=redis_url, say=lambda text: say(f"  {text}")
+            )
         say(f"model {live}")
     finally:
         await database.close()
@@ -60,7 +62,9 @@ async def _import(database: Database, state: State, data: Path | None, say: Say)
         say(f"history: {report.rows} simulated rows of {report.brands} brands")
         return
     if simulated:
-        raise BadSetting([f"DATA={data}: {state.root} holds the simulated market; give real history a folder of its own: STATE=…"])
+        raise BadSetting(
+            [f"DATA={data}: {state.root} holds the simulated market; give real history a folder of its own: STATE=…"]
+        )
     if await is_imported(database, data):
         say(f"history: {data.name}, imported before")
         return

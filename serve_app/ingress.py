@@ -167,7 +167,9 @@ class Api:
         entry = self._repeats.find(key)
         if entry is None:
             entry = Remembered(body_hash, time.monotonic())
-            entry.answer = asyncio.create_task(self._rank_and_reserve(caller, wanted, entry, left_s * (1 - DEADLINE_MARGIN)))
+            entry.answer = asyncio.create_task(
+                self._rank_and_reserve(caller, wanted, entry, left_s * (1 - DEADLINE_MARGIN))
+            )
             self._repeats.begin(key, entry)
         elif entry.body_hash != body_hash:
             raise Problem(409, f"request_id {wanted.request_id} was used with another body", "request-id-reused")
@@ -208,7 +210,9 @@ class Api:
             lambda brand_id, share: share >= 1 or admitted(brand_id, wanted.request_id, share),
         )
         award = await self._ledger.reserve(
-            Claim(caller.sub, wanted.request_id, entry.body_hash, wanted.winners, offers(wanted.bids, ranking), expires_at)
+            Claim(
+                caller.sub, wanted.request_id, entry.body_hash, wanted.winners, offers(wanted.bids, ranking), expires_at
+            )
         )
         if award.conflict:
             raise Problem(409, f"request_id {wanted.request_id} was used with another body", "request-id-reused")
@@ -255,14 +259,19 @@ class Api:
         refused = [_refusal(caller, event) for event in wanted.events]
         allowed = [event for event, refusal in zip(wanted.events, refused, strict=True) if refusal is None]
         recorded = iter(
-            await self._ask_ledger("record", [_event(item) for item in allowed], seconds=PERFORMANCE_MARGIN_S) if allowed else []
+            await self._ask_ledger("record", [_event(item) for item in allowed], seconds=PERFORMANCE_MARGIN_S)
+            if allowed
+            else []
         )
         items = []
         for event, refusal in zip(wanted.events, refused, strict=True):
             status, code, message = ("rejected", *refusal) if refusal else next(recorded)[1:]
             item = {"event_id": event.event_id, "status": status}
             items.append(item | {"code": code, "message": message} if code else item)
-        counted = {name: sum(item["status"] == name for item in items) for name in ("accepted", "duplicate", "conflict", "rejected")}
+        counted = {
+            name: sum(item["status"] == name for item in items)
+            for name in ("accepted", "duplicate", "conflict", "rejected")
+        }
         self._monitor.tally.events({status: number for status, number in counted.items() if number})
         return reply(
             {
@@ -285,6 +294,7 @@ class Api:
         if brand is None:
             raise not_found("brand")
         now = (query.at or dt.datetime.now(dt.UTC)).astimezone(dt.UTC)
+        days = int(query.window.removesuffix("d"))
         where = actuals.Where(
             query.brand_id,
             query.partner_id,
@@ -294,12 +304,12 @@ class Api:
         )
         try:
             slot = await self._predictions.slot(columns_of([_as_bid(query)], int(now.timestamp())))
-            sums = await actuals.window(self._database, where, now.date(), int(query.window.removesuffix("d")))
+            found = await actuals.window(self._database, where, now.date(), days)
         except (NoModel, RayError, RayServeException) as error:
             raise no_prediction(error) from None
         except (SQLAlchemyError, OSError) as error:
             raise unavailable("the database is not available", "database-unavailable") from error
-        actual_roas = await self._ask_ledger("roas_of", query.brand_id, sums.matched_revenue_micros, sums.matched_pending_micros, sums.cost_micros, sums.impressions)
+        actual_roas = await self._ask_ledger("slot_roas", query.brand_id, found.days, days, _share_of_day(now))
         return reply(
             {
                 "brand_id": query.brand_id,
@@ -314,13 +324,13 @@ class Api:
                 "lambda": brand.lambda_,
                 "model_version": slot.model_version,
                 "actual": {
-                    "impressions": sums.impressions,
-                    "clicks": sums.clicks,
-                    "conversions": sums.conversions,
-                    "cost_micros": sums.cost_micros,
-                    "revenue_micros": sums.revenue_micros,
-                    "pending_revenue_micros": sums.pending_revenue_micros,
-                    "roas": None if actual_roas is None or math.isnan(actual_roas) else actual_roas,
+                    "impressions": found.impressions,
+                    "clicks": found.clicks,
+                    "conversions": found.conversions,
+                    "cost_micros": found.cost_micros,
+                    "revenue_micros": found.revenue_micros,
+                    "pending_revenue_micros": found.pending_revenue_micros,
+                    "roas": None if math.isnan(actual_roas) else actual_roas,
                 },
                 "confidence": {"impressions": slot.impressions, "level": slot.level},
             }
@@ -345,8 +355,7 @@ class Api:
         _, body = await self._admin(request)
         brand_id = path_id(request, "brand_id")
         settings = parse_over(BrandSettings, self._settings.new_brand.model_dump(), body)
-        await self._ask_ledger("put_brand", brand_id, settings)
-        return reply(await self._ask_ledger("get_brand", brand_id))
+        return reply(await self._ask_ledger("put_brand", brand_id, settings))
 
     async def get_portfolio(self, request: Request) -> Response:
         (await self._caller(request)).require("admin")
@@ -356,8 +365,8 @@ class Api:
         _, body = await self._admin(request)
         portfolio_id = path_id(request, "portfolio_id")
         defaults = {**PortfolioSettings().model_dump(), "currency": self._settings.general.currency}
-        await self._ask_ledger("put_portfolio", portfolio_id, parse_over(PortfolioSettings, defaults, body))
-        return reply(await self._ask_ledger("get_portfolio", portfolio_id))
+        settings = parse_over(PortfolioSettings, defaults, body)
+        return reply(await self._ask_ledger("put_portfolio", portfolio_id, settings))
 
     async def models(self, request: Request) -> Response:
         (await self._caller(request)).require("admin")
@@ -453,7 +462,9 @@ def parse_query(model: type[Parsed], request: Request) -> Parsed:
 def path_id(request: Request, name: str) -> str:
     value: str = request.path_params[name]
     if not ID.fullmatch(value):
-        raise Invalid.at(f"/path/{name}", "an id has 1 to 64 characters of A-Z a-z 0-9 . _ : -", "string_pattern_mismatch")
+        raise Invalid.at(
+            f"/path/{name}", "an id has 1 to 64 characters of A-Z a-z 0-9 . _ : -", "string_pattern_mismatch"
+        )
     return value
 
 
@@ -488,13 +499,19 @@ def _event(item: schemas.PerformanceEvent) -> Event:
     return Event(**{**item.model_dump(), **counts})
 
 
+def _share_of_day(at: dt.datetime) -> float:
+    return (at - at.replace(hour=0, minute=0, second=0, microsecond=0)) / dt.timedelta(days=1)
+
+
 def _as_bid(query: schemas.RoasQuery) -> schemas.Bid:
     """A slot looked at as one impression, whatever it is sold by."""
     return schemas.Bid(
         bid_id="-",
         pricing_model="cpm",
         price_micros=1,
-        **query.model_dump(include={"brand_id", "partner_id", "slot_id", "device_type", "creative_type", "placement_score"}),
+        **query.model_dump(
+            include={"brand_id", "partner_id", "slot_id", "device_type", "creative_type", "placement_score"}
+        ),
     )
 
 
@@ -510,14 +527,51 @@ DESCRIPTION = (
     "and learns from the results. Money is integer micros of the brand's currency."
 )
 OPERATIONS = (
-    Operation("post", "/api/score", "Rank bids and reserve for the winners", schemas.ScoreResponse, schemas.ScoreRequest, problems=("409", "413")),
-    Operation("post", "/api/performance", "Report what happened", schemas.PerformanceResponse, schemas.PerformanceRequest, problems=("413",)),
-    Operation("get", "/api/roas", "What a slot is expected to bring, and brought", schemas.RoasResponse, query=schemas.RoasQuery, problems=("404",)),
+    Operation(
+        "post",
+        "/api/score",
+        "Rank bids and reserve for the winners",
+        schemas.ScoreResponse,
+        schemas.ScoreRequest,
+        problems=("409", "413"),
+    ),
+    Operation(
+        "post",
+        "/api/performance",
+        "Report what happened",
+        schemas.PerformanceResponse,
+        schemas.PerformanceRequest,
+        problems=("413",),
+    ),
+    Operation(
+        "get",
+        "/api/roas",
+        "What a slot is expected to bring, and brought",
+        schemas.RoasResponse,
+        query=schemas.RoasQuery,
+        problems=("404",),
+    ),
     Operation("get", "/api/brands", "Brands, page by page", schemas.BrandPage, query=schemas.PageQuery),
     Operation("get", "/api/brands/{brand_id}", "A brand and its day", schemas.Brand, problems=("404",)),
-    Operation("put", "/api/brands/{brand_id}", "Create or replace a brand", schemas.Brand, BrandSettings, problems=("404", "413")),
+    Operation(
+        "put",
+        "/api/brands/{brand_id}",
+        "Create or replace a brand",
+        schemas.Brand,
+        BrandSettings,
+        problems=("404", "413"),
+    ),
     Operation("get", "/api/portfolios/{portfolio_id}", "A portfolio", schemas.Portfolio, problems=("404",)),
-    Operation("put", "/api/portfolios/{portfolio_id}", "Create or replace a portfolio", schemas.Portfolio, PortfolioSettings, problems=("413",)),
+    Operation(
+        "put",
+        "/api/portfolios/{portfolio_id}",
+        "Create or replace a portfolio",
+        schemas.Portfolio,
+        PortfolioSettings,
+        problems=("413",),
+    ),
     Operation("get", "/api/models", "Model versions, the live one marked", schemas.ModelPage),
-    Operation("post", "/api/models/{version}/activate", "Roll back or forward", schemas.ModelVersion, problems=("404", "409")),
+    Operation(
+        "post", "/api/models/{version}/activate", "Roll back or forward", schemas.ModelVersion, problems=("404", "409")
+    ),
 )

@@ -125,9 +125,13 @@ def _counters(counts: Mapping[str, float]) -> list[Metric]:
     events = CounterMetricFamily("events", "Items of POST /api/performance by status", labels=["status"])
     for status, value in (dict.fromkeys(EVENT_STATUSES, 0.0) | _labelled(counts, "events_total")).items():
         events.add_metric([status], value)
-    bids = CounterMetricFamily("bids_scored", "Bids that were given a score", value=counts.get("bids_scored_total|", 0.0))
+    bids = CounterMetricFamily(
+        "bids_scored", "Bids that were given a score", value=counts.get("bids_scored_total|", 0.0)
+    )
     dropped = CounterMetricFamily(
-        "score_log_dropped", "Sampled bids that score_log had no room for", value=counts.get("score_log_dropped_total|", 0.0)
+        "score_log_dropped",
+        "Sampled bids that score_log had no room for",
+        value=counts.get("score_log_dropped_total|", 0.0),
     )
     latency = _labelled(counts, "score_latency_seconds")
     buckets, total = [], 0.0
@@ -152,8 +156,14 @@ def _gauges(gauges: Gauges | None) -> list[Metric]:
     def family(name: str, text: str, label: str = "brand_id") -> GaugeMetricFamily:
         return GaugeMetricFamily(name, text, labels=[label])
 
-    roas, target = family("brand_roas_current", "ROAS over the window"), family("brand_roas_target", "ROAS that the brand wants")
-    lambda_, throttled = family("brand_lambda", "Price of cost in the score"), family("brand_throttled", "1 while throttled")
+    roas, target = (
+        family("brand_roas_current", "ROAS over the window"),
+        family("brand_roas_target", "ROAS that the brand wants"),
+    )
+    lambda_, throttled = (
+        family("brand_lambda", "Price of cost in the score"),
+        family("brand_throttled", "1 while throttled"),
+    )
     overspend = family("brand_overspend_micros", "Settled beyond today's budget")
     budget = GaugeMetricFamily("brand_budget_micros", "Today's budget by state", labels=["brand_id", "state"])
     portfolio = family("portfolio_roas_current", "ROAS over the window", "portfolio_id")

@@ -43,7 +43,9 @@ def document(title: str, version: str, description: str, operations: Sequence[Op
     answers = {operation.answer for operation in operations} | {ProblemBody}
     pairs: list[tuple[type[BaseModel], Any]] = [(model, "validation") for model in bodies]
     pairs += [(model, "serialization") for model in answers]
-    schemas, definitions = models_json_schema(sorted(pairs, key=lambda pair: pair[0].__name__), by_alias=True, ref_template=REFERENCE)
+    schemas, definitions = models_json_schema(
+        sorted(pairs, key=lambda pair: pair[0].__name__), by_alias=True, ref_template=REFERENCE
+    )
     reference = {model: schema for (model, _), schema in schemas.items()}
     components = definitions["$defs"]
     paths: dict[str, Any] = {}
@@ -61,7 +63,9 @@ def document(title: str, version: str, description: str, operations: Sequence[Op
     }
 
 
-def _operation(operation: Operation, reference: dict[type[BaseModel], Any], components: dict[str, Any]) -> dict[str, Any]:
+def _operation(
+    operation: Operation, reference: dict[type[BaseModel], Any], components: dict[str, Any]
+) -> dict[str, Any]:
     problem = {"application/problem+json": {"schema": reference[ProblemBody]}}
     statuses = ("401", "403", "422", "503", *operation.problems)
     entry: dict[str, Any] = {
@@ -73,7 +77,12 @@ def _operation(operation: Operation, reference: dict[type[BaseModel], Any], comp
         },
     }
     parameters: list[dict[str, Any]] = [
-        {"name": part[1:-1], "in": "path", "required": True, "schema": {"type": "string", "pattern": r"^[A-Za-z0-9._:\-]{1,64}$"}}
+        {
+            "name": part[1:-1],
+            "in": "path",
+            "required": True,
+            "schema": {"type": "string", "pattern": r"^[A-Za-z0-9._:\-]{1,64}$"},
+        }
         for part in operation.path.split("/")
         if part.startswith("{")
     ]
@@ -86,5 +95,8 @@ def _operation(operation: Operation, reference: dict[type[BaseModel], Any], comp
     if parameters:
         entry["parameters"] = parameters
     if operation.body is not None:
-        entry["requestBody"] = {"required": True, "content": {"application/json": {"schema": reference[operation.body]}}}
+        entry["requestBody"] = {
+            "required": True,
+            "content": {"application/json": {"schema": reference[operation.body]}},
+        }
     return entry

@@ -130,21 +130,21 @@ def _expectation(model: Model, columns: Columns) -> Expectation:
 def columns_of(bids: Sequence[Bid], at: int) -> Columns:
     """The rows of one request. `at`: epoch seconds, for the time features."""
 
-
     return Columns(
         brand_id=[bid.brand_id for bid in bids],
         partner_id=[bid.partner_id for bid in bids],
         slot_id=[bid.slot_id for bid in bids],
         device_type=[bid.device_type for bid in bids],
         creative_type=[bid.creative_type for bid in bids],
-        placement_score=np.array([np.nan if bid.placement_score is None else bid.placement_score for bid in bids], dtype=np.float64),
+        placement_score=np.array(
+            [np.nan if bid.placement_score is None else bid.placement_score for bid in bids], dtype=np.float64
+        ),
         at=np.full(len(bids), at, dtype=np.int64),
     )
 
 
 def concatenated(parts: Sequence[Columns]) -> Columns:
     """Several requests' rows as one call's."""
-
 
     if len(parts) == 1:
         return parts[0]

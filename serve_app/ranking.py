@@ -54,8 +54,16 @@ def costs(bids: Sequence[Bid], expectation: Expectation) -> FloatArray:
     Returns:
         (n,) micros per impression.
 
-    >>> bid = Bid(bid_id="b", brand_id="x", partner_id="p", slot_id="s", device_type="d", creative_type="c",
-    ...           pricing_model="cpm", price_micros=1_300_000)
+    >>> bid = Bid(
+    ...     bid_id="b",
+    ...     brand_id="x",
+    ...     partner_id="p",
+    ...     slot_id="s",
+    ...     device_type="d",
+    ...     creative_type="c",
+    ...     pricing_model="cpm",
+    ...     price_micros=1_300_000,
+    ... )
     >>> costs([bid], Expectation(np.array([1700.0]), np.zeros(1), np.zeros(1), "v")).tolist()
     [1300.0]
     """
@@ -161,12 +169,16 @@ def offers(bids: Sequence[Bid], ranking: Ranking) -> tuple[Offer, ...]:
     )
 
 
-def answer(bids: Sequence[Bid], ranking: Ranking, terms: Mapping[str, BrandTerms], award: Award) -> list[dict[str, Any]]:
+def answer(
+    bids: Sequence[Bid], ranking: Ranking, terms: Mapping[str, BrandTerms], award: Award
+) -> list[dict[str, Any]]:
     """All bids, best first; rejected ones last, with null predictions. The items of `ScoreResponse.ranked`."""
     wins = {win.bid_id: win for win in award.wins}
     # The ledger may know of a pause that this replica has not heard of yet.
     rejected = ranking.rejected | {
-        i: reason for i in ranking.order if (reason := award.refused.get(bids[i].bid_id)) in ("brand_paused", "brand_unknown")
+        i: reason
+        for i in ranking.order
+        if (reason := award.refused.get(bids[i].bid_id)) in ("brand_paused", "brand_unknown")
     }
     scored = sorted(
         (i for i in range(len(bids)) if i not in rejected),

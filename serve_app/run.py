@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 import uuid
 import warnings
 from collections.abc import Iterator, Sequence
@@ -57,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.parse_args(argv)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _raise_stop)
+    threading.Thread(target=_heed_make, daemon=True).start()
     try:
         run()
     except Stop:
@@ -65,9 +67,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"cannot run: {error}", file=sys.stderr, flush=True)
         return 1
     except OSError as error:
-        print(f"cannot run: {error.strerror or error}" + (f": {error.filename}" if error.filename else ""), file=sys.stderr, flush=True)
+        print(
+            f"cannot run: {error.strerror or error}" + (f": {error.filename}" if error.filename else ""),
+            file=sys.stderr,
+            flush=True,
+        )
         return 1
     return 0
+
+
+def _heed_make() -> None:
+    """GNU make waits for its child without handing SIGINT on. A Ctrl-C reaches both; a lone `kill -INT` of make does not.
+
+    make takes its handler off when the signal has come: that can be seen from here.
+    """
+    parent = Path(f"/proc/{os.getppid()}")
+    if (parent / "comm").read_text().strip() not in ("make", "gmake"):
+        return
+    while True:
+        time.sleep(0.25)
+        try:
+            caught = next(line for line in (parent / "status").read_text().splitlines() if line.startswith("SigCgt:"))
+        except (OSError, StopIteration):
+            caught = "SigCgt: 0"  # make has gone: so do we
+        if not int(caught.split()[1], 16) & 1 << (signal.SIGINT - 1):
+            os.kill(os.getpid(), signal.SIGINT)
+            return
 
 
 def _raise_stop(_number: int, _frame: object) -> None:
@@ -87,10 +112,14 @@ def run() -> None:
     state.root.mkdir(parents=True, exist_ok=True)
     with _held(state), contextlib.ExitStack() as stack:
         if not processes.is_free(host, port):
-            raise CannotRun(f"port {port} of {host} is taken; stop what listens there, or give another: make run PORT={port + 1}")
+            raise CannotRun(
+                f"port {port} of {host} is taken; stop what listens there, or give another: make run PORT={port + 1}"
+            )
         free = shutil.disk_usage(state.root).free
         if free < LEAST_FREE_BYTES:
-            raise CannotRun(f"no disk space: {state.root} has {free >> 20} MiB left, {LEAST_FREE_BYTES >> 20} MiB are needed")
+            raise CannotRun(
+                f"no disk space: {state.root} has {free >> 20} MiB left, {LEAST_FREE_BYTES >> 20} MiB are needed"
+            )
         _end_leftovers(state)
         state.logs.mkdir(exist_ok=True)
         name = uuid.uuid4().hex
@@ -129,7 +158,10 @@ def _keys(state: State, settings: Settings) -> dict[str, str]:
 
 
 def _secret_file(path: Path) -> str:
-    with contextlib.suppress(FileExistsError), os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+    with (
+        contextlib.suppress(FileExistsError),
+        os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file,
+    ):
         file.write(secrets.token_hex(32))
     return path.read_text().strip()
 
@@ -142,7 +174,9 @@ def _held(state: State) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             lock.seek(0)
-            raise CannotRun(f"STATE {state.root} is held by process {lock.read().strip() or '?'}; stop it, or give another STATE=") from None
+            raise CannotRun(
+                f"STATE {state.root} is held by process {lock.read().strip() or '?'}; stop it, or give another STATE="
+            ) from None
         os.set_inheritable(lock.fileno(), False)
         lock.truncate(0)
         lock.write(str(os.getpid()))
@@ -163,7 +197,9 @@ def _end_leftovers(state: State) -> None:
 class System:
     """What runs, in the order in which it starts; `stack` stops it in the opposite order."""
 
-    def __init__(self, settings: Settings, state: State, name: str, data: Path | None, nightly: bool, stack: contextlib.ExitStack) -> None:
+    def __init__(
+        self, settings: Settings, state: State, name: str, data: Path | None, nightly: bool, stack: contextlib.ExitStack
+    ) -> None:
         self._settings, self._state, self._name = settings, state, name
         self._data, self._nightly, self._stack = data, nightly, stack
         self._ports = processes.free_ports(6 + 2 * REPLICA_PORTS, salt=settings.http.port)
@@ -172,7 +208,9 @@ class System:
     def serve(self) -> None:
         self._stack.callback(self._stopped)
         if str(self._settings.redis.url).startswith("unix://" + str(self._state.scratch)):
-            self._redis = EmbeddedRedis(self._state.root / "redis", self._state.redis_socket, self._state.logs / "redis.log")
+            self._redis = EmbeddedRedis(
+                self._state.root / "redis", self._state.redis_socket, self._state.logs / "redis.log"
+            )
             self._stack.callback(self._redis.stop)
             say(self._redis.start())
         with ThreadPoolExecutor(1) as side:
@@ -208,7 +246,7 @@ class System:
         dashboard, metrics, haproxy_metrics, haproxy_stats, fallback_http, fallback_grpc, *replicas = self._ports
         scratch = self._state.scratch
         scratch.mkdir(mode=0o700, exist_ok=True)
-        proxy = scratch / "haproxy"
+        proxy = scratch / "h"
         os.environ.update(
             {
                 "PYTHONPATH": os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")])),
@@ -238,16 +276,32 @@ class System:
         say("starting Ray (token authentication, loopback)")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            import ray
             from ray import serve
         self._stack.callback(self._stop_cluster)
+        try:
+            self._init_ray(dashboard, metrics)
+            say("starting Serve behind HAProxy")
+            serve.start(
+                proxy_location="HeadOnly",
+                http_options={"host": self._settings.http.host, "port": self._settings.http.port},
+                logging_config={"enable_access_log": False},
+            )
+        except Exception as error:
+            (self._state.logs / "start.log").write_text("".join(traceback.format_exception(error)))
+            last = (str(error).strip() or repr(error)).splitlines()[-1]
+            raise CannotRun(f"the cluster did not start: {last}; see {self._state.logs}/start.log") from None
+        self._write_run_file()
+
+    def _init_ray(self, dashboard: int, metrics: int) -> None:
+        import ray
+
         context = ray.init(
             address="local",
             _node_ip_address="127.0.0.1",
             dashboard_host="127.0.0.1",
             dashboard_port=dashboard,
             include_dashboard=True,
-            _temp_dir=str(scratch / "ray"),
+            _temp_dir=str(self._state.scratch / "ray"),
             _metrics_export_port=metrics,
             namespace="paceline",
             log_to_driver=False,
@@ -256,13 +310,6 @@ class System:
         signal.signal(signal.SIGTERM, _raise_stop)  # Ray has put its own there
         self._dashboard = f"http://127.0.0.1:{dashboard}"
         self._ray_address = context.address_info["gcs_address"]
-        say("starting Serve behind HAProxy")
-        serve.start(
-            proxy_location="HeadOnly",
-            http_options={"host": self._settings.http.host, "port": self._settings.http.port},
-            logging_config={"enable_access_log": False},
-        )
-        self._write_run_file()
 
     def _write_run_file(self) -> None:
         dashboard, metrics, haproxy_metrics, haproxy_stats, fallback_http, fallback_grpc, *replicas = self._ports
@@ -301,7 +348,9 @@ class System:
         try:
             serve.run(build({}), name="paceline", route_prefix="/", blocking=False)
         except RuntimeError as error:
-            raise CannotRun(f"the application did not start: {str(error).splitlines()[0]}; see {self._state.scratch}/ray/session_latest/logs") from None
+            raise CannotRun(
+                f"the application did not start: {str(error).splitlines()[0]}; see {self._state.scratch}/ray/session_latest/logs"
+            ) from None
 
     def _wait_ready(self) -> None:
         import httpx

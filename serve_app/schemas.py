@@ -48,7 +48,9 @@ class Bid(_In):
     creative_type: Id
     placement_score: Number | None = None
     pricing_model: Literal["cpm", "cpc", "cpa", "revshare"]
-    price_micros: Price | None = Field(default=None, description="per 1,000 impressions (cpm), click (cpc) or conversion (cpa)")
+    price_micros: Price | None = Field(
+        default=None, description="per 1,000 impressions (cpm), click (cpc) or conversion (cpa)"
+    )
     revenue_share: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = Field(
         default=None, description="of revshare, instead of price_micros"
     )
@@ -80,7 +82,9 @@ class ScoreRequest(_In):
         seen: set[str] = set()
         for index, bid in enumerate(self.bids):
             if bid.bid_id in seen:
-                raise PydanticCustomError("duplicate_bid_id", "bids/{index} repeats bid_id {bid_id}", {"index": index, "bid_id": bid.bid_id})
+                raise PydanticCustomError(
+                    "duplicate_bid_id", "bids/{index} repeats bid_id {bid_id}", {"index": index, "bid_id": bid.bid_id}
+                )
             seen.add(bid.bid_id)
         return self
 
@@ -187,7 +191,12 @@ def _wrong_fields(event: PerformanceEvent) -> list[str]:
             wrong.append("conversion needs slot_id, device_type and creative_type, or a click_id to inherit them from")
         if event.revenue_micros is not None and event.revenue_micros < 0:
             wrong.append("conversion takes no negative revenue; send a conversion_update")
-    if event.type == "conversion_update" and event.status is None and event.cost_micros is None and event.revenue_micros is None:
+    if (
+        event.type == "conversion_update"
+        and event.status is None
+        and event.cost_micros is None
+        and event.revenue_micros is None
+    ):
         wrong.append("conversion_update needs a status, cost_micros or revenue_micros")
     return wrong
 

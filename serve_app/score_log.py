@@ -41,7 +41,18 @@ class ScoreLog:
         at = dt.datetime.now(dt.UTC)
         for item in scored:
             bid = by_id[item["bid_id"]]
-            row = {name: item[name] for name in ("bid_id", "brand_id", "predicted_revenue_micros", "predicted_cost_micros", "lambda", "score", "status")}
+            row = {
+                name: item[name]
+                for name in (
+                    "bid_id",
+                    "brand_id",
+                    "predicted_revenue_micros",
+                    "predicted_cost_micros",
+                    "lambda",
+                    "score",
+                    "status",
+                )
+            }
             row |= {"at": at, "request_id": request_id, "weight": 1.0 / self.share, "model_version": model_version}
             row |= {"partner_id": bid.partner_id, "slot_id": bid.slot_id, "pricing_model": bid.pricing_model}
             self._rows.append(row)

@@ -138,13 +138,17 @@ def load(args: Mapping[str, Any] | None = None, environ: Mapping[str, str] | Non
     except BadSetting as error:
         problems += error.problems
     unknown = set(args) - set(Settings.model_fields)
-    problems += [f"args.{name}: no such section; there are {', '.join(Settings.model_fields)}" for name in sorted(unknown)]
+    problems += [
+        f"args.{name}: no such section; there are {', '.join(Settings.model_fields)}" for name in sorted(unknown)
+    ]
     values: dict[str, BaseModel] = {}
     for section, model in sections().items():
         name = section or "general"
         try:
             values[name] = (
-                new_brand(environ) if name == "new_brand" and name not in args else read(section, model, environ, args.get(name))
+                new_brand(environ)
+                if name == "new_brand" and name not in args
+                else read(section, model, environ, args.get(name))
             )
         except BadSetting as error:
             problems += error.problems

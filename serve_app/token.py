@@ -19,7 +19,14 @@ UNITS = {"s": 1, "m": 60, "h": 3600}
 
 def make(secret: str, scope: str, brand_ids: Sequence[str], partner_ids: Sequence[str], ttl_s: int, sub: str) -> str:
     now = int(time.time())
-    claims: dict[str, object] = {"iss": ISSUER, "aud": AUDIENCE, "sub": sub, "iat": now, "exp": now + ttl_s, "scope": scope}
+    claims: dict[str, object] = {
+        "iss": ISSUER,
+        "aud": AUDIENCE,
+        "sub": sub,
+        "iat": now,
+        "exp": now + ttl_s,
+        "scope": scope,
+    }
     if brand_ids:
         claims["brand_ids"] = list(brand_ids)
     if partner_ids:
@@ -47,13 +54,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m serve_app.token", description="Print a development token (HS256).")
     parser.add_argument("--scope", type=scopes, required=True, help=f"space-separated: {' '.join(SCOPES)}")
     parser.add_argument("--brand-id", action="append", default=[], help="a brand of a brand token; may be repeated")
-    parser.add_argument("--partner-id", action="append", default=[], help="a partner of a partner token; may be repeated")
-    parser.add_argument("--ttl", type=seconds, default=3600, help="lifetime such as 90s, 30m, 1h (default), at most 24h")
+    parser.add_argument(
+        "--partner-id", action="append", default=[], help="a partner of a partner token; may be repeated"
+    )
+    parser.add_argument(
+        "--ttl", type=seconds, default=3600, help="lifetime such as 90s, 30m, 1h (default), at most 24h"
+    )
     parser.add_argument("--sub", default="developer", help="the token's subject (default: developer)")
     arguments = parser.parse_args(argv)
     secret = os.environ.get("PACELINE_JWT_SECRET") or _secret_in_state()
     if secret is None:
-        print(f"no key in {State.here().root}: start the system first (make run), or set STATE to its folder", file=sys.stderr)
+        print(
+            f"no key in {State.here().root}: start the system first (make run), or set STATE to its folder",
+            file=sys.stderr,
+        )
         return 1
     print(make(secret, arguments.scope, arguments.brand_id, arguments.partner_id, arguments.ttl, arguments.sub))
     return 0

@@ -24,7 +24,8 @@ class Versions:
         async with self._database.read() as connection:
             rows = (await connection.execute(select(model_versions).order_by(desc(model_versions.c.created_at)))).all()
         return [
-            {name: getattr(row, name) for name in SHOWN} | {"live": row.version == live, "metrics": json.loads(row.metrics)}
+            {name: getattr(row, name) for name in SHOWN}
+            | {"live": row.version == live, "metrics": json.loads(row.metrics)}
             for row in rows
         ]
 

@@ -1,0 +1,87 @@
+"""What the system learns. Importing this is cheap: each name loads its module when it is first used."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from training.etl import Imported, Unreadable, import_file, import_frame, is_imported
+    from training.features import Confidence, Encoder
+    from training.history import history, newest_day
+    from training.market import performance
+    from training.model import Columns, Explanation, Model, ModelRefused, Prediction
+    from training.nightly import AnotherNight, NothingToLearn, first_model
+    from training.publish import (
+        UnknownVersion,
+        activate,
+        announce,
+        current,
+        fetch,
+        live_at,
+        model_key,
+        publish,
+        redis_key,
+    )
+    from training.settings import ModelSettings, model_settings
+
+_HOMES = {
+    "training.etl": ("Imported", "Unreadable", "import_file", "import_frame", "is_imported"),
+    "training.features": ("Confidence", "Encoder"),
+    "training.history": ("history", "newest_day"),
+    "training.market": ("performance",),
+    "training.model": ("Columns", "Explanation", "Model", "ModelRefused", "Prediction"),
+    "training.nightly": ("AnotherNight", "NothingToLearn", "first_model"),
+    "training.publish": (
+        "UnknownVersion",
+        "activate",
+        "announce",
+        "current",
+        "fetch",
+        "live_at",
+        "model_key",
+        "publish",
+        "redis_key",
+    ),
+    "training.settings": ("ModelSettings", "model_settings"),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'training' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME_OF[name]), name)
+
+
+__all__ = [
+    "AnotherNight",
+    "Columns",
+    "Confidence",
+    "Encoder",
+    "Explanation",
+    "Imported",
+    "Model",
+    "ModelRefused",
+    "ModelSettings",
+    "NothingToLearn",
+    "Prediction",
+    "UnknownVersion",
+    "Unreadable",
+    "activate",
+    "announce",
+    "current",
+    "fetch",
+    "first_model",
+    "history",
+    "import_file",
+    "import_frame",
+    "is_imported",
+    "live_at",
+    "model_key",
+    "model_settings",
+    "newest_day",
+    "performance",
+    "publish",
+    "redis_key",
+]

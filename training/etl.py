@@ -13,6 +13,7 @@ import csv
 import datetime as dt
 import hashlib
 import json
+import os
 import re
 import sys
 import time
@@ -77,6 +78,8 @@ class Read:
     daily: bool
     sha256: str
     cut_off: str | None = None  # why the file ends early
+    header: list[str] = field(default_factory=list)
+    kept: list[list[str]] = field(default_factory=list)  # with `keep`: the frame's rows as they stand in the file
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +98,8 @@ class _Parser:
     """Turns lines into columns, a chunk at a time, and remembers what it refused."""
 
     header: list[str]
+    keep: bool = False
+    kept: list[list[str]] = field(default_factory=list)  # good rows as they stand in the file, if they are to be kept
     rejects: list[Reject] = field(default_factory=list)
     frames: list[pd.DataFrame] = field(default_factory=list)
     rows: int = 0
@@ -147,7 +152,9 @@ class _Parser:
             ids[name] = np.array(values, dtype=object)
             refuse(
                 np.fromiter((value is None for value in values), np.bool_, n),
-                lambda row, name=name: f"{name} {_short(columns[name][row])} is not an id (1–64 of A-Z a-z 0-9 . _ : -)",  # type: ignore[misc]
+                lambda row, name=name: (
+                    f"{name} {_short(columns[name][row])} is not an id (1–64 of A-Z a-z 0-9 . _ : -)"
+                ),  # type: ignore[misc]
             )
         numeric: dict[str, Floats] = {}
         for name in ("placement_score", *COUNTS, "cost", "revenue"):
@@ -165,6 +172,9 @@ class _Parser:
                 refuse(beyond, lambda row, name=name: f"{name} {_short(columns[name][row])} is beyond 2^53 micros")  # type: ignore[misc]
 
         good = np.fromiter((reason is None for reason in reasons), np.bool_, n)
+        if self.keep:
+            rows = list(zip(*(columns[name] for name in self.header), strict=True))
+            self.kept += [list(rows[row]) for row in np.flatnonzero(good).tolist()]
         for row in np.flatnonzero(~good).tolist():
             self.rejects.append(Reject(numbers[row], str(reasons[row]), lines[row]))
         zero = np.zeros(n)
@@ -233,7 +243,7 @@ def _short(value: str) -> str:
     return repr(value if len(value) <= 40 else value[:37] + "…")
 
 
-def read_file(path: Path, say: Say = print) -> Read:
+def read_file(path: Path, say: Say = print, *, keep: bool = False) -> Read:
     """Parse and check a CSV, CSV.gz or Parquet file in the canonical format.
 
     Raises:
@@ -247,9 +257,9 @@ def read_file(path: Path, say: Say = print) -> Read:
     if not head:
         raise Unreadable(f"{path} is empty")
     if head == b"PAR1":
-        parser, digest, cut_off = _read_parquet(path)
+        parser, digest, cut_off = _read_parquet(path, keep)
     else:
-        parser, digest, cut_off = _read_csv(path, head.startswith(b"\x1f\x8b"), say)
+        parser, digest, cut_off = _read_csv(path, head.startswith(b"\x1f\x8b"), say, keep)
     frames = [frame for frame in parser.frames if len(frame)]
     if frames:
         frame = pd.concat(frames, ignore_index=True)
@@ -260,14 +270,24 @@ def read_file(path: Path, say: Say = print) -> Read:
             raise Unreadable(f"{path} has a header and no rows")
         frame = pd.DataFrame(columns=[*KEY, *VALUES])
     daily = bool((frame["hour"].astype(np.int64) % 86_400 == 0).all())
-    return Read(frame, parser.rows, sorted(parser.rejects, key=lambda reject: reject.line), daily, digest, cut_off)
+    return Read(
+        frame,
+        parser.rows,
+        sorted(parser.rejects, key=lambda reject: reject.line),
+        daily,
+        digest,
+        cut_off,
+        parser.header,
+        parser.kept,
+    )
 
 
-def _read_csv(path: Path, compressed: bool, say: Say) -> tuple[_Parser, str, str | None]:
+def _read_csv(path: Path, compressed: bool, say: Say, keep: bool) -> tuple[_Parser, str, str | None]:
     digest = hashlib.sha256()
     stream = _Stream(path, compressed, digest)
     parser: _Parser | None = None
-    line_number, pending, tail = 1, [], b""
+    line_number, tail = 1, b""
+    pending: list[str] = []
     first_pending = 2
 
     def flush() -> None:
@@ -283,7 +303,7 @@ def _read_csv(path: Path, compressed: bool, say: Say) -> tuple[_Parser, str, str
         tail = lines.pop()
         if parser is None:
             if lines:
-                parser = _Parser(_header(path, lines.pop(0)))
+                parser = _Parser(_header(path, lines.pop(0)), keep)
                 line_number = first_pending = 2
             elif len(tail) > HEADER_BYTES:
                 raise Unreadable(f"{path} is not a CSV: its first line does not end")
@@ -297,7 +317,7 @@ def _read_csv(path: Path, compressed: bool, say: Say) -> tuple[_Parser, str, str
             raise Unreadable(f"{path} cannot be unpacked: {stream.broken}")
         if not tail:
             raise Unreadable(f"{path} is empty")
-        parser = _Parser(_header(path, tail))
+        parser = _Parser(_header(path, tail), keep)
         tail = b""
     if tail and stream.broken is None:
         pending.append(tail.decode("utf-8", "replace").rstrip("\r"))
@@ -363,7 +383,7 @@ def _check_header(path: Path, names: list[str]) -> None:
         raise Unreadable(f"{path} has a wrong header: {', '.join(twice)} twice")
 
 
-def _read_parquet(path: Path) -> tuple[_Parser, str, str | None]:
+def _read_parquet(path: Path, keep: bool) -> tuple[_Parser, str, str | None]:
     import pyarrow
     import pyarrow.parquet
 
@@ -375,7 +395,7 @@ def _read_parquet(path: Path) -> tuple[_Parser, str, str | None]:
         with pyarrow.parquet.ParquetFile(path) as file:
             names = list(file.schema_arrow.names)
             _check_header(path, names)
-            parser = _Parser(names)
+            parser = _Parser(list(CANONICAL), keep)
             line = 2
             for batch in file.iter_batches(batch_size=CHUNK_LINES, columns=list(CANONICAL)):
                 columns = {name: [_as_text(value) for value in batch.column(name).to_pylist()] for name in CANONICAL}
@@ -396,15 +416,15 @@ def _as_text(value: Any) -> str:
 
 
 def summed(frame: pd.DataFrame, daily: bool) -> pd.DataFrame:
-    """One row a key. A cost is known where any of the key's rows knew it."""
-    keyed = frame.assign(hour=frame["hour"].astype(np.int64) // (86_400 if daily else 3600) * (86_400 if daily else 3600))
-    grouped = keyed.groupby(list(KEY), dropna=False, sort=False)
-    return grouped.agg(
-        **{name: pd.NamedAgg(name, "sum") for name in VALUES if name != "cost_micros"},
-        cost_micros=pd.NamedAgg("cost_micros", lambda cost: cost.sum(min_count=1))
-        if keyed["cost_micros"].isna().any() and keyed["cost_micros"].notna().any()
-        else pd.NamedAgg("cost_micros", "first" if keyed["cost_micros"].isna().all() else "sum"),
-    ).reset_index()
+    """One row a key. A cost is known where any of the key's rows knew it.
+
+    A sum beyond 2^53 micros is cut there: no row of its own is wrong, and no JSON reader could keep it.
+    """
+    period_s = 86_400 if daily else 3_600
+    keyed = frame.assign(hour=frame["hour"].astype(np.int64) // period_s * period_s)
+    grouped = keyed.groupby(list(KEY), dropna=False, sort=False)[list(VALUES)]
+    sums = grouped.sum(min_count=1)  # NaN only where nothing was known
+    return sums.clip(-MOST_MICROS, MOST_MICROS).reset_index()
 
 
 def default_source(path: Path) -> str:
@@ -465,7 +485,7 @@ async def imported_sources(database: Database) -> dict[str, str]:
     """source → sha256 of the file that was last imported under it, whole."""
     async with database.read() as connection:
         rows = await connection.execute(text("SELECT source, sha256 FROM imports"))
-        return {source: sha256 for source, sha256 in rows}
+        return {row.source: row.sha256 for row in rows}
 
 
 async def is_imported(database: Database, path: Path, source: str | None = None) -> bool:
@@ -536,7 +556,11 @@ def _database_rows(frame: pd.DataFrame, source: str, daily: bool, is_sqlite: boo
 
 
 async def _upsert(
-    connection: AsyncConnection, table: Table, columns: Sequence[str], rows: list[tuple[Any, ...]], update: Sequence[str]
+    connection: AsyncConnection,
+    table: Table,
+    columns: Sequence[str],
+    rows: list[tuple[Any, ...]],
+    update: Sequence[str],
 ) -> None:
     """Insert, or replace `update` of the row with the same primary key."""
     names = ", ".join(columns)
@@ -579,9 +603,7 @@ async def _create_brands(database: Database, brand_ids: list[str]) -> int:
     return len(missing)
 
 
-async def _record(
-    database: Database, source: str, sha256: str, rows: int, rejected: int, *, simulated: bool
-) -> None:
+async def _record(database: Database, source: str, sha256: str, rows: int, rejected: int, *, simulated: bool) -> None:
     now = dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
     columns = ("source", "sha256", "rows", "rejected", "simulated", "imported_at")
     quoted = tuple(f"`{name}`" if not database.is_sqlite and name == "rows" else name for name in columns)
@@ -596,7 +618,8 @@ def _write_rejects(path: Path, rejects: list[Reject], state: State | None) -> Pa
     """Beside the file, or in the state folder where that cannot be written."""
     beside = path.with_name(path.name + ".rejects.csv")
     if not rejects:
-        beside.unlink(missing_ok=True) if _may_unlink(beside) else None
+        if _may_unlink(beside):  # of an earlier import of a file that has been mended since
+            beside.unlink()
         return None
     places = [beside] + ([state.root / "rejects" / beside.name] if state else [])
     for place in places:
@@ -613,13 +636,11 @@ def _write_rejects(path: Path, rejects: list[Reject], state: State | None) -> Pa
 
 
 def _may_unlink(path: Path) -> bool:
-    import os
-
     return path.exists() and os.access(path.parent, os.W_OK)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m training.etl", description=__doc__.splitlines()[0] if __doc__ else "")
+    parser = argparse.ArgumentParser(prog="python -m training.etl", description="Files → hourly performance.")
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("import", help="load a performance CSV, CSV.gz or Parquet file")
     command.add_argument("file", type=Path)

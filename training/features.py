@@ -196,13 +196,15 @@ def walk(days: Integers, keys: Keys, numbers: Floats) -> Iterator[tuple[Integers
 
 
 def _group_sums(groups: Integers, numbers: Floats, n_groups: int) -> Floats:
-    columns = [np.bincount(groups, weights=numbers[:, column], minlength=n_groups) for column in range(numbers.shape[1])]
+    columns = [
+        np.bincount(groups, weights=numbers[:, column], minlength=n_groups) for column in range(numbers.shape[1])
+    ]
     sums: Floats = np.column_stack(columns)
     return sums
 
 
-def matrix(frame: pd.DataFrame, keys: Keys, numbers: Floats) -> Singles:
-    """(n, len(FEATURES)): every row as of the day before its own.
+def as_of_the_day_before(frame: pd.DataFrame, keys: Keys, numbers: Floats) -> tuple[Singles, Floats]:
+    """((n, len(FEATURES)) matrix, (n, 4) heads): every row as what was known before its day.
 
     Args:
         frame: a history (see `training.history`), in any order.
@@ -210,14 +212,16 @@ def matrix(frame: pd.DataFrame, keys: Keys, numbers: Floats) -> Singles:
     """
     days = frame["day"].to_numpy(np.int64)
     out = np.empty((len(frame), len(FEATURES)), np.float32)
+    heads = np.empty((len(frame), len(Heads._fields)))
     for rows, filled in walk(days, keys, numbers):
         out[rows, :N_HISTORY] = filled.history
+        heads[rows] = filled.heads
     for position, codes in enumerate(keys.ids):
         out[:, IDS_FROM + position] = codes
     out[:, PLACEMENT] = frame["placement_score"].to_numpy(np.float64)
     out[:, DAY_OF_WEEK] = (days + 3) % 7
     out[:, HOUR] = frame["hour"].to_numpy(np.float64)
-    return out
+    return out, heads
 
 
 class Confidence(NamedTuple):

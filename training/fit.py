@@ -6,10 +6,25 @@ from typing import Any, NamedTuple
 
 import lightgbm as lgb
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
-from training.features import EXPOSURE, FEATURES, REVENUE, Encoder, Floats, Integers, Keys, Singles, matrix, measures
+from training.features import (
+    EXPOSURE,
+    FEATURES,
+    REVENUE,
+    Encoder,
+    Floats,
+    Integers,
+    Keys,
+    Singles,
+    as_of_the_day_before,
+    measures,
+)
 from training.settings import ModelSettings
+
+LEAST_TARGET_MICROS = 1e-6
+Bools = npt.NDArray[np.bool_]
 
 
 class TrainingSet(NamedTuple):
@@ -19,6 +34,7 @@ class TrainingSet(NamedTuple):
     keys: Keys
     numbers: Floats  # (n, measures)
     matrix: Singles  # (n, features), as of the day before each row's
+    heads: Floats  # (n, 4), the columns of `features.Heads`, likewise
     target: Floats  # (n,) revenue per exposure in micros, ≥ 0
     days: Integers  # (n,)
 
@@ -30,7 +46,7 @@ class TrainingSet(NamedTuple):
             frame,
             keys,
             numbers,
-            matrix(frame, keys, numbers),
+            *as_of_the_day_before(frame, keys, numbers),
             target(frame, numbers),
             frame["day"].to_numpy(np.int64),
         )
@@ -39,9 +55,9 @@ class TrainingSet(NamedTuple):
     def exposure(self) -> Floats:
         return self.numbers[:, EXPOSURE]
 
-    def before(self, day: int) -> npt_bool:
+    def before(self, day: int) -> Bools:
         """(n,) rows that may teach a model which has seen no `day`."""
-        usable: npt_bool = (self.days < day) & (self.exposure > 0)
+        usable: Bools = (self.days < day) & (self.exposure > 0)
         return usable
 
     def encoder(self, through: int) -> Encoder:
@@ -51,9 +67,6 @@ class TrainingSet(NamedTuple):
             return Encoder.fitted(self.frame, self.keys, self.numbers, through)
         frame = self.frame.iloc[known]
         return Encoder.fitted(frame, Keys.of(frame, self.keys.vocabulary), self.numbers[known], through)
-
-
-npt_bool = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 def target(frame: pd.DataFrame, numbers: Floats) -> Floats:
@@ -112,9 +125,24 @@ def fit(
         weight: (n,) > 0.
         network: LightGBM's parameters of a distributed fit, from Ray Train.
     """
+    if not target.any():
+        # LightGBM refuses labels that sum to nothing; no revenue at all is a history like any other.
+        target = np.full_like(target, LEAST_TARGET_MICROS)
     data = lgb.Dataset(rows, target, weight=weight, feature_name=list(FEATURES), free_raw_data=True)
     settings_of_fit = parameters(settings, threads or settings.threads) | (network or {})
     return lgb.train(settings_of_fit, data, num_boost_round=settings.trees)
+
+
+class Boosters(NamedTuple):
+    """What a night fits."""
+
+    final: lgb.Booster  # on every day
+    held_out: lgb.Booster | None  # without the newest day; None when there is no other
+
+
+def fit_in_process(data: TrainingSet, newest: int, settings: ModelSettings) -> Boosters:
+    held_out = fit_before(data, newest, settings) if data.before(newest).any() else None
+    return Boosters(fit_before(data, newest + 1, settings), held_out)
 
 
 def fit_before(data: TrainingSet, day: int, settings: ModelSettings) -> lgb.Booster:

@@ -30,7 +30,6 @@ COLUMNS = (
     "pending_revenue_micros",
 )
 EPOCH = dt.date(1970, 1, 1)
-MICROS = 1_000_000
 PARTITION_DAYS = 31
 READ = text(
     "SELECT day, period, hour, brand_id, partner_id, slot_id, device_type, creative_type, placement_score,"
@@ -95,28 +94,10 @@ def _date(value: Any) -> dt.date:
     return value if isinstance(value, dt.date) else dt.date.fromisoformat(str(value)[:10])
 
 
-def from_canonical(frame: pd.DataFrame) -> pd.DataFrame:
-    """A history from the columns of the canonical CSV, one row a row, in the same order.
-
-    Args:
-        frame: `ts` as datetime64 in UTC, ids as text, the rest numbers; `cost` NaN for not known; an optional
-            `pending_revenue`.
-    """
-    at = pd.to_datetime(frame["ts"], utc=True).dt.tz_localize(None).astype("datetime64[s]").astype(np.int64)
-    daily = bool((at % 86_400 == 0).all())
-    zero = np.zeros(len(frame))
-    made = pd.DataFrame(
-        {
-            "day": at // 86_400,
-            "hour": -1 if daily else at // 3600 % 24,
-            **{name: frame[name].astype(object) for name in ID_COLUMNS},
-            "placement_score": frame["placement_score"].astype(np.float64),
-            **{name: frame[name].astype(np.float64) for name in ("impressions", "clicks", "conversions")},
-            "cost_micros": frame["cost"].astype(np.float64) * MICROS,
-            "revenue_micros": frame["revenue"].astype(np.float64) * MICROS,
-            "pending_revenue_micros": frame["pending_revenue"].astype(np.float64) * MICROS
-            if "pending_revenue" in frame
-            else zero,
-        }
+def from_import(frame: pd.DataFrame, *, daily: bool) -> pd.DataFrame:
+    """A history from parsed rows (`etl.Read.frame`), one row a row, in the same order."""
+    seconds = frame["hour"].astype(np.int64)
+    made = frame.rename(columns={"hour": "at"}).assign(
+        day=seconds // 86_400, hour=-1 if daily else seconds // 3600 % 24
     )
-    return made.reset_index(drop=True)
+    return made[list(COLUMNS)].reset_index(drop=True)

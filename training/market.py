@@ -62,7 +62,9 @@ def performance(last_day: dt.date, days: int = DAYS, seed: int = SEED) -> pd.Dat
     drift = np.exp(np.cumsum(random.normal(0, 0.02, (len(BRANDS), days)), axis=1))[places["brand"]]
     volume = places["volume"].to_numpy()[:, None] * WEEKDAY[weekdays] * np.exp(random.normal(0, 0.25, (n, days)))
     impressions = random.poisson(volume)
-    clicks = random.binomial(impressions, np.clip(places["ctr"].to_numpy()[:, None] * np.exp(random.normal(0, 0.1, (n, days))), 0, 0.5))
+    clicks = random.binomial(
+        impressions, np.clip(places["ctr"].to_numpy()[:, None] * np.exp(random.normal(0, 0.1, (n, days))), 0, 0.5)
+    )
     converting = random.binomial(clicks, np.clip(places["cvr"].to_numpy()[:, None] * drift, 0, 0.6))
     conversions = _delayed(random, converting, CONVERSION_DELAY_DAYS)
 
@@ -72,7 +74,9 @@ def performance(last_day: dt.date, days: int = DAYS, seed: int = SEED) -> pd.Dat
     decided = 1.0 - np.exp(-age / APPROVAL_DELAY_DAYS)
     approval = places["approval"].to_numpy()[:, None]
     approved = random.binomial(conversions, np.broadcast_to(approval * decided, conversions.shape))
-    pending = random.binomial(conversions - approved, np.broadcast_to((1 - decided) / (1 - approval * decided), conversions.shape))
+    pending = random.binomial(
+        conversions - approved, np.broadcast_to((1 - decided) / (1 - approval * decided), conversions.shape)
+    )
     cpm = places["cpm"].to_numpy()[:, None] * np.exp(random.normal(0, 0.08, (n, days)))
 
     present = impressions > 0
@@ -82,7 +86,10 @@ def performance(last_day: dt.date, days: int = DAYS, seed: int = SEED) -> pd.Dat
     frame = pd.DataFrame(
         {
             "ts": pd.to_datetime(calendar[at]).tz_localize("UTC"),
-            **{name: of[name].to_numpy() for name in ("brand_id", "partner_id", "slot_id", "device_type", "creative_type")},
+            **{
+                name: of[name].to_numpy()
+                for name in ("brand_id", "partner_id", "slot_id", "device_type", "creative_type")
+            },
             "placement_score": of["placement_score"].to_numpy(),
             "impressions": impressions[present],
             "clicks": clicks[present],
@@ -92,7 +99,9 @@ def performance(last_day: dt.date, days: int = DAYS, seed: int = SEED) -> pd.Dat
             "pending_revenue": (pending * per_conversion)[present].round(6),
         }
     )
-    return frame.sort_values(["ts", "brand_id", "partner_id", "slot_id", "device_type", "creative_type"], ignore_index=True)
+    return frame.sort_values(
+        ["ts", "brand_id", "partner_id", "slot_id", "device_type", "creative_type"], ignore_index=True
+    )
 
 
 def _places(random: np.random.Generator) -> pd.DataFrame:
@@ -113,7 +122,12 @@ def _places(random: np.random.Generator) -> pd.DataFrame:
                     for creative in creatives:
                         score = slot_score[partner, slot]
                         ctr = brand.ctr * fit * (0.5 + score) * (0.8, 1.1, 0.9)[device] * np.exp(random.normal(0, 0.2))
-                        cvr = brand.cvr * partner_quality[partner] * (1.3, 0.8, 1.0)[device] * np.exp(random.normal(0, 0.2))
+                        cvr = (
+                            brand.cvr
+                            * partner_quality[partner]
+                            * (1.3, 0.8, 1.0)[device]
+                            * np.exp(random.normal(0, 0.2))
+                        )
                         value = brand.order_value * np.exp(random.normal(0, 0.2))
                         expected = ctr * cvr * value * brand.approval
                         margin = brand.margin * np.exp(random.normal(0, 0.25))
@@ -126,7 +140,7 @@ def _places(random: np.random.Generator) -> pd.DataFrame:
                                 "device_type": DEVICES[device],
                                 "creative_type": CREATIVES[creative],
                                 "placement_score": float(score),
-                                "volume": 2500 * partner_volume[partner] * share * np.exp(random.normal(0, 0.8)),
+                                "volume": 8000 * partner_volume[partner] * share * np.exp(random.normal(0, 0.8)),
                                 "ctr": ctr,
                                 "cvr": cvr,
                                 "value": value,

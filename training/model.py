@@ -58,6 +58,12 @@ class Columns:
     placement_score: Floats  # NaN for none
     at: Integers | None = None  # UTC seconds since 1970
 
+    @classmethod
+    def of(cls, ids: Sequence[Sequence[str]], placement_score: Floats, at: Integers | None = None) -> Columns:
+        """From five columns of ids, in the order of the fields."""
+        brand_id, partner_id, slot_id, device_type, creative_type = ids
+        return cls(brand_id, partner_id, slot_id, device_type, creative_type, placement_score, at)
+
     @property
     def ids(self) -> tuple[Sequence[str], ...]:
         return (self.brand_id, self.partner_id, self.slot_id, self.device_type, self.creative_type)
@@ -271,7 +277,7 @@ class Model:
 
 def golden_columns(golden: dict[str, Any]) -> Columns:
     scores = np.array([np.nan if score is None else score for score in golden["placement_score"]], np.float64)
-    return Columns(*golden["ids"], scores)
+    return Columns.of(golden["ids"], scores)
 
 
 def golden_agrees(model: Model) -> bool:

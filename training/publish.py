@@ -257,7 +257,9 @@ def _to_git(registry: Path, version: str, bundle: str, say: Say) -> None:
         draft.replace(registry / DOCUMENT)
         _git(registry, "add", DOCUMENT)
         if _git(registry, "status", "--porcelain", "--", DOCUMENT):
-            _git(registry, "commit", "--quiet", "--no-verify", "--no-gpg-sign", "-m", f"Model {version}", "--", DOCUMENT)
+            _git(
+                registry, "commit", "--quiet", "--no-verify", "--no-gpg-sign", "-m", f"Model {version}", "--", DOCUMENT
+            )
         if _git(registry, "remote"):
             _git(registry, "push", "--quiet", _git(registry, "remote").split()[0], "HEAD")
     except (OSError, subprocess.SubprocessError) as error:

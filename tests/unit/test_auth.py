@@ -21,7 +21,14 @@ SECRET = "s" * 40
 
 def claims(**changes: Any) -> dict[str, Any]:
     now = int(time.time())
-    found = {"iss": "partnerize", "aud": "paceline", "sub": "me", "iat": now, "exp": now + 60, "scope": "admin"} | changes
+    found = {
+        "iss": "partnerize",
+        "aud": "paceline",
+        "sub": "me",
+        "iat": now,
+        "exp": now + 60,
+        "scope": "admin",
+    } | changes
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -30,7 +37,9 @@ def signed(secret: str = SECRET, headers: dict[str, Any] | None = None, **change
 
 
 async def test_a_good_token_names_its_caller() -> None:
-    caller = await Authenticator(Secret(SECRET)).caller(signed(scope="partner brand", partner_ids=["p1"], brand_ids=["b1"]))
+    caller = await Authenticator(Secret(SECRET)).caller(
+        signed(scope="partner brand", partner_ids=["p1"], brand_ids=["b1"])
+    )
     assert caller.owns_partner("p1") and not caller.owns_partner("p2")
     assert caller.owns_brand("b1") and not caller.owns_brand("b2")
     caller.require("partner")
@@ -39,7 +48,9 @@ async def test_a_good_token_names_its_caller() -> None:
     assert refused.value.status == 403
 
 
-async def test_the_command_makes_tokens_that_pass(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_command_makes_tokens_that_pass(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PACELINE_JWT_SECRET", SECRET)
     assert token.main(["--scope", "partner", "--partner-id", "p1", "--ttl", "30m"]) == 0
     printed = capsys.readouterr().out
@@ -48,7 +59,10 @@ async def test_the_command_makes_tokens_that_pass(capsys: pytest.CaptureFixture[
     assert caller.partner_ids == {"p1"} and caller.scopes == {"partner"}
 
 
-@pytest.mark.parametrize("arguments", [["--scope", "root"], ["--scope", ""], ["--scope", "admin", "--ttl", "25h"], ["--scope", "admin", "--ttl", "1"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--scope", "root"], ["--scope", ""], ["--scope", "admin", "--ttl", "25h"], ["--scope", "admin", "--ttl", "1"]],
+)
 def test_the_command_refuses_what_would_not_pass(arguments: list[str]) -> None:
     with pytest.raises(SystemExit):
         token.main(arguments)
@@ -102,7 +116,9 @@ def key_file(path: Path, keys: dict[str, Any]) -> None:
     path.write_text(json.dumps({"keys": entries}))
 
 
-async def test_keys_rotate_without_a_restart_and_the_last_good_set_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_keys_rotate_without_a_restart_and_the_last_good_set_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("serve_app.auth.REFETCH_S", 0.0)
     monkeypatch.setattr("serve_app.auth.CACHED_TOKENS", 0)
     old, new = rsa.generate_private_key(65537, 2048), ec.generate_private_key(ec.SECP256R1())

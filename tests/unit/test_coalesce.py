@@ -25,8 +25,12 @@ class Recorder:
         return [2 * item for item in items]
 
 
-def coalescer(recorder: Recorder, most: int = 100, in_flight: int = 1, abandoned: list[int] | None = None) -> Coalescer[int, int]:
-    return Coalescer(recorder, lambda _: 1, most, in_flight, None if abandoned is None else lambda item, _: abandoned.append(item))
+def coalescer(
+    recorder: Recorder, most: int = 100, in_flight: int = 1, abandoned: list[int] | None = None
+) -> Coalescer[int, int]:
+    return Coalescer(
+        recorder, lambda _: 1, most, in_flight, None if abandoned is None else lambda item, _: abandoned.append(item)
+    )
 
 
 async def test_requests_that_arrive_during_a_call_share_the_next_one() -> None:

@@ -31,7 +31,9 @@ def bid(bid_id: str = "b", brand: str = "x", **changes: object) -> Bid:
     return Bid.model_validate(fields | changes)
 
 
-def terms(lambda_: float = 0.5, multiplier: float = 1.0, share: float = 1.0, currency: str = "EUR", active: bool = True) -> BrandTerms:
+def terms(
+    lambda_: float = 0.5, multiplier: float = 1.0, share: float = 1.0, currency: str = "EUR", active: bool = True
+) -> BrandTerms:
     return BrandTerms(currency, active, 1.0, multiplier, lambda_, share, share < 1, MIDNIGHT)
 
 
@@ -46,7 +48,11 @@ def expect(*revenue: float, ctr: float = 0.01, cvr: float = 0.001) -> Expectatio
         ("cpm is per thousand impressions", {}, 1000.0),
         ("cpc is per click", {"pricing_model": "cpc"}, 10_000.0),
         ("cpa is per conversion", {"pricing_model": "cpa"}, 1000.0),
-        ("revshare is a share of revenue", {"pricing_model": "revshare", "price_micros": None, "revenue_share": 0.25}, 425.0),
+        (
+            "revshare is a share of revenue",
+            {"pricing_model": "revshare", "price_micros": None, "revenue_share": 0.25},
+            425.0,
+        ),
     ],
 )
 def test_cost_of_an_impression_follows_the_pricing_model(story: str, changes: dict[str, object], cost: float) -> None:
@@ -63,7 +69,9 @@ def test_a_negative_or_missing_lambda_is_refused() -> None:
     st.lists(st.tuples(st.floats(0, 1e6), st.integers(1, 10**9), st.sampled_from("xyz")), min_size=1, max_size=30),
     st.floats(0, 5),
 )
-def test_the_order_is_by_score_and_every_bid_comes_back_once(rows: list[tuple[float, int, str]], lambda_: float) -> None:
+def test_the_order_is_by_score_and_every_bid_comes_back_once(
+    rows: list[tuple[float, int, str]], lambda_: float
+) -> None:
     bids = [bid(f"b-{i}", brand, price_micros=price) for i, (_, price, brand) in enumerate(rows)]
     known = {brand: terms(lambda_) for brand in "xyz"}
     ranking = rank(bids, expect(*(revenue for revenue, _, _ in rows)), known, {}, None, lambda *_: True)
@@ -73,7 +81,10 @@ def test_the_order_is_by_score_and_every_bid_comes_back_once(rows: list[tuple[fl
     seen = [item["score"] for item in items]
     assert seen == sorted(seen, reverse=True)
     for item in items:  # the score is computed from the reported numbers
-        again = item["predicted_revenue_micros"] * item["strategy_multiplier"] - item["lambda"] * item["predicted_cost_micros"]
+        again = (
+            item["predicted_revenue_micros"] * item["strategy_multiplier"]
+            - item["lambda"] * item["predicted_cost_micros"]
+        )
         assert item["score"] == again
         assert (item["score"] < 0) == (item["reason"] == "score_below_zero")
 
@@ -122,4 +133,10 @@ def test_reasons() -> None:
     }
     assert items["won"]["reservation_id"] == "r-1"
     assert items["just-paused"]["score"] is None, "rejected bids have null predictions"
-    assert {name for name, item in items.items() if item["rank"] > 6} == {"paused", "other-currency", "unknown", "not-mine", "just-paused"}
+    assert {name for name, item in items.items() if item["rank"] > 6} == {
+        "paused",
+        "other-currency",
+        "unknown",
+        "not-mine",
+        "just-paused",
+    }

@@ -56,7 +56,9 @@ def test_the_environment_wins_over_the_deploy_file() -> None:
 
 
 def test_new_brands_and_the_embedded_defaults(tmp_path: Path) -> None:
-    settings = with_state(load({}, {"PACELINE_CURRENCY": "GBP", "PACELINE_NEW_BRAND_EXPLORATION": "0.1"}), State(tmp_path))
+    settings = with_state(
+        load({}, {"PACELINE_CURRENCY": "GBP", "PACELINE_NEW_BRAND_EXPLORATION": "0.1"}), State(tmp_path)
+    )
     assert (settings.new_brand.currency, settings.new_brand.exploration) == ("GBP", 0.1)
     assert settings.new_brand.daily_budget_micros == 1_000_000 * 1_000_000
     assert str(settings.database.url).endswith(f"{tmp_path}/paceline.db")

@@ -1,0 +1,204 @@
+"""The one writer, on Ray: a named detached actor that every replica calls."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+
+from redis.asyncio import Redis
+
+from db import Database, DatabaseSettings
+from db.brands import BrandSettings, PortfolioSettings
+from ledger.book import Ledger
+from ledger.counters import Counters
+from ledger.errors import Fenced, LedgerUnavailable
+from ledger.pacing import DaySums
+from ledger.settings import LedgerSettings, RoasSettings
+from ledger.types import Award, Claim, Event, Result, Terms
+from ledger.writer import Writer
+
+logger = logging.getLogger("paceline.ledger")
+T = TypeVar("T")
+NAMESPACE = "paceline"
+RETRY_S = 0.5
+
+
+class LedgerActor:
+    """A shard's ledger. It may be killed at any time: what it has answered is in the database.
+
+    Ray starts it again by calling the constructor with the same settings; it then takes the next epoch. The methods are
+    those of `Ledger`; writes go through the one `Writer`.
+    """
+
+    def __init__(
+        self,
+        database: DatabaseSettings,
+        redis_url: str | None,
+        ledger_settings: LedgerSettings,
+        roas_settings: RoasSettings,
+        shard: int = 0,
+    ) -> None:
+        self._database = Database(database)
+        self._redis = None if redis_url is None else Redis.from_url(redis_url)
+        self._settings, self._roas_settings, self._shard = ledger_settings, roas_settings, shard
+        self._ledger: Ledger | None = None
+        self._writer: Writer | None = None
+        self._counters: Counters | None = None
+        self._opening: asyncio.Task[None] | None = None
+        self._loops: list[asyncio.Task[None]] = []
+
+    async def start(self) -> int:
+        """Open the ledger if it is not open yet, and return its epoch.
+
+        Raises:
+            LedgerUnavailable: the database is away; it is tried again with the next call.
+        """
+        if self._ledger is None:
+            if self._opening is None or self._opening.done():
+                self._opening = asyncio.create_task(self._open())
+            await asyncio.shield(self._opening)
+        assert self._ledger is not None
+        return self._ledger.epoch
+
+    async def _open(self) -> None:
+        ledger = await Ledger.open(self._database, self._settings, shard=self._shard)
+        self._writer = Writer(ledger)
+        self._loops = [
+            asyncio.create_task(self._writer.keep_writing()),
+            asyncio.create_task(self._keep(self._sweep, self._settings.sweep_s)),
+            asyncio.create_task(self._keep(ledger.refresh, self._settings.refresh_s)),
+        ]
+        if self._redis is not None:
+            self._counters = Counters(ledger, self._redis, self._roas_settings)
+            self._loops.append(asyncio.create_task(self._counters.keep_counting()))
+        self._ledger = ledger
+        logger.info("shard %d is open in epoch %d", self._shard, ledger.epoch)
+
+    # A request's way
+
+    async def reserve(self, claims: Sequence[Claim]) -> list[Award]:
+        return await self._write(lambda writer: writer.reserve(claims))
+
+    async def release(self, reservation_ids: Sequence[str]) -> int:
+        return await self._write(lambda writer: writer.run(lambda: self._book.release(reservation_ids)))
+
+    async def record(self, events: Sequence[Event]) -> list[Result]:
+        return await self._write(lambda writer: writer.record(events))
+
+    async def terms(self, known_version: int = -1) -> Terms | None:
+        await self.start()
+        return self._book.terms(known_version)
+
+    # Administration
+
+    async def put_brand(self, brand_id: str, settings: BrandSettings) -> dict[str, Any]:
+        return await self._write(lambda writer: writer.run(lambda: self._book.put_brand(brand_id, settings)))
+
+    async def get_brand(self, brand_id: str) -> dict[str, Any]:
+        await self.start()
+        return await self._book.get_brand(brand_id)
+
+    async def list_brands(self, cursor: str | None = None, limit: int = 100) -> tuple[list[dict[str, Any]], str | None]:
+        await self.start()
+        return await self._book.list_brands(cursor, limit)
+
+    async def put_portfolio(self, portfolio_id: str, settings: PortfolioSettings) -> dict[str, Any]:
+        return await self._write(lambda writer: writer.run(lambda: self._book.put_portfolio(portfolio_id, settings)))
+
+    async def get_portfolio(self, portfolio_id: str) -> dict[str, Any]:
+        await self.start()
+        return await self._book.get_portfolio(portfolio_id)
+
+    async def slot_roas(
+        self, brand_id: str, days: dict[int, DaySums], window_days: int, today_fraction: float
+    ) -> float:
+        """The ROAS of a part of a brand, by the measure of `brand_roas_current`; NaN while it is not known."""
+        await self.start()
+        if self._counters is None:
+            return math.nan
+        return self._counters.slot_roas(brand_id, days, window_days, today_fraction)
+
+    async def ping(self) -> int:
+        """The epoch: the ledger is there and has had its database."""
+        return await self.start()
+
+    async def stats(self) -> dict[str, Any]:
+        await self.start()
+        return {
+            "shard": self._shard,
+            "epoch": self._book.epoch,
+            "pid": os.getpid(),
+            "transactions": self._book.moves,
+            "brands": len(self._book.newest_terms.brands),
+            "terms_version": self._book.newest_terms.version,
+        }
+
+    @property
+    def _book(self) -> Ledger:
+        assert self._ledger is not None
+        return self._ledger
+
+    async def _write(self, work: Callable[[Writer], Awaitable[T]]) -> T:
+        await self.start()
+        assert self._writer is not None
+        try:
+            return await work(self._writer)
+        except Fenced as error:
+            self._leave(error)
+            raise LedgerUnavailable("a newer ledger has taken over") from error
+
+    async def _sweep(self) -> None:
+        assert self._writer is not None
+        await self._writer.run(self._book.sweep)
+
+    async def _keep(self, work: Callable[[], Awaitable[Any]], every_s: float) -> None:
+        """Again and again, whatever happens."""
+        while True:
+            try:
+                await work()
+            except Fenced as error:
+                self._leave(error)
+            except LedgerUnavailable as error:
+                logger.warning("%s", error)
+                await asyncio.sleep(RETRY_S)
+            except Exception:
+                logger.exception("a turn failed")
+            await asyncio.sleep(every_s)
+
+    def _leave(self, error: Fenced) -> None:
+        """Another ledger writes now. Ray starts this one again, in an epoch of its own."""
+        logger.error("%s: leaving", error)
+        asyncio.get_running_loop().call_later(RETRY_S, os._exit, 1)
+
+
+def connect(
+    database: DatabaseSettings,
+    redis_url: str | None,
+    ledger_settings: LedgerSettings | None = None,
+    roas_settings: RoasSettings | None = None,
+    shard: int = 0,
+) -> Any:
+    """The handle of a shard's ledger; makes the actor where there is none. Ray must be initialised.
+
+    Raises:
+        ValueError: the name is taken by an actor that is just being removed; try again.
+    """
+    import ray  # here: Ray reads its environment on import, and a supervisor imports this package before it has set it
+
+    actor = ray.remote(LedgerActor).options(
+        name=f"paceline-ledger-{shard}",
+        namespace=NAMESPACE,
+        lifetime="detached",
+        get_if_exists=True,
+        max_restarts=-1,
+        max_task_retries=0,  # a repeated call is the caller's decision: it has the ids that make it harmless
+        num_cpus=0,
+        max_concurrency=1000,
+    )
+    return actor.remote(
+        database, redis_url, ledger_settings or LedgerSettings(), roas_settings or RoasSettings(), shard
+    )

@@ -1,0 +1,246 @@
+"""Every invariant of the money, recomputed by SQL from the tables alone: `python -m ledger.audit`.
+
+It shares no rule with the code that moves the money. Each check is a query that returns the rows that break it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import NamedTuple
+
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+
+from db import BadSetting, Database, database_settings
+
+SHOWN = 20
+"""Offending rows named for each check."""
+
+_OUT = "(leased_micros + reserved_micros + settled_micros)"
+_DAY = "owner, owner_id, day"
+_LINES = """
+    SELECT 'brand' AS owner, brand_id AS owner_id, day, budget_delta_micros, reserved_delta_micros, settled_delta_micros
+    FROM ledger_journal WHERE brand_id IS NOT NULL
+    UNION ALL
+    SELECT 'portfolio', portfolio_id, day, budget_delta_micros, reserved_delta_micros, settled_delta_micros
+    FROM ledger_journal WHERE portfolio_id IS NOT NULL
+"""
+_HOLDS = """
+    SELECT 'brand' AS owner, brand_id AS owner_id, day, held_micros FROM reservations
+    UNION ALL
+    SELECT 'portfolio', portfolio_id, day, held_micros FROM reservations WHERE portfolio_id IS NOT NULL
+"""
+# What each event cost in the end. Of a conversion: the newest cost that was stated, nothing if it is rejected, on the
+# day of its first `conversion` event.
+_COSTS = """
+    SELECT brand_id, portfolio_id, day, reservation_id, COALESCE(cost_micros, 0) AS cost
+    FROM events WHERE type NOT IN ('conversion', 'conversion_update')
+    UNION ALL
+    SELECT brand_id, portfolio_id, day, reservation_id,
+        CASE WHEN (
+            SELECT s.status FROM events AS s
+            WHERE s.brand_id = anchor.brand_id AND s.partner_id = anchor.partner_id
+              AND s.conversion_id = anchor.conversion_id AND s.type IN ('conversion', 'conversion_update')
+              AND s.status IS NOT NULL
+            ORDER BY s.occurred_at DESC, s.event_id DESC LIMIT 1
+        ) = 'rejected' THEN 0 ELSE COALESCE((
+            SELECT c.cost_micros FROM events AS c
+            WHERE c.brand_id = anchor.brand_id AND c.partner_id = anchor.partner_id
+              AND c.conversion_id = anchor.conversion_id AND c.type IN ('conversion', 'conversion_update')
+              AND c.cost_micros IS NOT NULL
+            ORDER BY c.occurred_at DESC, c.event_id DESC LIMIT 1
+        ), 0) END
+    FROM (
+        SELECT brand_id, partner_id, conversion_id, portfolio_id, day, reservation_id, ROW_NUMBER() OVER (
+            PARTITION BY brand_id, partner_id, conversion_id
+            ORDER BY CASE WHEN type = 'conversion' THEN 0 ELSE 1 END, occurred_at, event_id
+        ) AS place
+        FROM events WHERE type IN ('conversion', 'conversion_update')
+    ) AS anchor WHERE place = 1
+"""
+_COSTS_BY_OWNER = f"""
+    SELECT 'brand' AS owner, brand_id AS owner_id, day, cost FROM ({_COSTS}) AS of_brands
+    UNION ALL
+    SELECT 'portfolio', portfolio_id, day, cost FROM ({_COSTS}) AS of_portfolios WHERE portfolio_id IS NOT NULL
+"""
+
+
+class Check(NamedTuple):
+    promise: str
+    query: str  # the rows that break it; its columns name them
+
+
+def _same(promise: str, column: str, sums: str, value: str, condition: str = "") -> Check:
+    """A column of every budget day equals a sum over other rows; a sum without a day is an offender too."""
+    return Check(
+        promise,
+        f"""
+        SELECT {_DAY}, SUM(stored) AS stored, SUM(recomputed) AS recomputed FROM (
+            SELECT {_DAY}, {column} AS stored, 0 AS recomputed FROM budget_days
+            UNION ALL
+            SELECT {_DAY}, 0, {value} FROM ({sums}) AS parts {condition}
+        ) AS both_sides GROUP BY {_DAY} HAVING SUM(stored) <> SUM(recomputed) ORDER BY {_DAY}
+        """,
+    )
+
+
+CHECKS = (
+    Check(
+        "nothing is negative, and only an unlimited budget has no number for what is available",
+        f"""
+        SELECT {_DAY}, budget_micros, available_micros, leased_micros, reserved_micros, settled_micros FROM budget_days
+        WHERE available_micros < 0 OR leased_micros < 0 OR reserved_micros < 0 OR settled_micros < 0
+           OR budget_micros < 0 OR (budget_micros IS NULL) <> (available_micros IS NULL) ORDER BY {_DAY}
+        """,
+    ),
+    Check(
+        "budget = available + leased + reserved + settled − excess",
+        f"""
+        SELECT {_DAY}, budget_micros, available_micros, leased_micros, reserved_micros, settled_micros FROM budget_days
+        WHERE budget_micros IS NOT NULL AND budget_micros <> available_micros + {_OUT}
+            - CASE WHEN {_OUT} > budget_micros THEN {_OUT} - budget_micros ELSE 0 END ORDER BY {_DAY}
+        """,
+    ),
+    _same("leased = 0 while no lease is granted", "leased_micros", _HOLDS, "0"),
+    _same("reserved = Σ of what open reservations hold", "reserved_micros", _HOLDS, "held_micros"),
+    _same("reserved = Σ of the journal", "reserved_micros", _LINES, "reserved_delta_micros"),
+    _same("settled = Σ of the journal", "settled_micros", _LINES, "settled_delta_micros"),
+    _same("settled = Σ of what the events cost", "settled_micros", _COSTS_BY_OWNER, "cost"),
+    _same("budget = Σ of the journal", "COALESCE(budget_micros, 0)", _LINES, "budget_delta_micros"),
+    Check(
+        "a portfolio's day is the sum of its members' days",
+        """
+        SELECT days.owner_id, days.day, days.reserved_micros, days.settled_micros,
+            SUM(lines_.reserved_delta_micros) AS members_reserved, SUM(lines_.settled_delta_micros) AS members_settled
+        FROM budget_days AS days JOIN ledger_journal AS lines_
+            ON lines_.portfolio_id = days.owner_id AND lines_.day = days.day AND lines_.brand_id IS NOT NULL
+        WHERE days.owner = 'portfolio'
+        GROUP BY days.owner_id, days.day, days.reserved_micros, days.settled_micros
+        HAVING days.reserved_micros <> SUM(lines_.reserved_delta_micros)
+            OR days.settled_micros <> SUM(lines_.settled_delta_micros)
+        ORDER BY days.owner_id, days.day
+        """,
+    ),
+    Check(
+        "an open reservation is due some time, an ended one holds nothing",
+        """
+        SELECT brand_id, reservation_id, status, held_micros, due_at, ended_at FROM reservations
+        WHERE held_micros < 0 OR held_micros > amount_micros
+           OR (status = 'open' AND (due_at IS NULL OR ended_at IS NOT NULL))
+           OR (status <> 'open' AND (due_at IS NOT NULL OR ended_at IS NULL OR held_micros <> 0))
+           OR status NOT IN ('open', 'settled', 'expired', 'returned')
+        ORDER BY brand_id, reservation_id
+        """,
+    ),
+    Check(
+        "every reservation was debited once, for its brand, its portfolio and its day, and holds what the journal says",
+        """
+        SELECT held.brand_id, held.reservation_id, held.amount_micros, held.held_micros,
+            SUM(CASE WHEN lines_.kind = 'reserve' THEN lines_.reserved_delta_micros ELSE 0 END) AS debited,
+            SUM(lines_.reserved_delta_micros) AS journal_holds
+        FROM reservations AS held LEFT JOIN ledger_journal AS lines_ ON lines_.reservation_id = held.reservation_id
+            AND lines_.brand_id = held.brand_id AND lines_.day = held.day
+            AND COALESCE(lines_.portfolio_id, '') = COALESCE(held.portfolio_id, '')
+        GROUP BY held.brand_id, held.reservation_id, held.amount_micros, held.held_micros
+        HAVING SUM(CASE WHEN lines_.kind = 'reserve' THEN 1 ELSE 0 END) <> 1
+            OR SUM(CASE WHEN lines_.kind = 'reserve' THEN lines_.reserved_delta_micros ELSE 0 END) <> held.amount_micros
+            OR SUM(lines_.reserved_delta_micros) <> held.held_micros
+        ORDER BY held.brand_id, held.reservation_id
+        """,
+    ),
+    Check(
+        "a reservation ends once at most",
+        """
+        SELECT brand_id, reservation_id, COUNT(*) AS ends FROM ledger_journal
+        WHERE kind IN ('expire', 'return') OR (kind IN ('settle', 'late_settle') AND reserved_delta_micros < 0)
+        GROUP BY brand_id, reservation_id HAVING COUNT(*) > 1 ORDER BY brand_id, reservation_id
+        """,
+    ),
+    Check(
+        "a reservation's settled is the sum of the journal, and of what its events cost",
+        f"""
+        SELECT brand_id, reservation_id, SUM(stored) AS stored, SUM(journal) AS journal, SUM(cost) AS cost FROM (
+            SELECT brand_id, reservation_id, settled_micros AS stored, 0 AS journal, 0 AS cost FROM reservations
+            UNION ALL
+            SELECT brand_id, reservation_id, 0, settled_delta_micros, 0 FROM ledger_journal
+            WHERE reservation_id IS NOT NULL
+            UNION ALL
+            SELECT brand_id, reservation_id, 0, 0, cost FROM ({_COSTS}) AS costs WHERE reservation_id IS NOT NULL
+        ) AS sides GROUP BY brand_id, reservation_id
+        HAVING SUM(stored) <> SUM(journal) OR SUM(stored) <> SUM(cost) ORDER BY brand_id, reservation_id
+        """,
+    ),
+    Check(
+        "a request is paid for once, whatever it is repeated with",
+        """
+        SELECT sub, request_id, COUNT(DISTINCT request_hash) AS bodies FROM reservations
+        GROUP BY sub, request_id HAVING COUNT(DISTINCT request_hash) > 1 ORDER BY sub, request_id
+        """,
+    ),
+    Check(
+        "every impression and click shows in the performance once",
+        """
+        SELECT brand_id, SUM(shown_impressions) AS shown_impressions, SUM(impressions) AS impressions,
+            SUM(shown_clicks) AS shown_clicks, SUM(clicks) AS clicks
+        FROM (
+            SELECT brand_id, impressions AS shown_impressions, 0 AS impressions, clicks AS shown_clicks, 0 AS clicks
+            FROM performance_hourly WHERE kind = 'event'
+            UNION ALL
+            SELECT brand_id, 0, CASE WHEN type = 'impression' THEN 1 ELSE 0 END,
+                0, CASE WHEN type = 'click' THEN 1 ELSE 0 END
+            FROM events
+        ) AS sides GROUP BY brand_id
+        HAVING SUM(shown_impressions) <> SUM(impressions) OR SUM(shown_clicks) <> SUM(clicks) ORDER BY brand_id
+        """,
+    ),
+    Check(
+        "no epoch writes after a newer one",
+        """
+        SELECT shard, seq, epoch FROM (
+            SELECT shard, seq, epoch, MAX(epoch) OVER (PARTITION BY shard ORDER BY seq) AS newest FROM ledger_journal
+        ) AS written WHERE epoch < newest ORDER BY shard, seq
+        """,
+    ),
+)
+
+
+async def audit(database: Database) -> list[str]:
+    """What is wrong, the first offenders of each broken promise by name; empty when all is well."""
+    problems: list[str] = []
+    async with database.read() as connection:
+        for check in CHECKS:
+            rows = (await connection.execute(text(f"{check.query} LIMIT {SHOWN}"))).mappings()
+            for row in rows:
+                named = ", ".join(f"{name}={value}" for name, value in row.items())
+                problems.append(f"{check.promise}: {named}")
+    return problems
+
+
+async def _main() -> int:
+    database = Database(database_settings())
+    try:
+        problems = await audit(database)
+    finally:
+        await database.close()
+    if not problems:
+        print(f"{len(CHECKS)} invariants hold")
+        return 0
+    print(problems[0], file=sys.stderr)
+    for problem in problems[1:]:
+        print(f"also {problem}", file=sys.stderr)
+    return 1
+
+
+def main() -> int:
+    try:
+        return asyncio.run(_main())
+    except BadSetting as error:
+        print(error, file=sys.stderr)
+    except (SQLAlchemyError, OSError) as error:
+        print(f"cannot read the database: {getattr(error, 'orig', None) or error}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

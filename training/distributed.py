@@ -1,0 +1,175 @@
+"""The night's fit on Ray Train: every worker reads its own partition and runs `fit.fit`, no other code."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightgbm as lgb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from db import State
+from training.features import FEATURES, Floats, Singles
+from training.fit import Boosters, TrainingSet, fit, weights
+from training.publish import Say
+from training.settings import ModelSettings
+
+FINAL, HELD_OUT = "final", "held_out"
+TARGET, WEIGHT = "_target", "_weight"
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+class FitFailed(Exception):
+    """Ray Train gave up; the text is its reason."""
+
+
+def fit_on_ray(data: TrainingSet, newest: int, settings: ModelSettings, state: State, say: Say) -> Boosters:
+    """What `fit_in_process` does, on `settings.workers` workers.
+
+    Raises:
+        FitFailed: a worker failed.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="fit-", dir=_scratch(state)))
+    try:
+        names = _write_partitions(data, newest, settings, folder)
+        with _cluster(state, say):
+            texts = _train(names, folder, settings)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    boosters = {name: lgb.Booster(model_str=text) for name, text in texts.items()}
+    return Boosters(boosters[FINAL], boosters.get(HELD_OUT))
+
+
+def _scratch(state: State) -> Path:
+    """Where all workers can read. On several nodes: a state folder on shared storage."""
+    folder = state.root / "scratch"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _write_partitions(data: TrainingSet, newest: int, settings: ModelSettings, folder: Path) -> list[str]:
+    """One Parquet file a fit and worker; rows are dealt out in turn, so that every worker sees every day."""
+    names = [FINAL, HELD_OUT] if data.before(newest).any() else [FINAL]
+    for name in names:
+        day = newest + 1 if name == FINAL else newest
+        rows = np.flatnonzero(data.before(day))
+        weight = weights(data, day, settings)
+        for rank in range(settings.workers):
+            mine = rows[rank :: settings.workers]
+            columns = {feature: data.matrix[mine, position] for position, feature in enumerate(FEATURES)}
+            table = pa.table(columns | {TARGET: data.target[mine], WEIGHT: weight[mine]})
+            pq.write_table(table, _partition(folder, name, rank))
+    return names
+
+
+def _partition(folder: Path, name: str, rank: int) -> Path:
+    return folder / f"{name}-{rank}.parquet"
+
+
+def read_partition(path: Path) -> tuple[Singles, Floats, Floats]:
+    """(matrix, target, weight)."""
+    table = pq.read_table(path)
+    matrix: Singles = np.column_stack([table.column(feature).to_numpy() for feature in FEATURES])
+    return matrix, table.column(TARGET).to_numpy(), table.column(WEIGHT).to_numpy()
+
+
+def _train(names: list[str], folder: Path, settings: ModelSettings) -> dict[str, str]:
+    import ray.train
+    from ray.train.lightgbm import LightGBMTrainer
+
+    trainer = LightGBMTrainer(
+        _work,
+        train_loop_config={"names": names, "folder": str(folder), "settings": settings.model_dump(exclude={"key"})},
+        # One core a worker, no trainer: it fits beside the replicas on two cores.
+        scaling_config=ray.train.ScalingConfig(num_workers=settings.workers, resources_per_worker={"CPU": 1}),
+        run_config=ray.train.RunConfig(name="fit", storage_path=str(folder / "run")),
+    )
+    try:
+        result = trainer.fit()
+    except Exception as error:
+        raise FitFailed(str(error).strip().splitlines()[-1] if str(error).strip() else repr(error)) from error
+    if result.error is not None or result.checkpoint is None:
+        raise FitFailed(f"Ray Train ended without a model: {result.error}")
+    with result.checkpoint.as_directory() as directory:
+        return {name: (Path(directory) / f"{name}.txt").read_text() for name in names}
+
+
+def _work(config: dict[str, Any]) -> None:
+    """On a worker: fit on its own partitions, report once at the end."""
+    import ray.train
+    from ray.train.lightgbm import get_network_params
+
+    settings = ModelSettings.model_validate(config["settings"])
+    rank = ray.train.get_context().get_world_rank()
+    network = get_network_params() if settings.workers > 1 else {}
+    with tempfile.TemporaryDirectory() as directory:
+        for name in config["names"]:
+            partition = read_partition(_partition(Path(config["folder"]), name, rank))
+            booster = fit(*partition, settings, threads=1, network=network)
+            (Path(directory) / f"{name}.txt").write_text(booster.model_to_string())
+            booster.free_network()
+        kept = ray.train.Checkpoint.from_directory(directory) if rank == 0 else None
+        ray.train.report({"trees": settings.trees}, checkpoint=kept)
+
+
+@contextmanager
+def _cluster(state: State, say: Say) -> Iterator[None]:
+    """Inside a job: its cluster. Beside a running system: that system's. Else a local one for the time of the fit."""
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if "RAY_AUTH_TOKEN" not in os.environ and "RAY_AUTH_TOKEN_PATH" not in os.environ:
+        _ensure_token(state)
+        os.environ["RAY_AUTH_TOKEN_PATH"] = str(state.ray_token)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import ray  # after the variables above: it reads them on import
+
+    if ray.is_initialized():
+        yield
+        return
+    address = os.environ.get("RAY_ADDRESS") or _running_address(state)
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if address:
+        say(f"  fitting on the Ray cluster at {address}")
+        environment = {"env_vars": {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}}
+        in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ  # the job has brought its own environment
+        ray.init(address=address, runtime_env=None if in_job else environment, **quiet)
+    else:
+        say("  no Ray cluster is running on this state folder: starting a local one for the fit (token authentication)")
+        inherited = os.environ.get("PYTHONPATH")
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPOSITORY), inherited]))
+        ray.init(address="local", include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _running_address(state: State) -> str | None:
+    """Of the system on this folder, if it still runs: `run.json` outlives a system that was killed."""
+    running = state.running()
+    address, pid = running.get("ray_address"), running.get("pid")
+    if not isinstance(address, str) or not isinstance(pid, int) or not Path(f"/proc/{pid}").exists():
+        return None
+    return address
+
+
+def _ensure_token(state: State) -> None:
+    import secrets
+
+    state.root.mkdir(parents=True, exist_ok=True)
+    try:
+        descriptor = os.open(state.ray_token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secrets.token_hex(32))
