@@ -12,7 +12,6 @@ second shard is a second actor under another shard number: `store.py` fences eac
 
 from ledger.account import MONEY_MOST, Budget
 from ledger.actor import LedgerActor, connect
-from ledger.audit import audit
 from ledger.book import Ledger
 from ledger.counters import BrandGauges, Counters, Gauges, PortfolioGauges, read_gauges
 from ledger.errors import (
@@ -63,7 +62,6 @@ __all__ = [
     "Win",
     "Writer",
     "admitted",
-    "audit",
     "connect",
     "current_roas",
     "kappa",

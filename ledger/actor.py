@@ -30,8 +30,8 @@ RETRY_S = 0.5
 class LedgerActor:
     """A shard's ledger. It may be killed at any time: what it has answered is in the database.
 
-    Ray starts it again by calling the constructor with the same settings; it then takes the next epoch. The methods are
-    those of `Ledger`; writes go through the one `Writer`.
+    Ray starts it again by calling the constructor, on the event loop, with the same settings; it then takes the next
+    epoch. The methods are those of `Ledger`; writes go through the one `Writer`.
     """
 
     def __init__(
@@ -50,6 +50,16 @@ class LedgerActor:
         self._counters: Counters | None = None
         self._opening: asyncio.Task[None] | None = None
         self._loops: list[asyncio.Task[None]] = []
+        self._booting = asyncio.get_running_loop().create_task(self._boot())
+
+    async def _boot(self) -> None:
+        """Open without being asked: holds expire even while nobody calls."""
+        while self._ledger is None:
+            try:
+                await self.start()
+            except Exception as error:
+                logger.warning("the ledger cannot open yet: %s", error)
+                await asyncio.sleep(RETRY_S)
 
     async def start(self) -> int:
         """Open the ledger if it is not open yet, and return its epoch.

@@ -37,27 +37,28 @@ _COSTS = """
     SELECT brand_id, portfolio_id, day, reservation_id, COALESCE(cost_micros, 0) AS cost
     FROM events WHERE type NOT IN ('conversion', 'conversion_update')
     UNION ALL
-    SELECT brand_id, portfolio_id, day, reservation_id,
-        CASE WHEN (
-            SELECT s.status FROM events AS s
-            WHERE s.brand_id = anchor.brand_id AND s.partner_id = anchor.partner_id
-              AND s.conversion_id = anchor.conversion_id AND s.type IN ('conversion', 'conversion_update')
-              AND s.status IS NOT NULL
-            ORDER BY s.occurred_at DESC, s.event_id DESC LIMIT 1
-        ) = 'rejected' THEN 0 ELSE COALESCE((
-            SELECT c.cost_micros FROM events AS c
-            WHERE c.brand_id = anchor.brand_id AND c.partner_id = anchor.partner_id
-              AND c.conversion_id = anchor.conversion_id AND c.type IN ('conversion', 'conversion_update')
-              AND c.cost_micros IS NOT NULL
-            ORDER BY c.occurred_at DESC, c.event_id DESC LIMIT 1
-        ), 0) END
+    SELECT brand_id,
+        MAX(CASE WHEN as_anchor = 1 THEN portfolio_id END),
+        MAX(CASE WHEN as_anchor = 1 THEN day END),
+        MAX(CASE WHEN as_anchor = 1 THEN reservation_id END),
+        CASE WHEN MAX(CASE WHEN as_status = 1 THEN status END) = 'rejected' THEN 0
+            ELSE COALESCE(MAX(CASE WHEN as_cost = 1 THEN cost_micros END), 0) END
     FROM (
-        SELECT brand_id, partner_id, conversion_id, portfolio_id, day, reservation_id, ROW_NUMBER() OVER (
-            PARTITION BY brand_id, partner_id, conversion_id
-            ORDER BY CASE WHEN type = 'conversion' THEN 0 ELSE 1 END, occurred_at, event_id
-        ) AS place
+        SELECT brand_id, partner_id, conversion_id, portfolio_id, day, reservation_id, status, cost_micros,
+            ROW_NUMBER() OVER (
+                PARTITION BY brand_id, partner_id, conversion_id
+                ORDER BY CASE WHEN type = 'conversion' THEN 0 ELSE 1 END, occurred_at, event_id
+            ) AS as_anchor,
+            ROW_NUMBER() OVER (
+                PARTITION BY brand_id, partner_id, conversion_id
+                ORDER BY CASE WHEN status IS NULL THEN 1 ELSE 0 END, occurred_at DESC, event_id DESC
+            ) AS as_status,
+            ROW_NUMBER() OVER (
+                PARTITION BY brand_id, partner_id, conversion_id
+                ORDER BY CASE WHEN cost_micros IS NULL THEN 1 ELSE 0 END, occurred_at DESC, event_id DESC
+            ) AS as_cost
         FROM events WHERE type IN ('conversion', 'conversion_update')
-    ) AS anchor WHERE place = 1
+    ) AS ranked GROUP BY brand_id, partner_id, conversion_id
 """
 _COSTS_BY_OWNER = f"""
     SELECT 'brand' AS owner, brand_id AS owner_id, day, cost FROM ({_COSTS}) AS of_brands
@@ -76,11 +77,11 @@ def _same(promise: str, column: str, sums: str, value: str, condition: str = "")
     return Check(
         promise,
         f"""
-        SELECT {_DAY}, SUM(stored) AS stored, SUM(recomputed) AS recomputed FROM (
-            SELECT {_DAY}, {column} AS stored, 0 AS recomputed FROM budget_days
+        SELECT {_DAY}, SUM(in_row) AS in_row, SUM(recomputed) AS recomputed FROM (
+            SELECT {_DAY}, {column} AS in_row, 0 AS recomputed FROM budget_days
             UNION ALL
             SELECT {_DAY}, 0, {value} FROM ({sums}) AS parts {condition}
-        ) AS both_sides GROUP BY {_DAY} HAVING SUM(stored) <> SUM(recomputed) ORDER BY {_DAY}
+        ) AS both_sides GROUP BY {_DAY} HAVING SUM(in_row) <> SUM(recomputed) ORDER BY {_DAY}
         """,
     )
 
@@ -160,15 +161,15 @@ CHECKS = (
     Check(
         "a reservation's settled is the sum of the journal, and of what its events cost",
         f"""
-        SELECT brand_id, reservation_id, SUM(stored) AS stored, SUM(journal) AS journal, SUM(cost) AS cost FROM (
-            SELECT brand_id, reservation_id, settled_micros AS stored, 0 AS journal, 0 AS cost FROM reservations
+        SELECT brand_id, reservation_id, SUM(in_row) AS in_row, SUM(journal) AS journal, SUM(cost) AS cost FROM (
+            SELECT brand_id, reservation_id, settled_micros AS in_row, 0 AS journal, 0 AS cost FROM reservations
             UNION ALL
             SELECT brand_id, reservation_id, 0, settled_delta_micros, 0 FROM ledger_journal
             WHERE reservation_id IS NOT NULL
             UNION ALL
             SELECT brand_id, reservation_id, 0, 0, cost FROM ({_COSTS}) AS costs WHERE reservation_id IS NOT NULL
         ) AS sides GROUP BY brand_id, reservation_id
-        HAVING SUM(stored) <> SUM(journal) OR SUM(stored) <> SUM(cost) ORDER BY brand_id, reservation_id
+        HAVING SUM(in_row) <> SUM(journal) OR SUM(in_row) <> SUM(cost) ORDER BY brand_id, reservation_id
         """,
     ),
     Check(

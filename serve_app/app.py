@@ -121,4 +121,4 @@ class IngressReplica:
         )
 
     def __serve_build_asgi_app__(self) -> ASGIApp:  # noqa: PLW3201
-        return self._api.app()
+        return self._api.app(names=False)

@@ -17,7 +17,6 @@ from serve_app.errors import Problem, unavailable
 
 logger = logging.getLogger("paceline.access")
 errors_logger = logging.getLogger("paceline.errors")
-NAME = re.compile(rb"[A-Za-z0-9._:\-]{1,128}")
 TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
@@ -29,24 +28,28 @@ def header(scope: Scope, name: bytes) -> bytes | None:
 
 
 class Door:
-    """Wraps an ASGI application: X-Request-ID in and out, problems instead of tracebacks."""
+    """Wraps an ASGI application: X-Request-ID in and out, problems instead of tracebacks.
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    Args:
+        names: give the answer its X-Request-ID. Serve does that by itself, from the same header of the request.
+    """
+
+    def __init__(self, app: ASGIApp, names: bool = True) -> None:
+        self._app, self._names = app, names
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = header(scope, b"x-request-id")
-        name = given if given is not None and NAME.fullmatch(given) else uuid.uuid4().hex.encode()
+        name = header(scope, b"x-request-id") or uuid.uuid4().hex.encode()
         status = 0
 
         async def named(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", name)]
+                if self._names:
+                    message["headers"] = [*message.get("headers", ()), (b"x-request-id", name)]
             await send(message)
 
         began = time.perf_counter()
@@ -56,10 +59,10 @@ class Door:
         except ClientDisconnect:
             status = 499
         except Exception as error:
-            problem = _problem(error, name.decode())
+            problem = _problem(error, name.decode("latin-1"))
             if status:
                 raise  # the answer had begun: all that is left is to break the connection
-            await problem.response(name.decode())(scope, receive, named)
+            await problem.response(name.decode("latin-1"))(scope, receive, named)
         finally:
             if logger.isEnabledFor(logging.INFO):
                 trace = TRACEPARENT.fullmatch(header(scope, b"traceparent") or b"")
@@ -69,7 +72,7 @@ class Door:
                     scope["path"],
                     status,
                     (time.perf_counter() - began) * 1000,
-                    name.decode(),
+                    name.decode("latin-1"),
                     f" trace={trace[1].decode()}" if trace else "",
                 )
 

@@ -85,8 +85,8 @@ class Api:
         self._log = ScoreLog(database, score.log_sample, score.log_rows_per_s, monitor.tally.dropped)
         self._openapi = encode(document("Paceline", VERSION, DESCRIPTION, OPERATIONS))
 
-    def app(self) -> ASGIApp:
-        """The application. Its lifespan runs the background work."""
+    def app(self, names: bool = True) -> ASGIApp:
+        """The application. Its lifespan runs the background work. `names`: see `Door`."""
         routes = [
             Route("/api/score", self.score, methods=["POST"]),
             Route("/api/performance", self.performance, methods=["POST"]),
@@ -104,7 +104,7 @@ class Api:
             Route("/openapi.json", self.openapi, methods=["GET"]),
             Route("/docs", self.docs, methods=["GET"]),
         ]
-        return Door(Router(routes, redirect_slashes=False, default=_no_route, lifespan=self._lifespan))
+        return Door(Router(routes, redirect_slashes=False, default=_no_route, lifespan=self._lifespan), names)
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _app: Any) -> AsyncIterator[None]:

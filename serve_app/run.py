@@ -6,10 +6,12 @@ import argparse
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import secrets
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -19,6 +21,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple, Self
 
 from db import BadSetting, State
 from db.migrate import CannotMigrate
@@ -28,9 +31,10 @@ from serve_app.night import Night
 from serve_app.settings import Settings, load, with_state
 
 LEAST_FREE_BYTES = 512 * 1024 * 1024
-READY_S, STOP_SERVE_S = 180.0, 6.0
+RAY_START_S, READY_S, STOP_SERVE_S, STOP_RAY_S = 60.0, 180.0, 5.0, 3.0
 REPLICA_PORTS = 20
 REPOSITORY = Path(__file__).resolve().parent.parent
+BIN = Path(sys.executable).parent
 
 
 class CannotRun(Exception):
@@ -43,10 +47,12 @@ class Stop(BaseException):
 
 def say(text: str) -> None:
     """One line of progress, seconds since the start before it."""
-    print(f"[{time.monotonic() - STARTED:5.1f} s] {text}", flush=True)
+    print(f"[{time.monotonic() - STARTED:5.1f} s] {text}", file=TERMINAL, flush=True)
 
 
 STARTED = time.monotonic()
+TERMINAL = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+"""Where progress goes, also after the rest of this process's output has been sent to a file."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -194,6 +200,32 @@ def _end_leftovers(state: State) -> None:
             processes.end(left, 3.0)
 
 
+class Ports(NamedTuple):
+    """Everything that listens besides HTTP; in the README as well."""
+
+    dashboard: int
+    ray: int
+    ray_client: int
+    ray_metrics: int
+    node_manager: int
+    object_manager: int
+    agent_http: int
+    agent_grpc: int
+    runtime_env_agent: int
+    haproxy_metrics: int
+    haproxy_stats: int
+    fallback_http: int
+    fallback_grpc: int
+    replicas_http: list[int]
+    replicas_grpc: list[int]
+
+    @classmethod
+    def free(cls, salt: int) -> Self:
+        single = len(cls._fields) - 2
+        ports = processes.free_ports(single + 2 * REPLICA_PORTS, salt)
+        return cls(*ports[:single], ports[single : single + REPLICA_PORTS], ports[single + REPLICA_PORTS :])  # type: ignore[arg-type]
+
+
 class System:
     """What runs, in the order in which it starts; `stack` stops it in the opposite order."""
 
@@ -202,7 +234,8 @@ class System:
     ) -> None:
         self._settings, self._state, self._name = settings, state, name
         self._data, self._nightly, self._stack = data, nightly, stack
-        self._ports = processes.free_ports(6 + 2 * REPLICA_PORTS, salt=settings.http.port)
+        self._ports = Ports.free(salt=settings.http.port)
+        self._ray: subprocess.Popen[bytes] | None = None
         self._redis: EmbeddedRedis | None = None
 
     def serve(self) -> None:
@@ -224,7 +257,7 @@ class System:
         if night is not None:
             night.start()
             self._stack.callback(night.stop)
-        print(self._ready_line(), flush=True)
+        print(self._ready_line(), file=TERMINAL, flush=True)
         self._watch()
 
     @staticmethod
@@ -243,76 +276,107 @@ class System:
     # Ray and Serve
 
     def _start_cluster(self) -> None:
-        dashboard, metrics, haproxy_metrics, haproxy_stats, fallback_http, fallback_grpc, *replicas = self._ports
         scratch = self._state.scratch
         scratch.mkdir(mode=0o700, exist_ok=True)
-        proxy = scratch / "h"
-        os.environ.update(
-            {
-                "PYTHONPATH": os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")])),
-                "OMP_NUM_THREADS": "1",
-                "RAY_USAGE_STATS_ENABLED": "0",
-                "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-                "RAY_SERVE_ENABLE_HA_PROXY": "1",
-                "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-                "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
-                "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(proxy / "haproxy.cfg"),
-                "RAY_SERVE_HAPROXY_SOCKET_PATH": str(proxy / "admin.sock"),
-                "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(proxy),
-                "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(proxy / "server-state"),
-                "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(proxy / "metrics.sock"),
-                "RAY_SERVE_HAPROXY_METRICS_PORT": str(haproxy_metrics),
-                "RAY_SERVE_HAPROXY_STATS_PORT": str(haproxy_stats),
-                "RAY_SERVE_HAPROXY_NBTHREAD": str(min(os.cpu_count() or 1, 4)),
-                "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback_http),
-                "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(fallback_grpc),
-                "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(replicas[0]),
-                "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(replicas[REPLICA_PORTS - 1]),
-                "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(replicas[REPLICA_PORTS]),
-                "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(replicas[-1]),
-            }
-        )
-        proxy.mkdir(exist_ok=True)
+        os.environ.update(self._ray_environment(scratch / "h"))
         say("starting Ray (token authentication, loopback)")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            from ray import serve
         self._stack.callback(self._stop_cluster)
         try:
-            self._init_ray(dashboard, metrics)
-            say("starting Serve behind HAProxy")
-            serve.start(
-                proxy_location="HeadOnly",
-                http_options={"host": self._settings.http.host, "port": self._settings.http.port},
-                logging_config={"enable_access_log": False},
-            )
+            self._start_ray()
+            self._start_serve()
         except Exception as error:
             (self._state.logs / "start.log").write_text("".join(traceback.format_exception(error)))
             last = (str(error).strip() or repr(error)).splitlines()[-1]
             raise CannotRun(f"the cluster did not start: {last}; see {self._state.logs}/start.log") from None
         self._write_run_file()
 
-    def _init_ray(self, dashboard: int, metrics: int) -> None:
-        import ray
+    def _ray_environment(self, proxy: Path) -> dict[str, str]:
+        """What every process of the cluster inherits. `proxy`: HAProxy's files."""
+        proxy.mkdir(exist_ok=True)
+        ports = self._ports
+        return {
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")])),
+            "PATH": os.pathsep.join([str(BIN), os.environ.get("PATH", os.defpath)]),  # jobs say `python`
+            "OMP_NUM_THREADS": "1",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+            "RAY_SERVE_ENABLE_HA_PROXY": "1",
+            "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+            "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+            "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(proxy / "haproxy.cfg"),
+            "RAY_SERVE_HAPROXY_SOCKET_PATH": str(proxy / "admin.sock"),
+            "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(proxy),
+            "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(proxy / "server-state"),
+            "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(proxy / "metrics.sock"),
+            "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports.haproxy_metrics),
+            "RAY_SERVE_HAPROXY_STATS_PORT": str(ports.haproxy_stats),
+            "RAY_SERVE_HAPROXY_NBTHREAD": str(min(os.cpu_count() or 1, 4)),
+            "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(ports.fallback_http),
+            "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(ports.fallback_grpc),
+            "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(ports.replicas_http[0]),
+            "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(ports.replicas_http[-1]),
+            "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(ports.replicas_grpc[0]),
+            "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(ports.replicas_grpc[-1]),
+        }
 
-        context = ray.init(
-            address="local",
-            _node_ip_address="127.0.0.1",
-            dashboard_host="127.0.0.1",
-            dashboard_port=dashboard,
-            include_dashboard=True,
-            _temp_dir=str(self._state.scratch / "ray"),
-            _metrics_export_port=metrics,
-            namespace="paceline",
-            log_to_driver=False,
-            logging_level="ERROR",
-        )
+    def _start_ray(self) -> None:
+        ports, log = self._ports, self._state.logs / "ray.log"
+        options = {
+            "--node-ip-address": "127.0.0.1",
+            "--port": ports.ray,
+            "--min-worker-port": 0,  # any that is free
+            "--max-worker-port": 0,
+            "--node-manager-port": ports.node_manager,
+            "--object-manager-port": ports.object_manager,
+            "--ray-client-server-port": ports.ray_client,
+            "--dashboard-host": "127.0.0.1",
+            "--dashboard-port": ports.dashboard,
+            "--dashboard-agent-listen-port": ports.agent_http,
+            "--dashboard-agent-grpc-port": ports.agent_grpc,
+            "--runtime-env-agent-port": ports.runtime_env_agent,
+            "--metrics-export-port": ports.ray_metrics,
+            "--temp-dir": self._state.scratch / "ray",
+        }
+        with log.open("wb") as out:
+            self._ray = subprocess.Popen(
+                [str(BIN / "ray"), "start", "--head", "--block", *(f"{name}={value}" for name, value in options.items())],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                preexec_fn=processes.die_with_parent,
+            )
+        until = time.monotonic() + RAY_START_S
+        while processes.is_free("127.0.0.1", ports.ray):
+            if self._ray.poll() is not None or time.monotonic() > until:
+                raise RuntimeError(f"Ray did not start; see {log}")
+            time.sleep(0.05)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import ray
+        ray.init(address=self._ray_address, namespace="paceline", log_to_driver=False, logging_level="ERROR")
         signal.signal(signal.SIGTERM, _raise_stop)  # Ray has put its own there
-        self._dashboard = f"http://127.0.0.1:{dashboard}"
-        self._ray_address = context.address_info["gcs_address"]
+
+    def _start_serve(self) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from ray import serve
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
+        say("starting Serve behind HAProxy")
+        serve.start(
+            proxy_location="HeadOnly",
+            http_options={"host": self._settings.http.host, "port": self._settings.http.port},
+            logging_config={"enable_access_log": False},
+        )
+
+    @property
+    def _ray_address(self) -> str:
+        return f"127.0.0.1:{self._ports.ray}"
+
+    @property
+    def _dashboard(self) -> str:
+        return f"http://127.0.0.1:{self._ports.dashboard}"
 
     def _write_run_file(self) -> None:
-        dashboard, metrics, haproxy_metrics, haproxy_stats, fallback_http, fallback_grpc, *replicas = self._ports
         content = {
             "system": self._name,
             "pid": os.getpid(),
@@ -320,15 +384,7 @@ class System:
             "dashboard": self._dashboard,
             "ray_address": self._ray_address,
             "redis_url": self._settings.redis.url,
-            "ports": {
-                "http": self._settings.http.port,
-                "dashboard": dashboard,
-                "ray_metrics": metrics,
-                "haproxy_metrics": haproxy_metrics,
-                "haproxy_stats": haproxy_stats,
-                "fallback": [fallback_http, fallback_grpc],
-                "replicas": replicas,
-            },
+            "ports": {"http": self._settings.http.port, **self._ports._asdict()},
         }
         draft = self._state.run.with_suffix(".draft")
         draft.write_text(json.dumps(content, indent=2) + "\n")
@@ -381,6 +437,8 @@ class System:
         """Until a signal. The embedded Redis is started again if it dies."""
         while True:
             time.sleep(0.5)
+            if self._ray is not None and self._ray.poll() is not None:
+                raise CannotRun(f"Ray has ended by itself; see {self._state.logs}/ray.log and {self._state.scratch}/ray")
             if self._redis is not None and not self._redis.is_running():
                 say("the embedded Redis has died; starting it again")
                 self._redis.start()
@@ -389,6 +447,10 @@ class System:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         say("stopping: no new requests, those in flight end")
+        # Ray tells at length of every process that it ends: that goes to a file.
+        with (self._state.logs / "stop.log").open("ab") as log:
+            os.dup2(log.fileno(), sys.stdout.fileno())
+            os.dup2(log.fileno(), sys.stderr.fileno())
         import ray
         from ray import serve
 
@@ -398,6 +460,10 @@ class System:
             shutdown.start()
             shutdown.join(STOP_SERVE_S)
             ray.shutdown()
+        if self._ray is not None:
+            self._ray.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._ray.wait(STOP_RAY_S)
 
     def _stopped(self) -> None:
         processes.end(processes.marked(self._name), 2.0)

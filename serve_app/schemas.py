@@ -17,9 +17,13 @@ EARLIEST, LATEST = dt.datetime(1971, 1, 1, tzinfo=dt.UTC), dt.datetime(2200, 1, 
 
 
 def _time(value: Any) -> Any:
-    if not isinstance(value, str) or not RFC3339.fullmatch(value):
-        raise PydanticCustomError("rfc3339", "must be an RFC 3339 time such as 2026-01-31T12:00:00Z")
-    return value.upper()
+    # Parsed here: in strict mode pydantic takes text for a time only where it reads the JSON itself.
+    try:
+        if isinstance(value, str) and RFC3339.fullmatch(value):
+            return dt.datetime.fromisoformat(value.upper())
+    except ValueError:
+        pass  # the 30th of February
+    raise PydanticCustomError("rfc3339", "must be an RFC 3339 time such as 2026-01-31T12:00:00Z")
 
 
 def _range(value: dt.datetime) -> dt.datetime:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from training.etl import Imported, Unreadable, import_file, import_frame, is_imported
     from training.features import Confidence, Encoder
-    from training.history import history, newest_day
+    from training.history import newest_day, read_history
     from training.market import performance
     from training.model import Columns, Explanation, Model, ModelRefused, Prediction
     from training.nightly import AnotherNight, NothingToLearn, first_model
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         fetch,
         live_at,
         model_key,
-        publish,
+        publish_version,
         redis_key,
     )
     from training.settings import ModelSettings, model_settings
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "training.etl": ("Imported", "Unreadable", "import_file", "import_frame", "is_imported"),
     "training.features": ("Confidence", "Encoder"),
-    "training.history": ("history", "newest_day"),
+    "training.history": ("newest_day", "read_history"),
     "training.market": ("performance",),
     "training.model": ("Columns", "Explanation", "Model", "ModelRefused", "Prediction"),
     "training.nightly": ("AnotherNight", "NothingToLearn", "first_model"),
@@ -40,7 +40,7 @@ _HOMES = {
         "fetch",
         "live_at",
         "model_key",
-        "publish",
+        "publish_version",
         "redis_key",
     ),
     "training.settings": ("ModelSettings", "model_settings"),
@@ -73,7 +73,6 @@ __all__ = [
     "current",
     "fetch",
     "first_model",
-    "history",
     "import_file",
     "import_frame",
     "is_imported",
@@ -82,6 +81,7 @@ __all__ = [
     "model_settings",
     "newest_day",
     "performance",
-    "publish",
+    "publish_version",
+    "read_history",
     "redis_key",
 ]

@@ -18,17 +18,13 @@ import pyarrow.parquet as pq
 
 from db import State
 from training.features import FEATURES, Floats, Singles
-from training.fit import Boosters, TrainingSet, fit, weights
+from training.fit import Boosters, FitFailed, TrainingSet, fit, weights
 from training.publish import Say
 from training.settings import ModelSettings
 
 FINAL, HELD_OUT = "final", "held_out"
 TARGET, WEIGHT = "_target", "_weight"
 REPOSITORY = Path(__file__).resolve().parent.parent
-
-
-class FitFailed(Exception):
-    """Ray Train gave up; the text is its reason."""
 
 
 def fit_on_ray(data: TrainingSet, newest: int, settings: ModelSettings, state: State, say: Say) -> Boosters:

@@ -98,7 +98,7 @@ def _rates(sums: Floats) -> Floats:
 
 
 def measures(frame: pd.DataFrame, pending_share: float) -> Floats:
-    """(n, len(MEASURES)) of a history frame (see `training.history`).
+    """(n, len(MEASURES)) of a history frame (see `training.read_history`).
 
     Exposure is impressions; a row without impressions that has clicks is measured in clicks, so that tuples
     that only ever see clicks are predicted per click.
@@ -207,7 +207,7 @@ def as_of_the_day_before(frame: pd.DataFrame, keys: Keys, numbers: Floats) -> tu
     """((n, len(FEATURES)) matrix, (n, 4) heads): every row as what was known before its day.
 
     Args:
-        frame: a history (see `training.history`), in any order.
+        frame: a history (see `training.read_history`), in any order.
         keys, numbers: of the same rows, by `Keys.of` and `measures`.
     """
     days = frame["day"].to_numpy(np.int64)

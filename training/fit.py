@@ -27,10 +27,14 @@ LEAST_TARGET_MICROS = 1e-6
 Bools = npt.NDArray[np.bool_]
 
 
+class FitFailed(Exception):
+    """The trees could not be fitted; the text is the reason."""
+
+
 class TrainingSet(NamedTuple):
     """A history turned into what the trees learn from."""
 
-    frame: pd.DataFrame  # the history, see `training.history`
+    frame: pd.DataFrame  # the history, see `training.read_history`
     keys: Keys
     numbers: Floats  # (n, measures)
     matrix: Singles  # (n, features), as of the day before each row's

@@ -55,7 +55,7 @@ async def newest_day(database: Database) -> dt.date | None:
     return None if newest is None else _date(newest)
 
 
-async def history(database: Database, through: dt.date) -> pd.DataFrame:
+async def read_history(database: Database, through: dt.date) -> pd.DataFrame:
     """Everything up to the end of day `through`, a month at a time, oldest first."""
     async with database.read() as connection:
         first, last = (await connection.execute(DAYS, {"through": through.isoformat()})).one()

@@ -21,13 +21,13 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from db import BadSetting, Database, State, database_settings, redis_url
 from training.features import ID_COLUMNS, Floats
-from training.fit import Boosters, TrainingSet, fit_in_process
+from training.fit import Boosters, FitFailed, TrainingSet, fit_in_process
 from training.gate import Verdict, decide
-from training.history import day_number, day_of, history, newest_day
+from training.history import day_number, day_of, newest_day, read_history
 from training.metrics import Metrics, judge
 from training.model import Columns, Model, ModelRefused
 from training.opportunities import fit_lambdas
-from training.publish import activate, current, fetch, publish
+from training.publish import activate, current, fetch
 from training.settings import ModelSettings, model_settings
 
 Say = Callable[[str], None]
@@ -128,7 +128,7 @@ async def run(
     clock.done("lambda", f"{len(fits)} brands fitted from logged opportunities")
     model = candidate.model.with_manifest(**{"lambda": {fit.brand_id: fit.kappa for fit in fits}})
     accepted = candidate.verdict.accepted
-    await publish(
+    await publish_version(
         database, state, model, redis_url=redis_url, accepted=accepted, fits=fits if accepted else (), say=say
     )
     clock.done("publish", f"{model.version}{' (simulated market)' if simulated else ''}")
@@ -211,7 +211,7 @@ async def _read(database: Database, date: dt.date | None) -> pd.DataFrame:
     if newest is None:
         raise NothingToLearn("the database holds no performance yet; import some: python -m training.etl import FILE")
     through = newest if date is None else date - dt.timedelta(days=1)
-    frame = await history(database, through)
+    frame = await read_history(database, through)
     if frame.empty:
         raise NothingToLearn(f"the database holds no performance before {through + dt.timedelta(days=1)}")
     return frame
@@ -281,7 +281,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         state, settings = State.here(), model_settings()
         with night_lock(state):
             night = asyncio.run(_night(state, settings, chosen.date, chosen.in_process, say))
-    except (BadSetting, NothingToLearn, AnotherNight) as error:
+    except (BadSetting, NothingToLearn, AnotherNight, FitFailed, ModelRefused) as error:
         print(error, file=sys.stderr)
         return 3 if isinstance(error, AnotherNight) else 1
     except (SQLAlchemyError, OSError) as error:

@@ -82,7 +82,7 @@ def model_key(state: State) -> bytes:
     return state.model_key.read_bytes()
 
 
-async def publish(
+async def publish_version(
     database: Database,
     state: State,
     model: Model,

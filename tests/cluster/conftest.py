@@ -1,0 +1,105 @@
+"""One whole system for all cluster tests: what `make run` starts, on free ports and a folder of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from serve_app import processes
+
+ROOT = Path(__file__).resolve().parents[2]
+READY_S, STOP_S = 240.0, 15.0
+
+
+class System:
+    """A supervisor and its folder. It can be stopped and started again."""
+
+    def __init__(self, state: Path, **environ: str) -> None:
+        self.state = state
+        self.port = processes.free_ports(1, salt=os.getpid())[0]
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PACELINE_", "RAY_", "_PACELINE"))}
+        self.environ = inherited | {"STATE": str(state), "PORT": str(self.port), "NIGHTLY": "off", "PYTHONPATH": str(ROOT)} | environ
+        self.log = state.with_suffix(".log")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> float:
+        """Start it and return the seconds to the ready line."""
+        began = time.monotonic()
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "serve_app.run"], cwd=ROOT, env=self.environ, stdout=log, stderr=log, start_new_session=True
+            )
+        while not (ready := self.ready_line()):
+            assert self._process.poll() is None, self.log.read_text()
+            assert time.monotonic() - began < READY_S, self.log.read_text()
+            time.sleep(0.1)
+        self.token = re.search(r" token (\S+)$", ready)[1]  # type: ignore[index]
+        return time.monotonic() - began
+
+    def ready_line(self) -> str | None:
+        return next((line for line in self.log.read_text().splitlines() if line.startswith("ready ")), None)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> float:
+        """Stop it and return the seconds it took."""
+        if self._process is None:
+            return 0.0
+        began = time.monotonic()
+        self._process.send_signal(number)
+        status = self._process.wait(STOP_S + 15)
+        self._process = None
+        assert status == 0, self.log.read_text()
+        return time.monotonic() - began
+
+    @property
+    def run_file(self) -> dict[str, Any]:
+        return dict(json.loads((self.state / "run.json").read_text()))
+
+    def left_over(self) -> list[int]:
+        return processes.marked(self.run_file["system"])
+
+    def http(self) -> httpx.Client:
+        return httpx.Client(base_url=f"http://127.0.0.1:{self.port}", headers={"Authorization": f"Bearer {self.token}"}, timeout=30)
+
+    def run_module(self, module: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """One of our commands, as an operator beside the system would type it."""
+        done = subprocess.run(
+            [sys.executable, "-m", module, *arguments], cwd=ROOT, env=self.environ, capture_output=True, text=True, timeout=300
+        )
+        assert not check or done.returncode == 0, done.stdout + done.stderr
+        return done
+
+
+@pytest.fixture(scope="session")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    running = System(tmp_path_factory.mktemp("cluster") / "state", PACELINE_SCORE_LOG_SAMPLE="1")
+    running.start()
+    try:
+        yield running
+    finally:
+        running.stop()
+        processes.end(running.left_over(), 3.0)
+
+
+@pytest.fixture
+def http(system: System) -> Iterator[httpx.Client]:
+    with system.http() as client:
+        yield client
+
+
+@pytest.fixture
+def audited(system: System) -> Iterator[None]:
+    """The books balance after the test, by SQL."""
+    yield
+    done = system.run_module("ledger.audit", check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,203 @@
+"""A bid is scored and won, its results come back, the night learns from them, and the next prediction has changed."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from serve_app import processes
+from tests.cluster.conftest import ROOT, STOP_S, System
+
+pytestmark = pytest.mark.usefixtures("audited")
+PLACE = {"partner_id": "partner-new", "slot_id": "slot-new", "device_type": "mobile", "creative_type": "300x250"}
+
+
+def brand_ids(http: httpx.Client) -> list[str]:
+    return [brand["brand_id"] for brand in http.get("/api/brands").json()["brands"]]
+
+
+def request(name: str, *brands: str, **changes: Any) -> dict[str, Any]:
+    bids = [{"bid_id": f"bid-{brand}", "brand_id": brand, **PLACE, "pricing_model": "cpm", "price_micros": 1000} for brand in brands]
+    return {"request_id": name, "bids": bids, **changes}
+
+
+def now() -> str:
+    return dt.datetime.now(dt.UTC).isoformat().replace("+00:00", "Z")
+
+
+def test_a_day_of_results_changes_the_next_prediction(system: System, http: httpx.Client) -> None:
+    brand = brand_ids(http)[0]
+    first = http.post("/api/score", json=request("round-1", brand)).json()
+    won = first["ranked"][0]
+    assert won["status"] == "won" and won["reserved_micros"] == 1
+    before = http.get(f"/api/brands/{brand}").json()["today"]
+    assert before["reserved"] >= 1
+
+    event = {"type": "impression", "occurred_at": now(), "brand_id": brand, **PLACE, "reservation_id": won["reservation_id"], "cost_micros": 1}
+    aggregate = {"type": "aggregate", "period": "hour", "occurred_at": now(), "brand_id": brand, **PLACE} | {
+        "impressions": 500_000, "clicks": 5000, "conversions": 500, "cost_micros": 400_000_000, "revenue_micros": 5_000_000_000,
+    }
+    events = [{"event_id": "round-1-i", **event}, {"event_id": "round-1-a", **aggregate}]
+    answer = http.post("/api/performance", json={"events": events}).json()
+    assert answer["accepted"] == 2, answer
+    assert http.post("/api/performance", json={"events": events}).json()["duplicates"] == 2
+    after = http.get(f"/api/brands/{brand}").json()["today"]
+    assert after["reserved"] == before["reserved"] - 1
+    assert after["settled"] == before["settled"] + 1 + 400_000_000
+
+    failures, versions, stop = [], set(), threading.Event()
+
+    def keep_asking() -> None:
+        number = 0
+        with system.http() as asking:
+            while not stop.is_set():
+                number += 1
+                reply = asking.post("/api/score", json=request(f"load-{number}", brand))
+                if reply.status_code != 200:
+                    failures.append(reply.text)
+                else:
+                    versions.add(reply.json()["model_version"])
+
+    load = threading.Thread(target=keep_asking)
+    load.start()
+    try:
+        night = submit_night(system)
+        assert night["accepted"], night
+        wait_until(lambda: http.get("/readyz").json()["model_version"] == night["version"], 10)
+        time.sleep(1)
+    finally:
+        stop.set()
+        load.join()
+    assert failures == [], "no request may fail while a new model comes in"
+    assert versions == {first["model_version"], night["version"]}
+
+    second = http.post("/api/score", json=request("round-2", brand)).json()
+    assert second["model_version"] == night["version"]
+    was, became = won["predicted_revenue_micros"], second["ranked"][0]["predicted_revenue_micros"]
+    assert abs(became - 10_000) < abs(was - 10_000), f"the slot earned 10,000 an impression; predicted {was}, then {became}"
+
+    registry = subprocess.run(["git", "-C", str(system.state / "registry"), "log", "--oneline"], capture_output=True, text=True)
+    assert night["version"] in registry.stdout
+    models = {model["version"]: model for model in http.get("/api/models").json()["models"]}
+    assert models[night["version"]]["live"] and not models[first["model_version"]]["live"]
+    assert http.post(f"/api/models/{first['model_version']}/activate").status_code == 200
+    wait_until(lambda: http.get("/readyz").json()["model_version"] == first["model_version"], 5)
+
+
+def submit_night(system: System) -> dict[str, Any]:
+    """By `ray job submit`, as the README says."""
+    environ = system.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(system.state / "ray_token")}
+    ray = Path(os.sys.executable).with_name("ray")  # type: ignore[attr-defined]
+    command = [str(ray), "job", "submit", "--address", system.run_file["dashboard"], "--", "python", "-m", "training.nightly"]
+    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=300)
+    summaries = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    assert summaries, done.stdout + done.stderr
+    return dict(json.loads(summaries[-1]))
+
+
+def wait_until(condition: Any, seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not happen in time"
+        time.sleep(0.1)
+
+
+def ledger_pid(system: System) -> int:
+    for pid in processes.marked(system.run_file["system"]):
+        if b"LedgerActor" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            return pid
+    raise AssertionError("there is no ledger")
+
+
+def test_a_killed_ledger_comes_back_with_every_cent(system: System, http: httpx.Client) -> None:
+    brand = brand_ids(http)[1]
+    for number in range(20):
+        http.post("/api/score", json=request(f"kill-{number}", brand)).raise_for_status()
+    before = http.get(f"/api/brands/{brand}").json()["today"]
+    os.kill(ledger_pid(system), signal.SIGKILL)
+    wins = [http.post("/api/score", json=request(f"killed-{number}", brand)).json()["ranked"][0]["status"] for number in range(20)]
+    wait_until(lambda: http.get(f"/api/brands/{brand}").status_code == 200, 20)
+    after = http.get(f"/api/brands/{brand}").json()["today"]
+    assert after["reserved"] == before["reserved"] + wins.count("won"), "each answered win is held, and nothing else"
+    epochs = [line for line in http.get("/metrics").text.splitlines() if line.startswith("ledger_epoch")]
+    assert epochs
+
+
+def test_a_pause_reaches_the_replicas_within_two_seconds(http: httpx.Client) -> None:
+    brand = brand_ids(http)[2]
+    settings = {"daily_budget_micros": 10_000_000, "active": False}
+    assert http.put(f"/api/brands/{brand}", json=settings).status_code == 200
+    wait_until(lambda: http.post("/api/score", json=request(f"pause-{time.time_ns()}", brand)).json()["ranked"][0]["reason"] == "brand_paused", 2)
+    assert http.put(f"/api/brands/{brand}", json=settings | {"active": True}).status_code == 200
+    wait_until(lambda: http.post("/api/score", json=request(f"pause-{time.time_ns()}", brand)).json()["ranked"][0]["status"] == "won", 2)
+
+
+def test_a_budget_is_never_overspent_by_many_at_once(system: System, http: httpx.Client) -> None:
+    brand = brand_ids(http)[3]
+    assert http.put(f"/api/brands/{brand}", json={"daily_budget_micros": 100}).status_code == 200
+    won: list[int] = []
+
+    def ask(worker: int) -> None:
+        with system.http() as asking:
+            for number in range(10):
+                ranked = asking.post("/api/score", json=request(f"race-{worker}-{number}", brand, bids=None) | cheap(brand)).json()["ranked"]
+                won.extend(item["reserved_micros"] for item in ranked if item["status"] == "won")
+
+    def cheap(brand_id: str) -> dict[str, Any]:
+        return {"bids": [{"bid_id": "b", "brand_id": brand_id, **PLACE, "pricing_model": "cpm", "price_micros": 7000}]}
+
+    threads = [threading.Thread(target=ask, args=(worker,)) for worker in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(won) == 98, "14 wins of 7 micros fit into 100"
+
+
+def test_metrics_name_everything_and_the_same_from_wherever(http: httpx.Client) -> None:
+    text = http.get("/metrics").text
+    for name in (
+        "brand_roas_current brand_roas_target brand_lambda brand_throttled brand_budget_micros brand_overspend_micros score_requests_total"
+        " score_latency_seconds_bucket bids_scored_total events_total model_info model_age_seconds ledger_epoch"
+    ).split():
+        assert f"\n{name}" in text, name
+    for name in ("portfolio_roas_current", "portfolio_roas_target"):
+        assert f"# TYPE {name} gauge" in text
+
+
+def test_a_second_system_on_the_same_folder_or_port_is_told_in_a_line(system: System, tmp_path: Path) -> None:
+    held = system.run_module("serve_app.run", check=False)
+    assert held.returncode == 1
+    assert held.stderr.count("\n") == 1 and "is held by process" in held.stderr
+    other = dict(system.environ)
+    system.environ["STATE"] = str(tmp_path / "another")
+    try:
+        taken = system.run_module("serve_app.run", check=False)
+    finally:
+        system.environ.clear()
+        system.environ.update(other)
+    assert taken.returncode == 1
+    assert taken.stderr.count("\n") == 1 and f"port {system.port}" in taken.stderr
+
+
+def test_z_stop_and_start_again_lose_nothing_and_leave_nothing(system: System, http: httpx.Client) -> None:
+    """Last in the file: the system is stopped and started again on the same folder."""
+    brand = brand_ids(http)[0]
+    before, version = http.get(f"/api/brands/{brand}").json(), http.get("/readyz").json()["model_version"]
+    assert system.stop(signal.SIGINT) < STOP_S
+    assert system.left_over() == []
+    assert system.start() < 60
+    with system.http() as again:
+        assert again.get(f"/api/brands/{brand}").json() == before
+        assert again.get("/readyz").json()["model_version"] == version
+        assert again.post("/api/score", json=request("again", brand)).json()["ranked"][0]["status"] == "won"

@@ -1,0 +1,116 @@
+"""The API in this process: real ledger, real model, real database and Redis; only Ray is left out."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+from redis.asyncio import Redis
+
+from db import Database, State
+from ledger import LedgerActor
+from serve_app import token
+from serve_app.auth import Authenticator, Secret
+from serve_app.ingress import Api
+from serve_app.monitor import Monitor
+from serve_app.predictor import Predictor
+from serve_app.reserve import LedgerClient
+from serve_app.settings import Settings, load
+from serve_app.versions import Versions
+from training import first_model, import_frame
+from training.market import performance
+
+SECRET = "test-secret-" + "x" * 32
+TODAY = dt.datetime.now(dt.UTC).date()
+
+
+class Local:
+    """Calls an actor's methods in this process, as a Ray handle is called."""
+
+    def __init__(self, actor: LedgerActor) -> None:
+        self._actor = actor
+        self.is_dead = False
+
+    def __getattr__(self, method: str) -> Any:
+        return type("Method", (), {"remote": staticmethod(getattr(self._actor, method))})
+
+
+class Client:
+    """One caller of the API."""
+
+    def __init__(self, http: httpx.AsyncClient, bearer: str | None) -> None:
+        self._http = http
+        self._headers = {"Authorization": f"Bearer {bearer}"} if bearer else {}
+
+    async def get(self, path: str, **query: Any) -> httpx.Response:
+        return await self._http.get(path, params=query, headers=self._headers)
+
+    async def post(self, path: str, body: Any, **headers: str) -> httpx.Response:
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return await self._http.post(path, content=content, headers=self._headers | headers)
+
+    async def put(self, path: str, body: Any) -> httpx.Response:
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return await self._http.put(path, content=content, headers=self._headers)
+
+
+class World:
+    """A served system. `client(scope, …)` gives a caller."""
+
+    def __init__(self, http: httpx.AsyncClient, api: Api, ledger: LedgerClient, database: Database, state: State) -> None:
+        self._http, self._api, self.ledger, self.database, self.state = http, api, ledger, database, state
+
+    def client(self, scope: str = "admin", brands: tuple[str, ...] = (), partners: tuple[str, ...] = (), sub: str = "tester") -> Client:
+        return Client(self._http, token.make(SECRET, scope, brands, partners, 3600, sub))
+
+    def anonymous(self, bearer: str | None = None) -> Client:
+        return Client(self._http, bearer)
+
+    async def brand(self, brand_id: str, **settings: Any) -> None:
+        """Put a brand and wait until it is heard of."""
+        answer = await self.client().put(f"/api/brands/{brand_id}", settings)
+        assert answer.status_code == 200, answer.text
+        await self.ledger.refresh_terms()
+
+
+@asynccontextmanager
+async def world(database_url: str, redis_url: str, folder: Path, days: int = 12, **environ: str) -> AsyncIterator[World]:
+    """A small simulated market, its first model, and the API over both."""
+    state = State(folder)
+    state.root.mkdir(parents=True, exist_ok=True)
+    settings: Settings = load(
+        {},
+        {
+            "PACELINE_DATABASE_URL": database_url,
+            "PACELINE_REDIS_URL": redis_url,
+            "PACELINE_JWT_SECRET": SECRET,
+            "PACELINE_SCORE_LOG_SAMPLE": "1",
+            "PACELINE_MODEL_TREES": "20",
+            **environ,
+        },
+    )
+    database = Database(settings.database)
+    redis = Redis.from_url(redis_url)
+    actor = LedgerActor(settings.database, redis_url, settings.ledger, settings.roas)
+    predictor = Predictor(settings, state)
+    try:
+        frame = performance(TODAY - dt.timedelta(days=1), days=days)
+        await import_frame(database, frame, "simulated", simulated=True, say=lambda _: None)
+        await first_model(database, state, settings=settings.model, redis_url=redis_url, say=lambda _: None)
+        ledger = LedgerClient(lambda: Local(actor), 0.1)
+        await ledger.refresh_terms()
+        monitor = Monitor(redis)
+        api = Api(settings, predictor, ledger, database, monitor, Authenticator(Secret(SECRET)), Versions(database, state, redis_url))
+        transport = httpx.ASGITransport(api.app(), raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://paceline") as http:
+            yield World(http, api, ledger, database, state)
+    finally:
+        await actor.close()
+        await predictor.close()
+        await redis.aclose()
+        await database.close()

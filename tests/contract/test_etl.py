@@ -1,0 +1,183 @@
+"""Files into the memory, on both databases: what is kept, what is replaced, what is added."""
+
+from __future__ import annotations
+
+import datetime as dt
+import gzip
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import insert, select
+
+from db import Database, DatabaseSettings
+from db.brands import new_brand
+from db.performance import key_hash
+from db.tables import brands, imports, performance_hourly
+from training import import_file, import_frame, is_imported, newest_day, performance, read_history
+from training.etl import CANONICAL
+from training.history import day_number
+
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+FIRST = dt.date(2020, 4, 1)
+ROW = ("2020-04-01T00:00:00Z", "b1", "p1", "s1", "mobile", "300x250", "0.5", "100", "3", "1", "0.25", "0.5")
+
+
+def quiet(_line: str) -> None:
+    pass
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    opened = Database(DatabaseSettings(url=database_url))
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Callable[..., Path]:
+    def write(*rows: dict[str, Any], name: str = "perf.csv") -> Path:
+        path = tmp_path / name
+        given = [dict(zip(CANONICAL, ROW, strict=True)) | row for row in rows]
+        path.write_text("\n".join([",".join(CANONICAL), *(",".join(row.values()) for row in given), ""]))
+        return path
+
+    return write
+
+
+async def stored(database: Database) -> list[Any]:
+    async with database.read() as connection:
+        order = (performance_hourly.c.source, performance_hourly.c.slot_id, performance_hourly.c.key_hash)
+        return list(await connection.execute(select(performance_hourly).order_by(*order)))
+
+
+async def test_a_row_lands_with_its_key_and_its_micros(database, file):
+    done = await import_file(database, file({"cost": ""}), say=quiet)
+    assert (done.source, done.rows, done.keys, done.rejected, done.brands) == ("perf.csv", 1, 1, 0, 1)
+    (row,) = await stored(database)
+    at = dt.datetime(2020, 4, 1, tzinfo=dt.UTC)
+    key = key_hash("import", "perf.csv", "day", at, "b1", "p1", "s1", "mobile", "300x250", 0.5)
+    assert (row.key_hash, row.kind, row.precedence, row.period) == (key, "import", 2, "day")
+    assert (row.hour, row.day) == (at, FIRST)
+    assert (row.impressions, row.cost_micros, row.revenue_micros, row.pending_revenue_micros) == (100, None, 500_000, 0)
+
+
+async def test_every_brand_that_is_met_can_bid_at_once_and_one_that_is_known_stays_as_it_is(database, file):
+    now = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
+    kept = new_brand().model_dump() | {"brand_id": "b2", "target_roas": 3.5, "created_at": now, "updated_at": now}
+    async with database.write() as connection:
+        await connection.execute(insert(brands).values(kept))
+    done = await import_file(database, file({}, {"brand_id": "b2"}, {"brand_id": "B1"}), say=quiet)
+    assert done.brands == 2
+    async with database.read() as connection:
+        found = {row.brand_id: row for row in await connection.execute(select(brands))}
+    assert {name: row.target_roas for name, row in found.items()} == {"b1": 1.0, "B1": 1.0, "b2": 3.5}
+    assert found["b1"].daily_budget_micros == 1_000_000_000_000
+    assert found["b1"].active
+
+
+async def test_the_same_file_again_changes_nothing(database, file):
+    path = file({}, {"slot_id": "s2", "placement_score": ""})
+    await import_file(database, path, say=quiet)
+    first = await stored(database)
+    again = await import_file(database, path, say=quiet)
+    assert await stored(database) == first
+    assert (again.rows, again.brands) == (2, 0)
+
+
+async def test_a_later_import_under_the_same_source_replaces_the_keys_that_it_has(database, file):
+    await import_file(database, file({}, {"slot_id": "s2"}), say=quiet)
+    await import_file(database, file({"revenue": "7", "cost": ""}), say=quiet)
+    assert [(row.slot_id, row.revenue_micros, row.cost_micros) for row in await stored(database)] == [
+        ("s1", 7_000_000, None),
+        ("s2", 500_000, 250_000),
+    ]
+
+
+async def test_different_files_add_and_a_source_given_by_name_joins_them(database, file):
+    await import_file(database, file({}), say=quiet)
+    await import_file(database, file({"revenue": "7"}, name="other.csv"), say=quiet)
+    known = await read_history(database, FIRST)
+    assert known["revenue_micros"].sum() == 7_500_000
+    await import_file(database, file({"revenue": "9"}, name="third.csv"), "perf.csv", say=quiet)
+    assert (await read_history(database, FIRST))["revenue_micros"].sum() == 16_000_000
+
+
+async def test_keys_repeated_within_a_file_are_summed_and_ids_compare_case_sensitively(database, file):
+    await import_file(
+        database, file({}, {}, {"slot_id": "S1"}, {"placement_score": "-0.0"}, {"placement_score": "0"}), say=quiet
+    )
+    counts = {(row.slot_id, row.placement_score): row.impressions for row in await stored(database)}
+    assert counts == {("s1", 0.5): 200, ("S1", 0.5): 100, ("s1", 0.0): 200}
+
+
+async def test_bad_rows_go_to_a_file_beside_with_line_and_reason(database, file, tmp_path):
+    done = await import_file(database, file({}, {"cost": "-1"}, {"brand_id": "a b"}), say=quiet)
+    assert (done.rows, done.rejected, done.rejects_file) == (1, 2, tmp_path / "perf.csv.rejects.csv")
+    assert done.rejects_file is not None
+    lines = done.rejects_file.read_text().splitlines()
+    assert lines[0] == "line,reason,content"
+    assert [line[:2] for line in lines[1:]] == ["3,", "4,"]
+    assert "below zero" in lines[1]
+    assert "brand_id" in lines[2]
+    assert len(await stored(database)) == 1
+
+
+async def test_an_import_is_remembered_only_when_it_is_whole(database, file):
+    path = file({}, {"cost": "-1"})
+    assert not await is_imported(database, path)
+    await import_file(database, path, say=quiet)
+    assert await is_imported(database, path)
+    async with database.read() as connection:
+        (row,) = await connection.execute(select(imports))
+    assert (row.source, row.rows, row.rejected, row.simulated) == ("perf.csv", 1, 1, False)
+    assert not await is_imported(database, file({"revenue": "7"}))
+
+
+async def test_a_day_that_events_cover_is_not_counted_twice(database, file):
+    await import_file(database, file({}, {"ts": "2020-04-02T00:00:00Z"}), say=quiet)
+    (first, _) = await stored(database)
+    event = dict(first._mapping) | {
+        "key_hash": "0" * 64,
+        "kind": "event",
+        "precedence": 0,
+        "source": "",
+        "impressions": 7,
+    }
+    async with database.write() as connection:
+        await connection.execute(insert(performance_hourly).values(event | {"day": FIRST}))
+    known = await read_history(database, dt.date(2020, 4, 2))
+    assert known["impressions"].tolist() == [7, 100]
+
+
+async def test_history_ends_with_the_day_asked_for_and_knows_hours(database, file):
+    hours = [{"ts": f"2020-04-0{day}T05:30:00Z"} for day in (1, 2, 3)]
+    await import_file(database, file(*hours), say=quiet)
+    assert await newest_day(database) == dt.date(2020, 4, 3)
+    known = await read_history(database, dt.date(2020, 4, 2))
+    assert known["day"].tolist() == [day_number(FIRST), day_number(FIRST) + 1]
+    assert known["hour"].tolist() == [5, 5]
+    assert (await read_history(database, dt.date(2020, 3, 1))).empty
+
+
+async def test_the_simulated_market_is_marked_as_such(database):
+    frame = performance(dt.date(2020, 11, 21), days=5)
+    done = await import_frame(database, frame, "simulated", simulated=True, say=quiet)
+    assert done.rows == len(frame)
+    async with database.read() as connection:
+        (row,) = await connection.execute(select(imports))
+    assert row.simulated
+    known = await read_history(database, dt.date(2020, 11, 21))
+    assert known["pending_revenue_micros"].sum() == pytest.approx(frame["pending_revenue"].sum() * 1e6, rel=1e-6)
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"no real data at {DATA}")
+async def test_real_files_keep_every_unit_of_currency(database):
+    done = await import_file(database, DATA / "online_ads.csv.gz", say=quiet)
+    assert (done.rows, done.rejected, done.brands) == (10_974, 0, 3)
+    with gzip.open(DATA / "online_ads.csv.gz", "rt") as opened:
+        revenue = sum(round(float(line.rsplit(",", 1)[1]) * 1e6) for line in list(opened)[1:])
+    known = await read_history(database, dt.date(2020, 5, 31))
+    assert known["revenue_micros"].sum() == revenue
+    assert known["day"].nunique() == 61

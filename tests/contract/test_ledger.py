@@ -1,0 +1,547 @@
+"""The ledger on real databases: whatever happens, the money adds up in the tables."""
+
+import asyncio
+import datetime as dt
+import time
+
+import pytest
+from sqlalchemy import insert, select, text, update
+
+from db import Database, DatabaseSettings
+from db import tables as t
+from db.brands import BrandSettings, PortfolioSettings
+from ledger import (
+    Claim,
+    CurrencyFixed,
+    Event,
+    Fenced,
+    Ledger,
+    LedgerSettings,
+    NotFound,
+    Offer,
+    PortfolioMismatch,
+    PortfolioUnknown,
+    Tuple,
+)
+from ledger.audit import audit
+from ledger.pacing import Throttle
+
+NOON = dt.datetime(2024, 5, 1, 12, tzinfo=dt.UTC)
+HOUR, DAY = dt.timedelta(hours=1), dt.timedelta(days=1)
+
+
+class Clock:
+    def __init__(self, now: dt.datetime = NOON) -> None:
+        self.now = now
+
+    def __call__(self) -> dt.datetime:
+        return self.now
+
+    def forward(self, by: dt.timedelta) -> None:
+        self.now += by
+
+
+@pytest.fixture
+async def database(database_url):
+    database = Database(DatabaseSettings(url=database_url))
+    yield database
+    # Whatever a test did, every invariant holds afterwards.
+    problems = await audit(database)
+    await database.close()
+    assert problems == []
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+async def ledger(database, clock):
+    return await Ledger.open(database, clock=clock)
+
+
+def offer(brand_id="b", amount=100, model="cpm", bid_id=None) -> Offer:
+    where = Tuple(brand_id, "p", "s", "mobile", "160x600", 0.7)
+    return Offer(bid_id or f"bid-{brand_id}", where, model, amount)
+
+
+def claim(clock, request_id, *offers, winners=1, body="body") -> Claim:
+    return Claim("sub", request_id, body, winners, offers or (offer(),), clock() + HOUR)
+
+
+def event(event_id, type_, at=NOON, brand_id="b", **fields) -> Event:
+    place = {"slot_id": "s", "device_type": "mobile", "creative_type": "160x600", "placement_score": 0.7}
+    return Event(event_id, type_, at, brand_id, "p", **(place | fields))
+
+
+def update_of(event_id, at=NOON, **fields) -> Event:
+    return Event(event_id, "conversion_update", at, "b", "p", **fields)
+
+
+async def today(ledger, brand_id="b"):
+    shown = (await ledger.get_brand(brand_id))["today"]
+    return tuple(shown[name] for name in ("budget", "available", "reserved", "settled", "excess", "overspend"))
+
+
+async def journal(database):
+    async with database.read() as connection:
+        query = select(t.ledger_journal.c.kind).where(t.ledger_journal.c.kind != "budget").order_by(t.ledger_journal.c.seq)
+        return list((await connection.execute(query)).scalars())
+
+
+async def brand(ledger, brand_id="b", budget=1000, **fields):
+    return await ledger.put_brand(brand_id, BrandSettings(daily_budget_micros=budget, **fields))
+
+
+def statuses(results):
+    return [result.code or result.status for result in results]
+
+
+async def test_a_win_is_held_then_settled(ledger, clock, database):
+    await brand(ledger)
+    (award,) = await ledger.reserve([claim(clock, "r")])
+    (win,) = award.wins
+    assert (win.bid_id, win.reserved_micros, win.expires_at) == ("bid-b", 100, NOON + HOUR / 2)
+    assert await today(ledger) == (1000, 900, 100, 0, 0, 0)
+    paid = event("i", "impression", reservation_id=win.reservation_id, cost_micros=80)
+    assert statuses(await ledger.record([paid])) == ["accepted"]
+    assert await today(ledger) == (1000, 920, 0, 80, 0, 0)
+    assert await journal(database) == ["reserve", "settle", "settle"]
+
+
+async def test_money_comes_back_when_nothing_happens(ledger, clock, database):
+    await brand(ledger)
+    await ledger.reserve([claim(clock, "r")])
+    clock.forward(HOUR / 2 - dt.timedelta(microseconds=1))
+    assert await ledger.sweep() == 0
+    clock.forward(dt.timedelta(microseconds=1))
+    assert await ledger.sweep() == 1
+    assert await today(ledger) == (1000, 1000, 0, 0, 0, 0)
+    assert await ledger.sweep() == 0
+    assert await journal(database) == ["reserve", "expire"]
+
+
+async def test_a_conversions_hold_shrinks_by_the_day(ledger, clock, database):
+    await brand(ledger)
+    await ledger.reserve([claim(clock, "r", offer(amount=300, model="cpa"))])
+    for days, held in [(1, 290), (10, 200), (29, 10), (30, 0)]:
+        clock.now = NOON + days * DAY
+        await ledger.sweep()
+        async with database.read() as connection:
+            row = (await connection.execute(select(t.budget_days.c.reserved_micros))).scalar_one()
+        assert row == held
+    assert await journal(database) == ["reserve", "shrink", "shrink", "shrink", "expire"]
+
+
+async def test_many_expiries_are_swept_in_parts(ledger, clock):
+    await brand(ledger, budget=10**9)
+    await ledger.reserve([claim(clock, f"r{n}") for n in range(1100)])
+    clock.forward(HOUR)
+    assert await ledger.sweep() == 1100
+    assert await today(ledger) == (10**9, 10**9, 0, 0, 0, 0)
+
+
+async def test_what_the_caller_gives_back_is_available_again(ledger, clock):
+    await brand(ledger)
+    (award,) = await ledger.reserve([claim(clock, "r")])
+    ids = [award.wins[0].reservation_id, "no-such"]
+    assert await ledger.release(ids) == 1
+    assert await ledger.release(ids) == 0
+    assert await today(ledger) == (1000, 1000, 0, 0, 0, 0)
+    (again,) = await ledger.reserve([claim(clock, "r")])
+    assert again.repeated, "the request was answered before; its money does not come back a second time"
+
+
+async def test_a_repeated_request_gets_its_first_award(ledger, clock):
+    await brand(ledger)
+    await brand(ledger, "c")
+    both = (offer("b"), offer("c"))
+    (first,) = await ledger.reserve([claim(clock, "r", *both, winners=2)])
+    (again,) = await ledger.reserve([claim(clock, "r", *reversed(both), winners=2)])
+    (other,) = await ledger.reserve([claim(clock, "r", *both, body="other")])
+    assert len(first.wins) == 2
+    assert set(again.wins) == set(first.wins)
+    assert again.repeated
+    assert (other.conflict, other.wins) == (True, ())
+    assert await today(ledger) == (1000, 900, 100, 0, 0, 0)
+
+
+async def test_ids_differ_by_case(ledger, clock):
+    await brand(ledger, "b")
+    await brand(ledger, "B", budget=50)
+    awards = await ledger.reserve([claim(clock, "r", offer("b")), claim(clock, "R", offer("B"))])
+    assert [len(award.wins) for award in awards] == [1, 0]
+    batch = [event("e", "impression", cost_micros=1), event("E", "impression", cost_micros=2)]
+    assert statuses(await ledger.record(batch)) == ["accepted", "accepted"]
+    assert (await today(ledger))[3] == 3
+
+
+async def test_brand_and_portfolio_are_debited_together(ledger, clock):
+    await ledger.put_portfolio("f", PortfolioSettings(daily_budget_micros=150))
+    await brand(ledger, "a", portfolio_id="f")
+    await brand(ledger, "b", portfolio_id="f")
+    first, second = await ledger.reserve([claim(clock, "1", offer("a")), claim(clock, "2", offer("b"))])
+    assert first.wins
+    assert second.refused == {"bid-b": "portfolio_budget"}
+    shown = await ledger.get_portfolio("f")
+    assert (shown["brand_ids"], shown["today"]["available"], shown["today"]["reserved"]) == (["a", "b"], 50, 100)
+    await ledger.record([event("i", "impression", brand_id="b", cost_micros=30)])
+    assert (await ledger.get_portfolio("f"))["today"]["settled"] == 30
+    await ledger.put_portfolio("f", PortfolioSettings(daily_budget_micros=100))
+    assert (await ledger.get_portfolio("f"))["today"]["excess"] == 30
+
+
+async def test_a_paused_brand_wins_nothing(ledger, clock):
+    await brand(ledger, active=False)
+    (award,) = await ledger.reserve([claim(clock, "r")])
+    assert award.refused == {"bid-b": "brand_paused"}
+    assert not ledger.terms().brands["b"].active
+
+
+async def test_a_budget_moves_during_the_day(ledger, clock):
+    await brand(ledger, budget=1000)
+    await ledger.reserve([claim(clock, "r", offer(amount=600))])
+    for budget, expected in [
+        (500, (500, 0, 600, 0, 100, 0)),
+        (800, (800, 200, 600, 0, 0, 0)),
+        (None, (None, None, 600, 0, 0, 0)),
+        (700, (700, 100, 600, 0, 0, 0)),
+        (0, (0, 0, 600, 0, 600, 0)),
+    ]:
+        await brand(ledger, budget=budget)
+        assert await today(ledger) == expected
+
+
+async def test_a_top_up_before_the_first_win_makes_the_day(ledger, clock):
+    await brand(ledger, budget=10)
+    await brand(ledger, budget=200)
+    (award,) = await ledger.reserve([claim(clock, "r")])
+    assert award.wins
+    assert await today(ledger) == (200, 100, 100, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("timezone", "midday", "midnight"),
+    [
+        ("UTC", NOON, dt.datetime(2024, 5, 2, tzinfo=dt.UTC)),
+        # The day the clocks go forward has 23 hours, the day they go back 25.
+        ("Europe/London", dt.datetime(2024, 3, 31, 12, tzinfo=dt.UTC), dt.datetime(2024, 3, 31, 23, tzinfo=dt.UTC)),
+        ("Europe/London", dt.datetime(2024, 10, 27, 12, tzinfo=dt.UTC), dt.datetime(2024, 10, 28, tzinfo=dt.UTC)),
+        ("America/New_York", dt.datetime(2024, 3, 10, 12, tzinfo=dt.UTC), dt.datetime(2024, 3, 11, 4, tzinfo=dt.UTC)),
+    ],
+)
+async def test_a_budget_day_ends_at_the_brands_midnight(ledger, clock, timezone, midday, midnight):
+    clock.now = midday
+    await brand(ledger, budget=100, timezone=timezone)
+    assert ledger.terms().brands["b"].day_ends_at == midnight
+    clock.now = midnight - dt.timedelta(microseconds=1)
+    full, empty = await ledger.reserve([claim(clock, "1"), claim(clock, "2")])
+    assert full.wins
+    assert empty.refused == {"bid-b": "brand_budget"}
+    clock.now = midnight
+    (award,) = await ledger.reserve([claim(clock, "3")])
+    assert award.wins, "a new day, a new budget"
+    assert await today(ledger) == (100, 0, 100, 0, 0, 0)
+    await ledger.refresh()
+    assert ledger.terms().brands["b"].day_ends_at > midnight
+
+
+async def test_late_and_unknown_reservations_settle_all_the_same(ledger, clock, database):
+    await brand(ledger)
+    (award,) = await ledger.reserve([claim(clock, "r")])
+    clock.forward(HOUR)
+    await ledger.sweep()
+    late = event("1", "impression", reservation_id=award.wins[0].reservation_id, cost_micros=70)
+    unknown = event("2", "impression", reservation_id="never-made", cost_micros=5)
+    assert statuses(await ledger.record([late, unknown])) == ["accepted", "accepted"]
+    assert await today(ledger) == (1000, 925, 0, 75, 0, 0)
+    assert (await journal(database))[-2:] == ["late_settle", "late_settle"]
+
+
+async def test_a_conversion_is_restated_in_any_order(ledger, clock):
+    await brand(ledger)
+    (award,) = await ledger.reserve([claim(clock, "r", offer(model="cpa"))])
+    click = event("k", "click", click_id="k-1", reservation_id=award.wins[0].reservation_id)
+    later = update_of("u2", NOON + 2 * HOUR, conversion_id="c", status="approved")
+    sooner = update_of("u1", NOON + HOUR, conversion_id="c", status="rejected", cost_micros=60)
+    conversion = Event(
+        "c", "conversion", NOON, "b", "p", click_id="k-1", conversion_id="c", status="pending",
+        cost_micros=90, revenue_micros=500,
+    )  # fmt: skip
+    assert statuses(await ledger.record([later])) == ["accepted"]
+    assert statuses(await ledger.record([click])) == ["accepted"]
+    assert statuses(await ledger.record([conversion, sooner, conversion])) == ["accepted", "accepted", "duplicate"]
+    assert await today(ledger) == (1000, 940, 0, 60, 0, 0)
+    shown = (await ledger.get_brand("b"))["today"]
+    assert (shown["cost"], shown["revenue"], shown["roas"]) == (60, 500, 500 / 60)
+
+
+async def test_a_batch_is_answered_item_by_item(ledger, clock):
+    await brand(ledger)
+    first = event("1", "impression", cost_micros=1)
+    results = await ledger.record(
+        [
+            first,
+            first,
+            event("1", "impression", cost_micros=2),
+            event("2", "impression", brand_id="nobody"),
+            event("3", "impression", currency="USD"),
+            Event("4", "conversion", NOON, "b", "p", click_id="none", conversion_id="c", status="pending"),
+            event("5", "impression", currency="EUR"),
+        ]
+    )
+    assert statuses(results) == [
+        "accepted", "duplicate", "conflict", "not_found", "currency_mismatch", "click_unknown", "accepted",
+    ]  # fmt: skip
+    assert all(result.message for result in results if result.status == "rejected")
+
+
+async def test_ten_thousand_events_are_recorded_in_time(ledger, clock, database):
+    for n in range(20):
+        await brand(ledger, f"b{n}", budget=10**12)
+    types = ("impression", "click", "conversion")
+    events = []
+    for n in range(10_000):
+        type_ = types[n % 3]
+        more = {"conversion_id": f"c{n}", "status": "pending", "revenue_micros": 9} if type_ == "conversion" else {}
+        events.append(event(f"e{n}", type_, brand_id=f"b{n % 20}", cost_micros=n, slot_id=f"s{n % 50}", **more))
+    started = time.perf_counter()
+    assert {result.status for result in await ledger.record(events)} == {"accepted"}
+    took_s = time.perf_counter() - started
+    assert {result.status for result in await ledger.record(events)} == {"duplicate"}
+    shown = [await today(ledger, f"b{n}") for n in range(20)]
+    assert sum(row[3] for row in shown) == sum(range(10_000))
+    if database.is_sqlite:
+        assert took_s < 6.0, "twice the goal, for the machine may be busy"
+
+
+async def test_the_last_cents_are_won_once(ledger, clock):
+    await brand(ledger, budget=1050)
+    awards = await asyncio.gather(*(ledger.reserve([claim(clock, f"r{n}")]) for n in range(100)))
+    assert sum(len(award.wins) for (award,) in awards) == 10
+    assert {reason for (award,) in awards for reason in award.refused.values()} == {"brand_budget"}
+    assert await today(ledger) == (1050, 50, 1000, 0, 0, 0)
+
+
+async def test_two_ledgers_never_write_together(ledger, clock, database):
+    await brand(ledger)
+    newer = await Ledger.open(database, clock=clock)
+    assert newer.epoch == ledger.epoch + 1
+    with pytest.raises(Fenced):
+        await ledger.reserve([claim(clock, "1")])
+    with pytest.raises(Fenced):
+        await ledger.record([event("1", "impression", cost_micros=5)])
+    with pytest.raises(Fenced):
+        await brand(ledger, budget=5)
+    with pytest.raises(Fenced):
+        await ledger.sweep()
+    (award,) = await newer.reserve([claim(clock, "1")])
+    assert award.wins
+    assert await today(newer) == (1000, 900, 100, 0, 0, 0)
+
+
+async def test_two_old_ledgers_racing_with_a_new_one_lose(ledger, clock, database):
+    await brand(ledger, budget=10**6)
+
+    async def spend(book, start):
+        won = 0
+        for n in range(start, start + 30):
+            try:
+                won += len((await book.reserve([claim(clock, f"r{n}")]))[0].wins)
+            except Fenced:
+                return won
+        return won
+
+    async def take_over():
+        await asyncio.sleep(0.02)
+        return await spend(await Ledger.open(database, clock=clock), 1000)
+
+    won = sum(await asyncio.gather(spend(ledger, 0), take_over()))
+    assert (await today(ledger))[2] == 100 * won
+
+
+async def test_a_killed_ledger_comes_back_the_same(ledger, clock, database):
+    await ledger.put_portfolio("f", PortfolioSettings(daily_budget_micros=5000))
+    await brand(ledger, portfolio_id="f", strategy_multiplier=1.5)
+    awards = await ledger.reserve([claim(clock, f"r{n}") for n in range(5)])
+    await ledger.record([event("i", "impression", reservation_id=awards[0].wins[0].reservation_id, cost_micros=33)])
+    before = await ledger.get_brand("b"), await ledger.get_portfolio("f"), ledger.terms().brands
+    again = await Ledger.open(database, clock=clock)
+    assert (await again.get_brand("b"), await again.get_portfolio("f"), again.terms().brands) == before
+    assert again.terms().version > ledger.terms().version
+    clock.forward(HOUR)
+    assert await again.sweep() == 4
+
+
+async def test_the_currency_is_fixed_once_money_has_moved(ledger, clock):
+    await brand(ledger, currency="EUR")
+    await brand(ledger, currency="USD")
+    await ledger.record([event("1", "impression")])
+    await brand(ledger, currency="GBP")
+    await ledger.reserve([claim(clock, "r")])
+    with pytest.raises(CurrencyFixed):
+        await brand(ledger, currency="EUR")
+    assert (await ledger.get_brand("b"))["currency"] == "GBP"
+
+
+async def test_revenue_fixes_the_currency_too(ledger):
+    await brand(ledger)
+    await ledger.record([event("1", "conversion", conversion_id="c", status="pending", revenue_micros=5)])
+    with pytest.raises(CurrencyFixed):
+        await brand(ledger, currency="USD")
+
+
+async def test_members_share_currency_and_budget_day(ledger):
+    with pytest.raises(PortfolioUnknown):
+        await brand(ledger, portfolio_id="f")
+    await ledger.put_portfolio("f", PortfolioSettings(timezone="Europe/London"))
+    with pytest.raises(PortfolioMismatch, match="timezone"):
+        await brand(ledger, portfolio_id="f")
+    with pytest.raises(PortfolioMismatch, match="currency"):
+        await brand(ledger, portfolio_id="f", timezone="Europe/London", currency="USD")
+    with pytest.raises(NotFound):
+        await ledger.get_brand("b")
+    await brand(ledger, portfolio_id="f", timezone="Europe/London")
+    with pytest.raises(PortfolioMismatch, match="timezone"):
+        await ledger.put_portfolio("f", PortfolioSettings(timezone="UTC"))
+
+
+async def test_a_change_of_portfolio_waits_for_midnight(ledger, clock, database):
+    for id_ in "fg":
+        await ledger.put_portfolio(id_, PortfolioSettings(daily_budget_micros=500))
+    await brand(ledger, portfolio_id="f")
+    await ledger.reserve([claim(clock, "1")])
+    shown = await brand(ledger, portfolio_id="g")
+    assert shown["portfolio_id"] == "f"
+    assert shown["scheduled"] == {"portfolio_id": "g", "timezone": "UTC", "from": dt.datetime(2024, 5, 2, tzinfo=dt.UTC)}
+    await ledger.reserve([claim(clock, "2")])
+    assert (await ledger.get_portfolio("f"))["today"]["reserved"] == 200
+    with pytest.raises(PortfolioMismatch):
+        await ledger.put_portfolio("g", PortfolioSettings(timezone="Europe/London"))
+    clock.forward(DAY / 2)  # midnight: no sweep has run yet
+    await ledger.reserve([claim(clock, "3")])
+    assert (await ledger.get_portfolio("g"))["today"]["reserved"] == 100
+    await ledger.sweep()
+    again = await Ledger.open(database, clock=clock)
+    shown = await again.get_brand("b")
+    assert shown["portfolio_id"] == "g"
+    assert "scheduled" not in shown
+
+
+async def test_a_scheduled_change_can_be_taken_back(ledger, clock):
+    await brand(ledger, timezone="UTC")
+    assert "scheduled" in await brand(ledger, timezone="Asia/Tokyo")
+    assert "scheduled" not in await brand(ledger, timezone="UTC")
+    clock.forward(DAY)
+    await ledger.sweep()
+    assert (await ledger.get_brand("b"))["timezone"] == "UTC"
+
+
+async def test_terms_change_when_something_in_them_does(ledger, clock, database):
+    await brand(ledger, target_roas=2.0, strategy_multiplier=1.5)
+    terms = ledger.terms()
+    assert terms.brands["b"].lambda_ == 3.0
+    assert (terms.brands["b"].share, terms.brands["b"].throttled) == (1.0, False)
+    assert ledger.terms(terms.version) is None
+    await ledger.reserve([claim(clock, "r")])
+    assert not await ledger.refresh() or True
+    assert ledger.terms(terms.version) is None, "money moves outside the terms"
+    ledger.set_throttles({"b": Throttle(0.4, True)})
+    assert ledger.terms(terms.version).brands["b"].share == 0.4
+    assert (await ledger.get_brand("b"))["throttled"] is True
+
+
+async def test_a_fit_is_used_with_the_targets_of_now(ledger, clock, database):
+    await brand(ledger, target_roas=2.0)
+    fit = {
+        "brand_id": "b", "model_version": "v", "kappa": 9.9, "mu_portfolio": 0.0, "nu_brand": 0.5, "nu_portfolio": 0.0,
+        "opportunities": 1, "fitted_at": NOON,
+    }  # fmt: skip
+    async with database.write() as connection:
+        await connection.execute(insert(t.lambda_fits), [{**fit, "mu_brand": 7.0}, {**fit, "mu_brand": 1.0}])
+    assert await ledger.refresh()
+    assert ledger.terms().brands["b"].lambda_ == pytest.approx(1.25)
+    await brand(ledger, target_roas=4.0)
+    assert ledger.terms().brands["b"].lambda_ == pytest.approx(2.25)
+
+
+async def test_an_imported_brand_can_bid_at_once(ledger, clock, database):
+    row = BrandSettings(daily_budget_micros=1000).model_dump() | {"brand_id": "b", "created_at": NOON, "updated_at": NOON}
+    async with database.write() as connection:
+        await connection.execute(insert(t.brands), row)
+    (award,) = await ledger.reserve([claim(clock, "r")])
+    assert award.wins
+    assert await ledger.refresh()
+    assert "b" in ledger.terms().brands
+    assert not await ledger.refresh(), "nothing has changed since"
+
+
+async def test_brands_are_listed_in_pages(ledger):
+    for id_ in "dbca":
+        await brand(ledger, id_)
+    first, cursor = await ledger.list_brands(limit=3)
+    rest, end = await ledger.list_brands(cursor, limit=3)
+    assert [item["brand_id"] for item in (*first, *rest)] == ["a", "b", "c", "d"]
+    assert end is None
+    assert first[1] == await ledger.get_brand("b")
+
+
+async def test_a_conversion_hold_may_be_configured(database, clock):
+    ledger = await Ledger.open(database, LedgerSettings(reservation_ttl_s=60.0, conversion_days=2), clock=clock)
+    await brand(ledger)
+    awards = await ledger.reserve([claim(clock, "1"), claim(clock, "2", offer(model="cpa"))])
+    assert [award.wins[0].expires_at - NOON for award in awards] == [dt.timedelta(seconds=60), 2 * DAY]
+
+
+# The audit itself: each of these breaks one promise, and is found.
+
+
+@pytest.mark.parametrize(
+    ("sabotage", "promise", "culprit"),
+    [
+        ("UPDATE budget_days SET available_micros = available_micros + 1", "budget = available", "owner_id=b"),
+        ("UPDATE budget_days SET available_micros = -1, settled_micros = settled_micros + 901", "negative", "owner_id=b"),
+        ("UPDATE budget_days SET reserved_micros = 0, available_micros = 920", "reserved = Σ", "owner_id=b"),
+        ("UPDATE budget_days SET settled_micros = 81, available_micros = 819", "settled = Σ", "owner_id=b"),
+        ("UPDATE budget_days SET budget_micros = 1001, available_micros = 821", "budget = Σ", "owner_id=b"),
+        ("UPDATE reservations SET held_micros = 99 WHERE status = 'open'", "holds what the journal", "brand_id=b"),
+        ("UPDATE reservations SET settled_micros = 0", "a reservation's settled", "brand_id=b"),
+        ("UPDATE reservations SET due_at = NULL", "due some time", "brand_id=b"),
+        ("DELETE FROM ledger_journal WHERE kind = 'reserve'", "debited once", "brand_id=b"),
+        ("UPDATE events SET cost_micros = 79", "what the events cost", "owner_id=b"),
+        ("DELETE FROM events", "shows in the performance once", "brand_id=b"),
+        ("DELETE FROM budget_days", "settled = Σ", "owner_id=b"),
+        ("UPDATE reservations SET request_hash = reservation_id, request_id = 'r'", "paid for once", "request_id=r"),
+        ("UPDATE ledger_journal SET epoch = 99 WHERE kind = 'budget'", "no epoch", "epoch=1"),
+    ],
+)
+async def test_the_audit_names_what_is_broken(database_url, clock, sabotage, promise, culprit):
+    database = Database(DatabaseSettings(url=database_url))
+    ledger = await Ledger.open(database, clock=clock)
+    await brand(ledger)
+    two = await ledger.reserve([claim(clock, "1"), claim(clock, "2")])
+    await ledger.record([event("i", "impression", reservation_id=two[0].wins[0].reservation_id, cost_micros=80)])
+    assert await audit(database) == []
+    async with database.write() as connection:
+        if "request_id = 'r'" in sabotage:
+            await connection.execute(text("UPDATE reservations SET brand_id = reservation_id"))
+        await connection.execute(text(sabotage))
+    problems = await audit(database)
+    await database.close()
+    assert any(promise in problem and culprit in problem for problem in problems), problems
+
+
+async def test_the_audit_knows_a_portfolios_members(database_url, clock):
+    database = Database(DatabaseSettings(url=database_url))
+    ledger = await Ledger.open(database, clock=clock)
+    await ledger.put_portfolio("f", PortfolioSettings(daily_budget_micros=500))
+    await brand(ledger, portfolio_id="f")
+    await ledger.reserve([claim(clock, "1")])
+    assert await audit(database) == []
+    async with database.write() as connection:
+        moved = {"reserved_micros": 90, "available_micros": 410}
+        await connection.execute(update(t.budget_days).where(t.budget_days.c.owner == "portfolio").values(moved))
+    problems = await audit(database)
+    await database.close()
+    assert any(problem.startswith("a portfolio's day is the sum") and "owner_id=f" in problem for problem in problems)

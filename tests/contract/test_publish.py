@@ -1,0 +1,229 @@
+"""A version's way into the world, on both databases and a real Redis."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import redis
+from sqlalchemy import insert, select
+
+from db import Database, DatabaseSettings, State
+from db.tables import lambda_fits, model_versions, score_log
+from training import (
+    AnotherNight,
+    Model,
+    ModelRefused,
+    ModelSettings,
+    NothingToLearn,
+    UnknownVersion,
+    activate,
+    announce,
+    current,
+    fetch,
+    first_model,
+    import_frame,
+    live_at,
+    model_key,
+    performance,
+)
+from training.nightly import night_lock, run
+from training.publish import publish_version
+
+LAST = dt.date(2020, 11, 21)
+SETTINGS = ModelSettings(trees=10, min_rows_in_leaf=5)
+NO_REDIS = "redis://127.0.0.1:1/0"
+
+
+def quiet(_line: str) -> None:
+    pass
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> State:
+    return State(tmp_path / "state")
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    opened = Database(DatabaseSettings(url=database_url))
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def history(database: Database) -> None:
+    await import_frame(database, performance(LAST, days=10), "simulated", simulated=True, say=quiet)
+
+
+async def night(database, state, **given):
+    return await run(database, state, settings=SETTINGS, say=quiet, **given)
+
+
+def git(state: State, *arguments: str) -> str:
+    return subprocess.run(["git", "-C", state.registry, *arguments], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.usefixtures("history")
+async def test_the_first_model_is_live_everywhere(database, state, redis_url):
+    version = await first_model(database, state, SETTINGS, redis_url=redis_url, say=quiet)
+    assert await current(database) == version
+    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+        assert client.get("roas_model:current") == version
+        bundle = client.get(f"roas_model:{version}")
+    assert Model.from_bundle(bundle, model_key(state), version).version == version
+    assert (state.registry / "roas_model.json").read_text() == bundle
+    assert git(state, "log", "--format=%s").strip() == f"Model {version}"
+    async with database.read() as connection:
+        (row,) = await connection.execute(select(model_versions))
+    assert (row.version, row.status, row.simulated, row.trained_through) == (version, "published", True, LAST)
+    assert json.loads(row.metrics)["challenger"]["rows"] > 0
+
+
+@pytest.mark.usefixtures("history")
+async def test_a_version_can_be_activated_back_and_forth_and_the_past_is_known(database, state, redis_url):
+    before = dt.datetime.now(dt.UTC)
+    first = (await night(database, state, date=LAST, redis_url=redis_url)).version
+    between = dt.datetime.now(dt.UTC)
+    second = (await night(database, state, redis_url=redis_url)).version
+    assert first != second
+    assert (await fetch(state, second)).manifest["parent"] == first
+    await activate(database, state, first, redis_url=redis_url, say=quiet)
+    assert await current(database) == first
+    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+        assert client.get("roas_model:current") == first
+    assert await live_at(database, before) is None
+    assert await live_at(database, between) == first
+
+
+@pytest.mark.usefixtures("history")
+async def test_redis_and_git_may_be_down(database, state):
+    state.root.mkdir()
+    state.registry.write_text("not a folder")
+    said: list[str] = []
+    version = await first_model(database, state, SETTINGS, redis_url=NO_REDIS, say=said.append)
+    assert await current(database) == version
+    assert (await fetch(state, version)).version == version
+    assert {line.split()[2] for line in said if line.startswith("warning")} >= {"did"} or any(
+        "Git" in line for line in said
+    )
+    assert any("Redis" in line for line in said)
+
+
+@pytest.mark.usefixtures("history")
+async def test_an_empty_redis_is_told_what_is_live(database, state, redis_url):
+    assert await announce(database, state, redis_url, quiet) is None
+    version = await first_model(database, state, SETTINGS, say=quiet)
+    assert await announce(database, state, redis_url, quiet) == version
+    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+        assert client.get("roas_model:current") == version
+
+
+@pytest.mark.usefixtures("history")
+async def test_a_node_without_the_folder_takes_the_model_from_redis(database, state, redis_url, tmp_path, monkeypatch):
+    monkeypatch.setenv("PACELINE_MODEL_KEY", "a key that both nodes have been given")
+    version = await first_model(database, state, SETTINGS, redis_url=redis_url, say=quiet)
+    elsewhere = State(tmp_path / "elsewhere")
+    assert (await fetch(elsewhere, version, redis_url=redis_url)).version == version
+    for url in (None, NO_REDIS):
+        with pytest.raises(ModelRefused):
+            await fetch(elsewhere, version, redis_url=url)
+
+
+@pytest.mark.usefixtures("history")
+async def test_a_damaged_or_unknown_version_is_not_activated(database, state):
+    first = (await night(database, state, date=LAST)).version
+    second = (await night(database, state)).version
+    trees = state.models / first / "model.txt"
+    trees.write_text(trees.read_text()[:-100])
+    with pytest.raises(ModelRefused):
+        await activate(database, state, first, say=quiet)
+    with pytest.raises(UnknownVersion):
+        await activate(database, state, "20200101T000000-000000", say=quiet)
+    assert await current(database) == second
+
+
+@pytest.mark.usefixtures("history")
+async def test_a_challenger_that_loses_is_kept_but_not_served(database, state, redis_url):
+    first = (await night(database, state, date=LAST, redis_url=redis_url)).version
+    strict = SETTINGS.model_copy(update={"gate_deviance": 1e-6})
+    lost = await run(database, state, settings=strict, redis_url=redis_url, say=quiet)
+    assert not lost.accepted
+    assert "deviance" in lost.reason
+    assert lost.live == await current(database) == first
+    async with database.read() as connection:
+        found = {row.version: row.status for row in await connection.execute(select(model_versions))}
+    assert found == {first: "published", lost.version: "rejected"}
+    with redis.Redis.from_url(redis_url) as client:
+        assert client.get(f"roas_model:{lost.version}") is None
+
+
+@pytest.mark.usefixtures("history")
+async def test_publishing_again_after_a_crash_changes_nothing(database, state):
+    version = (await night(database, state)).version
+    model = await fetch(state, version)
+    await publish_version(database, state, model, say=quiet)
+    assert (await fetch(state, version)).to_bundle(model_key(state)) == model.to_bundle(model_key(state))
+    assert git(state, "log", "--format=%s").count(version) == 1
+
+
+@pytest.mark.usefixtures("history")
+async def test_the_night_fits_prices_from_logged_opportunities(database, state):
+    now = dt.datetime.now(dt.UTC)
+    rows = [
+        {
+            "at": now - dt.timedelta(minutes=number),
+            "request_id": f"r{number}",
+            "bid_id": "b",
+            "brand_id": "brand-atlas",
+            "partner_id": "p",
+            "slot_id": "s",
+            "pricing_model": "cpm",
+            "predicted_revenue_micros": 500.0 + number,
+            "predicted_cost_micros": 1000.0,
+            "lambda": 1.0,
+            "score": 1.0,
+            "status": "lost",
+            "weight": 100.0,
+            "model_version": "v",
+        }
+        for number in range(1000)
+    ]
+    async with database.write() as connection:
+        await connection.execute(insert(score_log), rows)
+    done = await night(database, state)
+    assert done.lambdas == 1
+    async with database.read() as connection:
+        (fit,) = await connection.execute(select(lambda_fits))
+    # Revenue is spread evenly over 0.5–1.5 of cost: everything together just earns its target of 1.
+    assert (fit.brand_id, fit.model_version, fit.opportunities) == ("brand-atlas", done.version, 1000)
+    assert 0 <= fit.kappa < 0.6
+
+
+async def test_a_history_without_revenue_or_with_one_row_still_gives_a_model(database, state):
+    frame = performance(LAST, days=3).head(1).assign(revenue=0.0, pending_revenue=0.0)
+    await import_frame(database, frame, "tiny", say=quiet)
+    version = await first_model(database, state, SETTINGS, say=quiet)
+    assert (await fetch(state, version)).simulated is False
+
+
+async def test_without_history_there_is_nothing_to_learn(database, state):
+    with pytest.raises(NothingToLearn, match="import"):
+        await first_model(database, state, SETTINGS, say=quiet)
+
+
+@pytest.mark.usefixtures("history")
+async def test_two_nights_never_run_at_once(database, state):
+    with night_lock(state), pytest.raises(AnotherNight):
+        await first_model(database, state, SETTINGS, say=quiet)
+
+
+def test_the_key_is_made_once_and_for_its_owner_only(state):
+    keys = {model_key(state) for _ in range(3)}
+    assert len(keys) == 1
+    assert len(keys.pop()) == 32
+    assert state.model_key.stat().st_mode & 0o077 == 0

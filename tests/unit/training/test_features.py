@@ -1,0 +1,138 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.unit.training.conftest import FIRST, make_history
+from training.features import DAY_S, FEATURES, HOUR, ID_COLUMNS, N_HISTORY, Encoder, Keys, measures
+from training.fit import TrainingSet, target
+
+DAYS = 12
+
+
+@given(seed=st.integers(0, 2**16), cut=st.integers(1, DAYS - 1), factor=st.sampled_from([0.0, 0.1, 50.0]))
+def test_what_happens_tomorrow_changes_nothing_today(seed, cut, factor):
+    frame = make_history(DAYS)
+    later = frame["day"] >= FIRST + cut
+    scrambled = frame.copy()
+    for name in ("impressions", "clicks", "conversions", "cost_micros", "revenue_micros", "pending_revenue_micros"):
+        values = frame.loc[later, name].to_numpy()
+        scrambled.loc[later, name] = np.random.default_rng(seed).permutation(values) * factor
+    before, after = (TrainingSet.of(one, 0.8) for one in (frame, scrambled))
+    seen = (frame["day"] <= FIRST + cut).to_numpy()  # the first scrambled day's own features are of the days before
+    np.testing.assert_array_equal(before.matrix[seen], after.matrix[seen])
+    np.testing.assert_array_equal(before.heads[seen], after.heads[seen])
+
+
+def test_the_order_of_rows_means_nothing():
+    frame = make_history()
+    shuffled = frame.sample(frac=1.0, random_state=3)
+    straight, mixed = TrainingSet.of(frame, 0.8), TrainingSet.of(shuffled.reset_index(drop=True), 0.8)
+    np.testing.assert_allclose(straight.matrix[shuffled.index], mixed.matrix, rtol=1e-6)
+
+
+@pytest.mark.parametrize("hourly", [False, True])
+def test_serving_sees_what_training_saw(hourly):
+    frame = make_history(DAYS, hourly=hourly)
+    data = TrainingSet.of(frame, 0.8)
+    newest = int(data.days.max())
+    today = np.flatnonzero(data.days == newest)
+    encoder = data.encoder(newest - 1)
+    rows = frame.iloc[today]
+    at = rows["day"].to_numpy() * DAY_S + np.maximum(rows["hour"].to_numpy(), 0) * 3600
+    ids = [rows[name].tolist() for name in ID_COLUMNS]
+    matrix, heads = encoder.encode(ids, rows["placement_score"].to_numpy(), at)
+    trained = data.matrix[today].copy()
+    if not hourly:
+        matrix[:, HOUR] = trained[:, HOUR]  # daily rows know no hour, bids do; the trees never split on it
+    np.testing.assert_allclose(matrix, trained, rtol=1e-5, equal_nan=True)
+    np.testing.assert_allclose(heads, data.heads[today], rtol=1e-9, equal_nan=True)
+
+
+def _encoder() -> Encoder:
+    data = TrainingSet.of(make_history(DAYS), 0.8)
+    return data.encoder(int(data.days.max()))
+
+
+def _history_of(encoder, *ids, score=0.5):
+    return encoder.encode([[one] for one in ids], np.array([score]))[0][0, :N_HISTORY]
+
+
+@pytest.mark.parametrize(
+    ("ids", "level"),
+    [
+        (("b1", "p1", "p1:s1", "mobile", "300x250"), "placement"),
+        (("b1", "p1", "p1:s1", "mobile", "new"), "device"),
+        (("b1", "p1", "p1:s1", "new", "300x250"), "slot"),
+        (("b1", "p1", "new", "mobile", "300x250"), "partner"),
+        (("b1", "new", "p1:s1", "mobile", "300x250"), "brand"),
+        (("new", "p1", "p1:s1", "mobile", "300x250"), "all"),
+    ],
+)
+def test_unknown_ids_back_off_to_their_parents(ids, level):
+    encoder = _encoder()
+    assert encoder.confidence(ids, 0.5).level == level
+    revenue = dict(zip(FEATURES, _history_of(encoder, *ids), strict=False))
+    order = ["brand", "partner", "slot", "device", "creative", "placement"]
+    deepest = order.index(level) if level != "all" else -1
+    for below in order[deepest + 1 :]:
+        assert revenue[f"{below}_exposure_10d"] == 0
+        if deepest >= 0:
+            assert revenue[f"{below}_revenue_10d"] == revenue[f"{level}_revenue_10d"]
+
+
+def test_an_unseen_placement_score_backs_off_to_the_creative():
+    assert _encoder().confidence(("b1", "p1", "p1:s1", "mobile", "300x250"), 0.123).level == "creative"
+
+
+def test_rare_tuples_are_shrunk_to_their_parents():
+    frame = make_history(DAYS)
+    lucky = frame.iloc[[-1]].assign(slot_id="p3:tiny", impressions=1.0, revenue_micros=1e9, placement_score=0.9)
+    data = TrainingSet.of(pd.concat([frame, lucky], ignore_index=True), 0.8)
+    encoder = data.encoder(int(data.days.max()))
+    tiny = _history_of(encoder, "b2", "p3", "p3:tiny", "mobile", "300x250", score=0.9)
+    slot = FEATURES.index("slot_revenue_10d")
+    assert tiny[slot] < 1e9 / 1000
+
+
+def test_tuples_that_see_only_clicks_are_measured_in_clicks():
+    frame = make_history(3)
+    frame.loc[frame["brand_id"] == "b2", ["impressions"]] = 0.0
+    numbers = measures(frame, 0.8)
+    clicks_only = (frame["brand_id"] == "b2").to_numpy()
+    np.testing.assert_array_equal(numbers[clicks_only, 3], frame["clicks"][clicks_only])
+    np.testing.assert_array_equal(numbers[~clicks_only, 3], frame["impressions"][~clicks_only])
+
+
+def test_revenue_of_an_hour_without_impressions_reaches_the_days_other_hours():
+    frame = make_history(1, hourly=True).iloc[[0, 0]].reset_index(drop=True)
+    frame["hour"] = [3, 9]
+    frame["impressions"], frame["clicks"] = [1000.0, 0.0], [5.0, 0.0]
+    frame["revenue_micros"], frame["pending_revenue_micros"] = [0.0, 500_000.0], 0.0
+    assert target(frame, measures(frame, 0.8)).tolist() == [500.0, 0.0]
+
+
+def test_the_cache_forgets_without_answering_differently():
+    data = TrainingSet.of(make_history(), 0.8)
+    keys = data.encoder(int(data.days.max()))
+    small = Encoder(keys.vocabulary, keys.tuples, keys.scores, keys.sums, cache_rows=4)
+    frame = make_history()
+    for start in range(0, 60, 7):
+        part = frame.iloc[start : start + 7]
+        ids, scores = [part[name].tolist() for name in ID_COLUMNS], part["placement_score"].to_numpy()
+        np.testing.assert_array_equal(small.encode(ids, scores)[0], keys.encode(ids, scores)[0])
+
+
+def test_an_encoder_survives_json():
+    encoder = _encoder()
+    back = Encoder.from_document(json.loads(json.dumps(encoder.to_document())))
+    np.testing.assert_array_equal(back.sums, encoder.sums)
+    assert back.vocabulary == encoder.vocabulary
+
+
+def test_codes_follow_the_alphabet():
+    frame = make_history(2)
+    assert Keys.of(frame).vocabulary == Keys.of(frame.iloc[::-1]).vocabulary

@@ -1,0 +1,30 @@
+import pytest
+
+from training.gate import decide
+from training.metrics import Metrics
+from training.settings import ModelSettings
+
+
+def judged(deviance, calibration=1.0):
+    return Metrics(100, 1e6, 0.9, deviance, calibration)
+
+
+@pytest.mark.parametrize(
+    ("challenger", "champion", "accepted"),
+    [
+        (judged(1.0), None, True),
+        (None, None, True),
+        (None, judged(1.0), False),
+        (judged(0.9), judged(1.0), True),
+        (judged(1.01), judged(1.0), True),
+        (judged(1.1), judged(1.0), False),
+        (judged(0.9, calibration=2.5), judged(1.0), False),
+        (judged(0.9, calibration=0.3), judged(1.0), False),
+        (judged(0.9, calibration=2.5), judged(1.0, calibration=3.0), True),
+        (judged(0.9, calibration=float("nan")), judged(1.0), True),
+    ],
+)
+def test_the_challenger_must_not_be_worse(challenger, champion, accepted):
+    verdict = decide(challenger, champion, ModelSettings())
+    assert verdict.accepted is accepted
+    assert verdict.reason
