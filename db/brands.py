@@ -15,7 +15,7 @@ MOST_MICROS = 2**53 - 1
 
 Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:\-]{1,64}$")]
 Currency = Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")]
-Micros = Annotated[int, Field(ge=0, le=MOST_MICROS, strict=True)]
+Micros = Annotated[int, Field(ge=0, le=MOST_MICROS)]
 Roas = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
 
 
@@ -28,7 +28,7 @@ def _timezone(value: str) -> str:
 TimeZone = Annotated[str, AfterValidator(_timezone)]
 
 
-class PortfolioSettings(BaseModel, frozen=True, extra="forbid"):
+class PortfolioSettings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
     currency: Currency = "EUR"
     timezone: TimeZone = "UTC"
     target_roas: Roas = 1.0
@@ -37,10 +37,13 @@ class PortfolioSettings(BaseModel, frozen=True, extra="forbid"):
     """Per day in the time zone; null: unlimited."""
 
 
-class BrandSettings(BaseModel, frozen=True, extra="forbid"):
+class BrandSettings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
     currency: Currency = "EUR"
+    """Of all its money; fixed once some has moved."""
     timezone: TimeZone = "UTC"
+    """Whose midnight ends its budget day."""
     portfolio_id: Id | None = None
+    """The portfolio whose budget it shares; null: none."""
     target_roas: Roas = 1.0
     """Revenue ÷ cost that the brand wants over its wins."""
     throttle_roas: Roas = 0.8
@@ -52,9 +55,10 @@ class BrandSettings(BaseModel, frozen=True, extra="forbid"):
     exploration: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.02
     """Least share of auctions of a throttled brand, so that it can recover."""
     active: bool = True
+    """An inactive brand takes part in nothing."""
 
 
-class _Currency(BaseModel, frozen=True, extra="forbid"):
+class _Currency(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
     currency: Currency = "EUR"
     """Of brands that name none, and of the answers."""
 

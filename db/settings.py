@@ -32,7 +32,7 @@ def _redis_url(value: str) -> str:
     return value
 
 
-class DatabaseSettings(BaseModel, frozen=True, extra="forbid"):
+class DatabaseSettings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
     url: Annotated[str, AfterValidator(_database_url)] | None = None
     """`mysql+aiomysql://user:password@host/name`; without it, SQLite in the state folder."""
     pool_size: PositiveInt = 5
@@ -43,7 +43,7 @@ class DatabaseSettings(BaseModel, frozen=True, extra="forbid"):
     """How long SQLite waits for another writer."""
 
 
-class RedisSettings(BaseModel, frozen=True, extra="forbid"):
+class RedisSettings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
     url: Annotated[str, AfterValidator(_redis_url)] | None = None
     """`redis://host:port/0`; without it, the embedded Redis of the state folder."""
 

@@ -25,6 +25,7 @@ logger = logging.getLogger("paceline.ledger")
 T = TypeVar("T")
 NAMESPACE = "paceline"
 RETRY_S = 0.5
+REDIS_S = 5.0
 
 
 class LedgerActor:
@@ -43,7 +44,9 @@ class LedgerActor:
         shard: int = 0,
     ) -> None:
         self._database = Database(database)
-        self._redis = None if redis_url is None else Redis.from_url(redis_url)
+        self._redis = None
+        if redis_url is not None:
+            self._redis = Redis.from_url(redis_url, socket_timeout=REDIS_S, socket_connect_timeout=REDIS_S)
         self._settings, self._roas_settings, self._shard = ledger_settings, roas_settings, shard
         self._ledger: Ledger | None = None
         self._writer: Writer | None = None
@@ -146,6 +149,15 @@ class LedgerActor:
             "brands": len(self._book.newest_terms.brands),
             "terms_version": self._book.newest_terms.version,
         }
+
+    async def close(self) -> None:
+        """End the loops and let go of database and Redis. Nothing is lost without it."""
+        for loop in self._loops:
+            loop.cancel()
+        await asyncio.gather(*self._loops, return_exceptions=True)
+        if self._redis is not None:
+            await self._redis.aclose()
+        await self._database.close()
 
     @property
     def _book(self) -> Ledger:

@@ -198,9 +198,11 @@ CHECKS = (
     Check(
         "no epoch writes after a newer one",
         """
-        SELECT shard, seq, epoch FROM (
-            SELECT shard, seq, epoch, MAX(epoch) OVER (PARTITION BY shard ORDER BY seq) AS newest FROM ledger_journal
-        ) AS written WHERE epoch < newest ORDER BY shard, seq
+        SELECT old.shard, old.epoch, old.last_seq, newer.epoch AS newer_epoch, newer.first_seq
+        FROM (SELECT shard, epoch, MAX(seq) AS last_seq FROM ledger_journal GROUP BY shard, epoch) AS old
+        JOIN (SELECT shard, epoch, MIN(seq) AS first_seq FROM ledger_journal GROUP BY shard, epoch) AS newer
+            ON newer.shard = old.shard AND newer.epoch > old.epoch AND newer.first_seq < old.last_seq
+        ORDER BY old.shard, old.epoch
         """,
     ),
 )

@@ -328,11 +328,11 @@ class Ledger:
         """Every brand's budget of its today."""
         now = self._clock()
         brands = {id_: brand.at(now) for id_, brand in self._brands.items()}
-        days = {id_: brand.day(now) for id_, brand in brands.items()}
-        rows = await self._store.read(lambda connection: self._store.budgets_on(connection, set(days.values())))
-        found = {budget.owner_id: budget for budget in rows if days.get(budget.owner_id) == budget.day}
+        keys = {id_: BudgetKey(BRAND, id_, brand.day(now)) for id_, brand in brands.items()}
+        rows = await self._store.read(lambda connection: self._store.budgets(connection, keys.values()))
+        found = {budget.owner_id: budget for budget in rows}
         return {
-            id_: found.get(id_) or Budget.of(BRAND, id_, days[id_], brand.settings.daily_budget_micros)
+            id_: found.get(id_) or Budget.of(*keys[id_], brand.settings.daily_budget_micros)
             for id_, brand in brands.items()
         }
 

@@ -40,6 +40,9 @@ EventKey = tuple[str, str, str]
 Group = tuple[str, str, str]
 """brand_id, partner_id, conversion_id: nobody restates another partner's conversion."""
 
+YEARS = range(2000, 3000)
+"""What every database and time zone can hold."""
+
 TYPES = (IMPRESSION, CLICK, CONVERSION, UPDATE, AGGREGATE)
 
 
@@ -164,6 +167,8 @@ class Posting:
             return _rejected(event, "currency_mismatch", f"the brand's currency is {brand.settings.currency}")
         if event.type not in TYPES:
             return _rejected(event, "invalid", "no such type of event")
+        if event.occurred_at.year not in YEARS:
+            return _rejected(event, "invalid", "occurred_at is not in this millennium")
         place, reservation_id = _place(event), event.reservation_id
         if event.type in (CONVERSION, UPDATE):
             if event.conversion_id is None:

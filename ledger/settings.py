@@ -13,7 +13,7 @@ def _one_shard(value: int) -> int:
     return value
 
 
-class LedgerSettings(BaseModel, frozen=True, extra="forbid"):
+class LedgerSettings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
     reservation_ttl_s: PositiveFloat = 1800.0
     """How long a cpm or cpc win's predicted cost stays reserved without an event."""
     conversion_days: Annotated[int, Field(ge=1, le=365)] = 30
@@ -34,7 +34,7 @@ class LedgerSettings(BaseModel, frozen=True, extra="forbid"):
     """How soon changed budgets show in Redis for the monitor."""
 
 
-class RoasSettings(BaseModel, frozen=True, extra="forbid"):
+class RoasSettings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
     window: Annotated[str, Field(pattern=r"^[1-9]\d{0,2}d$")] = "7d"
     """Days of `brand_roas_current`, today included."""
     min_impressions: Annotated[int, Field(ge=0)] = 1000

@@ -255,11 +255,6 @@ class Store:
             rows += [Budget(*row) for row in connection.execute(select(*_BUDGET).where(columns.in_(chunk)))]
         return rows
 
-    def budgets_on(self, connection: Connection, days: Collection[dt.date]) -> list[Budget]:
-        """All brands' budgets of these days."""
-        query = select(*_BUDGET).where(t.budget_days.c.owner == "brand", t.budget_days.c.day.in_(sorted(days)))
-        return [Budget(*row) for row in connection.execute(query)]
-
     def reservations(self, connection: Connection, ids: Iterable[str]) -> dict[str, Reservation]:
         found: dict[str, Reservation] = {}
         row: Any

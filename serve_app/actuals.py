@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from typing import NamedTuple
 
-from sqlalchemy import Date, TextClause, bindparam, text
+from sqlalchemy import Date, TextualSelect, bindparam, text
 
 from db import Database
 from ledger import DaySums
@@ -33,7 +33,7 @@ class Where(NamedTuple):
     creative_type: str | None
 
 
-def _sums(names: tuple[str, ...]) -> TextClause:
+def _sums(names: tuple[str, ...]) -> TextualSelect:
     conditions = "".join(f" AND {name} = :{name}" for name in names)
     return (
         text(

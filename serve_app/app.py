@@ -17,7 +17,6 @@ from starlette.types import ASGIApp
 import ledger
 from db import BadSetting, Database, State
 from serve_app.auth import Authenticator, KeySet, Secret
-
 from serve_app.ingress import Api
 from serve_app.monitor import Monitor
 from serve_app.predictor import Live, Predictor, Slot
@@ -120,5 +119,5 @@ class IngressReplica:
             Versions(database, state, str(settings.redis.url)),
         )
 
-    def __serve_build_asgi_app__(self) -> ASGIApp:  # noqa: PLW3201
+    def __serve_build_asgi_app__(self) -> ASGIApp:
         return self._api.app(names=False)

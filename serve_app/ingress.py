@@ -117,8 +117,12 @@ class Api:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            await self._log.flush()
-            await self._monitor.flush()
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Write what waits for its second: the score log and the counters."""
+        await self._log.flush()
+        await self._monitor.flush()
 
     async def _caller(self, request: Request) -> Caller:
         return await self._authenticator.caller(request.headers.get("authorization"))

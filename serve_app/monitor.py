@@ -94,11 +94,11 @@ class Monitor:
             RedisError, OSError: Redis is away; half an answer would look like a reset of every counter.
         """
         await self.flush()
-        raw: dict[Any, Any] = await self._redis.hgetall(COUNTERS_KEY)  # type: ignore[misc]
+        raw: dict[Any, Any] = await self._redis.hgetall(COUNTERS_KEY)
         counts = {_text(name): float(value) for name, value in raw.items()}
         gauges = await read_gauges(self._redis)
         registry = CollectorRegistry()
-        registry.register(_Collected([*_counters(counts), *_model(model), *_gauges(gauges)]))  # type: ignore[arg-type]
+        registry.register(_Collected([*_counters(counts), *_model(model), *_gauges(gauges)]))
         return generate_latest(registry)
 
 

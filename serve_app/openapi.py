@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ PROBLEMS = {
     "429": "Too many requests; see Retry-After",
     "503": "Not now; see Retry-After",
 }
+ID_SCHEMA = {"type": "string", "pattern": r"^[A-Za-z0-9._:\-]{1,64}$"}
 REFERENCE = "#/components/schemas/{model}"
 
 
@@ -46,7 +48,7 @@ def document(title: str, version: str, description: str, operations: Sequence[Op
     schemas, definitions = models_json_schema(
         sorted(pairs, key=lambda pair: pair[0].__name__), by_alias=True, ref_template=REFERENCE
     )
-    reference = {model: schema for (model, _), schema in schemas.items()}
+    reference: dict[Any, Any] = {model: schema for (model, _), schema in schemas.items()}
     components = definitions["$defs"]
     paths: dict[str, Any] = {}
     for operation in operations:
@@ -63,14 +65,12 @@ def document(title: str, version: str, description: str, operations: Sequence[Op
     }
 
 
-def _operation(
-    operation: Operation, reference: dict[type[BaseModel], Any], components: dict[str, Any]
-) -> dict[str, Any]:
+def _operation(operation: Operation, reference: dict[Any, Any], components: dict[str, Any]) -> dict[str, Any]:
     problem = {"application/problem+json": {"schema": reference[ProblemBody]}}
     statuses = ("401", "403", "422", "503", *operation.problems)
     entry: dict[str, Any] = {
         "summary": operation.summary,
-        "operationId": f"{operation.method}_{operation.path.strip('/').replace('/', '_').replace('{', '').replace('}', '')}",
+        "operationId": "_".join([operation.method, *re.findall(r"\w+", operation.path)]),
         "responses": {
             "200": {"description": "OK", "content": {"application/json": {"schema": reference[operation.answer]}}},
             **{status: {"description": PROBLEMS[status], "content": problem} for status in sorted(set(statuses))},

@@ -109,10 +109,17 @@ class Predictor:
         """What GET /api/roas tells of its one row. Raises: NoModel."""
         model = await self._ready()
         score = float(columns.placement_score[0])
-        impressions, level = model.confidence(*(ids[0] for ids in columns.ids), None if np.isnan(score) else score)
+        brand, partner, slot, device, creative = (ids[0] for ids in columns.ids)
+        known = None if np.isnan(score) else score
+        impressions, level = model.confidence(brand, partner, slot, device, creative, known)
         cost = float(model.cost_micros(columns)[0])
         revenue = float(model.predict(columns).revenue_micros[0])
         return Slot(revenue, None if np.isnan(cost) else cost, float(impressions), level, model.version)
+
+    async def close(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+        await self._database.close()
 
     async def live(self) -> Live | None:
         try:
@@ -148,8 +155,9 @@ def concatenated(parts: Sequence[Columns]) -> Columns:
 
     if len(parts) == 1:
         return parts[0]
-    return Columns(
-        *([value for ids in column for value in ids] for column in zip(*(part.ids for part in parts), strict=True)),
-        placement_score=np.concatenate([part.placement_score for part in parts]),
-        at=np.concatenate([part.at for part in parts if part.at is not None]),
+    brand, partner, slot, device, creative = (
+        [value for ids in column for value in ids] for column in zip(*(part.ids for part in parts), strict=True)
     )
+    scores = np.concatenate([part.placement_score for part in parts])
+    at = np.concatenate([part.at for part in parts if part.at is not None])
+    return Columns(brand, partner, slot, device, creative, scores, at)

@@ -58,8 +58,8 @@ TERMINAL = os.fdopen(os.dup(sys.stdout.fileno()), "w")
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="make run",
-        description="Start all of Paceline on this machine. Settings come from the environment: DATA, PORT, STATE, NIGHTLY "
-        "and every PACELINE_ variable of the README.",
+        description="Start all of Paceline on this machine. Settings come from the environment: "
+        "DATA, PORT, STATE, NIGHTLY and every PACELINE_ variable of the README.",
     )
     parser.parse_args(argv)
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _heed_make() -> None:
-    """GNU make waits for its child without handing SIGINT on. A Ctrl-C reaches both; a lone `kill -INT` of make does not.
+    """GNU make waits for its child without handing SIGINT on: Ctrl-C reaches both, a lone `kill -INT` only make.
 
     make takes its handler off when the signal has come: that can be seen from here.
     """
@@ -223,7 +223,8 @@ class Ports(NamedTuple):
     def free(cls, salt: int) -> Self:
         single = len(cls._fields) - 2
         ports = processes.free_ports(single + 2 * REPLICA_PORTS, salt)
-        return cls(*ports[:single], ports[single : single + REPLICA_PORTS], ports[single + REPLICA_PORTS :])  # type: ignore[arg-type]
+        replicas = ports[single:]
+        return cls._make([*ports[:single], replicas[:REPLICA_PORTS], replicas[REPLICA_PORTS:]])
 
 
 class System:
@@ -339,7 +340,13 @@ class System:
         }
         with log.open("wb") as out:
             self._ray = subprocess.Popen(
-                [str(BIN / "ray"), "start", "--head", "--block", *(f"{name}={value}" for name, value in options.items())],
+                [
+                    str(BIN / "ray"),
+                    "start",
+                    "--head",
+                    "--block",
+                    *(f"{name}={value}" for name, value in options.items()),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
@@ -353,7 +360,7 @@ class System:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             import ray
-        ray.init(address=self._ray_address, namespace="paceline", log_to_driver=False, logging_level="ERROR")
+        ray.init(address=self._ray_address, namespace="paceline", log_to_driver=False, logging_level=logging.ERROR)
         signal.signal(signal.SIGTERM, _raise_stop)  # Ray has put its own there
 
     def _start_serve(self) -> None:
@@ -404,9 +411,8 @@ class System:
         try:
             serve.run(build({}), name="paceline", route_prefix="/", blocking=False)
         except RuntimeError as error:
-            raise CannotRun(
-                f"the application did not start: {str(error).splitlines()[0]}; see {self._state.scratch}/ray/session_latest/logs"
-            ) from None
+            logs = self._state.scratch / "ray" / "session_latest" / "logs"
+            raise CannotRun(f"the application did not start: {str(error).splitlines()[0]}; see {logs}") from None
 
     def _wait_ready(self) -> None:
         import httpx
@@ -438,7 +444,9 @@ class System:
         while True:
             time.sleep(0.5)
             if self._ray is not None and self._ray.poll() is not None:
-                raise CannotRun(f"Ray has ended by itself; see {self._state.logs}/ray.log and {self._state.scratch}/ray")
+                raise CannotRun(
+                    f"Ray has ended by itself; see {self._state.logs}/ray.log and {self._state.scratch}/ray"
+                )
             if self._redis is not None and not self._redis.is_running():
                 say("the embedded Redis has died; starting it again")
                 self._redis.start()

@@ -282,7 +282,7 @@ class Today(BaseModel):
     roas: float | None
 
 
-class Brand(BrandSettings):
+class Brand(BrandSettings, frozen=True):
     model_config = ConfigDict(extra="ignore")
 
     brand_id: str
@@ -296,7 +296,7 @@ class BrandPage(BaseModel):
     next_cursor: str | None
 
 
-class Portfolio(PortfolioSettings):
+class Portfolio(PortfolioSettings, frozen=True):
     model_config = ConfigDict(extra="ignore")
 
     portfolio_id: str

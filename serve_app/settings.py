@@ -21,7 +21,7 @@ from training.settings import ModelSettings
 SECRET_LEAST_BYTES = 32
 
 
-class HttpSettings(BaseModel, frozen=True, extra="forbid"):
+class HttpSettings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
     host: str = "127.0.0.1"
     """The address that HTTP listens on. While it is loopback, /metrics needs no token."""
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
@@ -42,12 +42,12 @@ def _secret(value: str) -> str:
     return value
 
 
-class JwtSettings(BaseModel, frozen=True, extra="forbid"):
+class JwtSettings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
     secret: Annotated[str, AfterValidator(_secret)] | None = Field(default=None, repr=False)
     """The HS256 key, for development only; without it and without JWKS, `make run` makes one."""
 
 
-class GeneralSettings(BaseModel, frozen=True, extra="forbid"):
+class GeneralSettings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
     currency: Currency = "EUR"
     """Of brands that name none (three capital letters), and of the answers."""
     jwks: str | None = None
@@ -56,7 +56,7 @@ class GeneralSettings(BaseModel, frozen=True, extra="forbid"):
     """The folder that keeps the embedded database, models, keys and logs."""
 
 
-class ServeSettings(BaseModel, frozen=True, extra="forbid"):
+class ServeSettings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
     ingress_replicas: PositiveInt = 1
     """Replicas that check tokens, rank and answer."""
     predictor_replicas: PositiveInt = 1
@@ -69,7 +69,7 @@ class ServeSettings(BaseModel, frozen=True, extra="forbid"):
     """How often a predictor looks for a newer model."""
 
 
-class ScoreSettings(BaseModel, frozen=True, extra="forbid"):
+class ScoreSettings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
     batch_rows: PositiveInt = 4000
     """Rows of one call to a predictor at most."""
     deadline_ms: PositiveInt = 5000
@@ -86,7 +86,7 @@ class ScoreSettings(BaseModel, frozen=True, extra="forbid"):
     """How often a replica asks the ledger for λ, throttle and settings."""
 
 
-class Settings(BaseModel, frozen=True, extra="forbid"):
+class Settings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
     general: GeneralSettings = GeneralSettings()
     http: HttpSettings = HttpSettings()
     jwt: JwtSettings = JwtSettings()
@@ -160,6 +160,17 @@ def load(args: Mapping[str, Any] | None = None, environ: Mapping[str, str] | Non
     raise BadSetting(sorted(set(problems)))
 
 
+def table() -> str:
+    """The README's table of settings, as Markdown: `python -m serve_app.settings`."""
+    lines = ["| variable | default | what it is |", "|---|---|---|"]
+    for variable, (_, model, field) in variables().items():
+        info = model.model_fields[field]
+        default = info.get_default(call_default_factory=True)
+        shown = "–" if default is None else f"`{str(default).lower() if isinstance(default, bool) else default}`"
+        lines.append(f"| `{variable}` | {shown} | {' '.join((info.description or '').split())} |")
+    return "\n".join(lines)
+
+
 def with_state(settings: Settings, state: State) -> Settings:
     """The embedded database and Redis of a state folder where no others are given."""
     database, redis = settings.database, settings.redis
@@ -168,3 +179,7 @@ def with_state(settings: Settings, state: State) -> Settings:
     if redis.url is None:
         redis = redis.model_copy(update={"url": f"unix://{state.redis_socket}"})
     return settings.model_copy(update={"database": database, "redis": redis})
+
+
+if __name__ == "__main__":
+    print(table())

@@ -11,7 +11,7 @@ from db.environment import read
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class ModelSettings(BaseModel, frozen=True, extra="forbid"):
+class ModelSettings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
     engine: Literal["lightgbm"] = "lightgbm"
     """The trees' library."""
     trees: Annotated[int, Field(ge=1, le=5000)] = 150
@@ -19,9 +19,11 @@ class ModelSettings(BaseModel, frozen=True, extra="forbid"):
     leaves: Annotated[int, Field(ge=2, le=1024)] = 15
     """Most leaves of a tree."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.05
+    """How much of each tree is taken."""
     tweedie_power: Annotated[float, Field(gt=1, lt=2)] = 1.5
     """Variance power of the objective: 1 is Poisson, 2 is gamma."""
     min_rows_in_leaf: PositiveInt = 20
+    """Rows that a leaf needs at least."""
     weight_half_life_days: PositiveFloat = 10.0
     """Age at which a training row counts half."""
     pending_share: Share = 0.8

@@ -28,8 +28,14 @@ class System:
     def __init__(self, state: Path, **environ: str) -> None:
         self.state = state
         self.port = processes.free_ports(1, salt=os.getpid())[0]
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PACELINE_", "RAY_", "_PACELINE"))}
-        self.environ = inherited | {"STATE": str(state), "PORT": str(self.port), "NIGHTLY": "off", "PYTHONPATH": str(ROOT)} | environ
+        inherited = {
+            name: value for name, value in os.environ.items() if not name.startswith(("PACELINE_", "RAY_", "_PACELINE"))
+        }
+        self.environ = (
+            inherited
+            | {"STATE": str(state), "PORT": str(self.port), "NIGHTLY": "off", "PYTHONPATH": str(ROOT)}
+            | environ
+        )
         self.log = state.with_suffix(".log")
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -38,7 +44,12 @@ class System:
         began = time.monotonic()
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "serve_app.run"], cwd=ROOT, env=self.environ, stdout=log, stderr=log, start_new_session=True
+                [sys.executable, "-m", "serve_app.run"],
+                cwd=ROOT,
+                env=self.environ,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         while not (ready := self.ready_line()):
             assert self._process.poll() is None, self.log.read_text()
@@ -69,12 +80,19 @@ class System:
         return processes.marked(self.run_file["system"])
 
     def http(self) -> httpx.Client:
-        return httpx.Client(base_url=f"http://127.0.0.1:{self.port}", headers={"Authorization": f"Bearer {self.token}"}, timeout=30)
+        return httpx.Client(
+            base_url=f"http://127.0.0.1:{self.port}", headers={"Authorization": f"Bearer {self.token}"}, timeout=30
+        )
 
     def run_module(self, module: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """One of our commands, as an operator beside the system would type it."""
         done = subprocess.run(
-            [sys.executable, "-m", module, *arguments], cwd=ROOT, env=self.environ, capture_output=True, text=True, timeout=300
+            [sys.executable, "-m", module, *arguments],
+            cwd=ROOT,
+            env=self.environ,
+            capture_output=True,
+            text=True,
+            timeout=300,
         )
         assert not check or done.returncode == 0, done.stdout + done.stderr
         return done

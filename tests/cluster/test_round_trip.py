@@ -27,7 +27,10 @@ def brand_ids(http: httpx.Client) -> list[str]:
 
 
 def request(name: str, *brands: str, **changes: Any) -> dict[str, Any]:
-    bids = [{"bid_id": f"bid-{brand}", "brand_id": brand, **PLACE, "pricing_model": "cpm", "price_micros": 1000} for brand in brands]
+    bids = [
+        {"bid_id": f"bid-{brand}", "brand_id": brand, **PLACE, "pricing_model": "cpm", "price_micros": 1000}
+        for brand in brands
+    ]
     return {"request_id": name, "bids": bids, **changes}
 
 
@@ -43,9 +46,20 @@ def test_a_day_of_results_changes_the_next_prediction(system: System, http: http
     before = http.get(f"/api/brands/{brand}").json()["today"]
     assert before["reserved"] >= 1
 
-    event = {"type": "impression", "occurred_at": now(), "brand_id": brand, **PLACE, "reservation_id": won["reservation_id"], "cost_micros": 1}
+    event = {
+        "type": "impression",
+        "occurred_at": now(),
+        "brand_id": brand,
+        **PLACE,
+        "reservation_id": won["reservation_id"],
+        "cost_micros": 1,
+    }
     aggregate = {"type": "aggregate", "period": "hour", "occurred_at": now(), "brand_id": brand, **PLACE} | {
-        "impressions": 500_000, "clicks": 5000, "conversions": 500, "cost_micros": 400_000_000, "revenue_micros": 5_000_000_000,
+        "impressions": 500_000,
+        "clicks": 5000,
+        "conversions": 500,
+        "cost_micros": 400_000_000,
+        "revenue_micros": 5_000_000_000,
     }
     events = [{"event_id": "round-1-i", **event}, {"event_id": "round-1-a", **aggregate}]
     answer = http.post("/api/performance", json={"events": events}).json()
@@ -84,9 +98,13 @@ def test_a_day_of_results_changes_the_next_prediction(system: System, http: http
     second = http.post("/api/score", json=request("round-2", brand)).json()
     assert second["model_version"] == night["version"]
     was, became = won["predicted_revenue_micros"], second["ranked"][0]["predicted_revenue_micros"]
-    assert abs(became - 10_000) < abs(was - 10_000), f"the slot earned 10,000 an impression; predicted {was}, then {became}"
+    assert abs(became - 10_000) < abs(was - 10_000), (
+        f"the slot earned 10,000 an impression; predicted {was}, then {became}"
+    )
 
-    registry = subprocess.run(["git", "-C", str(system.state / "registry"), "log", "--oneline"], capture_output=True, text=True)
+    registry = subprocess.run(
+        ["git", "-C", str(system.state / "registry"), "log", "--oneline"], capture_output=True, text=True
+    )
     assert night["version"] in registry.stdout
     models = {model["version"]: model for model in http.get("/api/models").json()["models"]}
     assert models[night["version"]]["live"] and not models[first["model_version"]]["live"]
@@ -98,7 +116,17 @@ def submit_night(system: System) -> dict[str, Any]:
     """By `ray job submit`, as the README says."""
     environ = system.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(system.state / "ray_token")}
     ray = Path(os.sys.executable).with_name("ray")  # type: ignore[attr-defined]
-    command = [str(ray), "job", "submit", "--address", system.run_file["dashboard"], "--", "python", "-m", "training.nightly"]
+    command = [
+        str(ray),
+        "job",
+        "submit",
+        "--address",
+        system.run_file["dashboard"],
+        "--",
+        "python",
+        "-m",
+        "training.nightly",
+    ]
     done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=300)
     summaries = [line for line in done.stdout.splitlines() if line.startswith("{")]
     assert summaries, done.stdout + done.stderr
@@ -125,7 +153,10 @@ def test_a_killed_ledger_comes_back_with_every_cent(system: System, http: httpx.
         http.post("/api/score", json=request(f"kill-{number}", brand)).raise_for_status()
     before = http.get(f"/api/brands/{brand}").json()["today"]
     os.kill(ledger_pid(system), signal.SIGKILL)
-    wins = [http.post("/api/score", json=request(f"killed-{number}", brand)).json()["ranked"][0]["status"] for number in range(20)]
+    wins = [
+        http.post("/api/score", json=request(f"killed-{number}", brand)).json()["ranked"][0]["status"]
+        for number in range(20)
+    ]
     wait_until(lambda: http.get(f"/api/brands/{brand}").status_code == 200, 20)
     after = http.get(f"/api/brands/{brand}").json()["today"]
     assert after["reserved"] == before["reserved"] + wins.count("won"), "each answered win is held, and nothing else"
@@ -137,9 +168,21 @@ def test_a_pause_reaches_the_replicas_within_two_seconds(http: httpx.Client) -> 
     brand = brand_ids(http)[2]
     settings = {"daily_budget_micros": 10_000_000, "active": False}
     assert http.put(f"/api/brands/{brand}", json=settings).status_code == 200
-    wait_until(lambda: http.post("/api/score", json=request(f"pause-{time.time_ns()}", brand)).json()["ranked"][0]["reason"] == "brand_paused", 2)
+    wait_until(
+        lambda: (
+            http.post("/api/score", json=request(f"pause-{time.time_ns()}", brand)).json()["ranked"][0]["reason"]
+            == "brand_paused"
+        ),
+        2,
+    )
     assert http.put(f"/api/brands/{brand}", json=settings | {"active": True}).status_code == 200
-    wait_until(lambda: http.post("/api/score", json=request(f"pause-{time.time_ns()}", brand)).json()["ranked"][0]["status"] == "won", 2)
+    wait_until(
+        lambda: (
+            http.post("/api/score", json=request(f"pause-{time.time_ns()}", brand)).json()["ranked"][0]["status"]
+            == "won"
+        ),
+        2,
+    )
 
 
 def test_a_budget_is_never_overspent_by_many_at_once(system: System, http: httpx.Client) -> None:
@@ -150,7 +193,9 @@ def test_a_budget_is_never_overspent_by_many_at_once(system: System, http: httpx
     def ask(worker: int) -> None:
         with system.http() as asking:
             for number in range(10):
-                ranked = asking.post("/api/score", json=request(f"race-{worker}-{number}", brand, bids=None) | cheap(brand)).json()["ranked"]
+                ranked = asking.post(
+                    "/api/score", json=request(f"race-{worker}-{number}", brand, bids=None) | cheap(brand)
+                ).json()["ranked"]
                 won.extend(item["reserved_micros"] for item in ranked if item["status"] == "won")
 
     def cheap(brand_id: str) -> dict[str, Any]:
@@ -164,12 +209,16 @@ def test_a_budget_is_never_overspent_by_many_at_once(system: System, http: httpx
     assert sum(won) == 98, "14 wins of 7 micros fit into 100"
 
 
+SAMPLES = """
+    brand_roas_current brand_roas_target brand_lambda brand_throttled brand_budget_micros brand_overspend_micros
+    score_requests_total score_latency_seconds_bucket bids_scored_total events_total model_info model_age_seconds
+    ledger_epoch
+"""
+
+
 def test_metrics_name_everything_and_the_same_from_wherever(http: httpx.Client) -> None:
     text = http.get("/metrics").text
-    for name in (
-        "brand_roas_current brand_roas_target brand_lambda brand_throttled brand_budget_micros brand_overspend_micros score_requests_total"
-        " score_latency_seconds_bucket bids_scored_total events_total model_info model_age_seconds ledger_epoch"
-    ).split():
+    for name in SAMPLES.split():
         assert f"\n{name}" in text, name
     for name in ("portfolio_roas_current", "portfolio_roas_target"):
         assert f"# TYPE {name} gauge" in text

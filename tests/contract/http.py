@@ -62,14 +62,21 @@ class Client:
 class World:
     """A served system. `client(scope, …)` gives a caller."""
 
-    def __init__(self, http: httpx.AsyncClient, api: Api, ledger: LedgerClient, database: Database, state: State) -> None:
+    def __init__(
+        self, http: httpx.AsyncClient, api: Api, ledger: LedgerClient, database: Database, state: State
+    ) -> None:
         self._http, self._api, self.ledger, self.database, self.state = http, api, ledger, database, state
 
-    def client(self, scope: str = "admin", brands: tuple[str, ...] = (), partners: tuple[str, ...] = (), sub: str = "tester") -> Client:
+    def client(
+        self, scope: str = "admin", brands: tuple[str, ...] = (), partners: tuple[str, ...] = (), sub: str = "tester"
+    ) -> Client:
         return Client(self._http, token.make(SECRET, scope, brands, partners, 3600, sub))
 
     def anonymous(self, bearer: str | None = None) -> Client:
         return Client(self._http, bearer)
+
+    async def flush_score_log(self) -> None:
+        await self._api.flush()
 
     async def brand(self, brand_id: str, **settings: Any) -> None:
         """Put a brand and wait until it is heard of."""
@@ -79,7 +86,9 @@ class World:
 
 
 @asynccontextmanager
-async def world(database_url: str, redis_url: str, folder: Path, days: int = 12, **environ: str) -> AsyncIterator[World]:
+async def world(
+    database_url: str, redis_url: str, folder: Path, days: int = 12, **environ: str
+) -> AsyncIterator[World]:
     """A small simulated market, its first model, and the API over both."""
     state = State(folder)
     state.root.mkdir(parents=True, exist_ok=True)
@@ -105,7 +114,15 @@ async def world(database_url: str, redis_url: str, folder: Path, days: int = 12,
         ledger = LedgerClient(lambda: Local(actor), 0.1)
         await ledger.refresh_terms()
         monitor = Monitor(redis)
-        api = Api(settings, predictor, ledger, database, monitor, Authenticator(Secret(SECRET)), Versions(database, state, redis_url))
+        api = Api(
+            settings,
+            predictor,
+            ledger,
+            database,
+            monitor,
+            Authenticator(Secret(SECRET)),
+            Versions(database, state, redis_url),
+        )
         transport = httpx.ASGITransport(api.app(), raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://paceline") as http:
             yield World(http, api, ledger, database, state)

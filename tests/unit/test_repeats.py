@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from serve_app import repeats
 from serve_app.repeats import Remembered, Repeats
 
@@ -42,7 +44,7 @@ async def test_a_failure_is_forgotten_so_that_it_can_be_tried_again() -> None:
     assert known.find(("sub", "r")) is None
 
 
-async def test_memory_is_bounded_by_number_and_by_bytes(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+async def test_memory_is_bounded_by_number_and_by_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     known = Repeats(120, 3, clock=lambda: 0.0)
     for i in range(5):
         remember(known, str(i), await done(b"x"))

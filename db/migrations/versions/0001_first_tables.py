@@ -4,6 +4,8 @@ Revision: 0001
 After:
 """
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import mysql
@@ -17,20 +19,23 @@ depends_on = None
 UTC = sa.DateTime().with_variant(mysql.DATETIME(fsp=6), "mysql")
 LONG_TEXT = sa.Text().with_variant(mysql.MEDIUMTEXT(), "mysql")
 SEQUENCE = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
-OPTIONS = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_bin"}
+OPTIONS: dict[str, Any] = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_bin"}
 
 PERFORMANCE = """
 CREATE VIEW performance AS
 SELECT
     kind, source, period, hour, day, brand_id, partner_id, slot_id, device_type, creative_type, placement_score,
     impressions, clicks, conversions, cost_micros, revenue_micros, pending_revenue_micros
-FROM performance_hourly AS p
-WHERE NOT EXISTS (
-    SELECT 1 FROM performance_hourly AS better
-    WHERE better.brand_id = p.brand_id AND better.day = p.day AND better.partner_id = p.partner_id
-      AND better.slot_id = p.slot_id AND better.device_type = p.device_type
-      AND better.creative_type = p.creative_type AND better.precedence < p.precedence
-)
+FROM (
+    SELECT
+        kind, source, period, hour, day, brand_id, partner_id, slot_id, device_type, creative_type, placement_score,
+        impressions, clicks, conversions, cost_micros, revenue_micros, pending_revenue_micros, precedence,
+        MIN(precedence) OVER (
+            PARTITION BY brand_id, day, partner_id, slot_id, device_type, creative_type
+        ) AS least_precedence
+    FROM performance_hourly
+) AS ranked
+WHERE precedence = least_precedence
 """
 FEATURE_STORE = """
 CREATE VIEW feature_store AS
@@ -42,7 +47,9 @@ SELECT
     SUM(cost_micros) AS cost_micros,
     SUM(revenue_micros) AS revenue_micros,
     SUM(pending_revenue_micros) AS pending_revenue_micros,
-    CASE WHEN SUM(cost_micros) > 0 THEN SUM(CASE WHEN cost_micros IS NOT NULL THEN revenue_micros ELSE 0 END) / (SUM(cost_micros) + 0e0) END AS roas
+    CASE WHEN SUM(cost_micros) > 0 THEN
+        SUM(CASE WHEN cost_micros IS NOT NULL THEN revenue_micros ELSE 0 END) / (SUM(cost_micros) + 0e0)
+    END AS roas
 FROM performance
 GROUP BY day, brand_id, partner_id, slot_id, device_type, creative_type
 """

@@ -8,7 +8,7 @@ from db.brands import BrandSettings
 from ledger.account import Budget
 from ledger.brand import Brand
 from ledger.claims import Awarding, Recorded
-from ledger.page import BudgetKey, Page, budget_keys
+from ledger.page import BudgetKey, Entry, Page, budget_keys
 from ledger.posting import Posting
 from ledger.reservation import Lifetimes, Reservation
 from ledger.settlement import Figures, RowKey
@@ -33,8 +33,12 @@ def claim(*offers: Offer, request_id: str = "r", winners: int = 1, body: str = "
     return Claim("sub", request_id, body, winners, offers, now + dt.timedelta(seconds=1))
 
 
-def event(event_id: str, type_: str, *, place: bool = True, at: dt.datetime = NOW, brand_id: str = "b", **fields) -> Event:
-    slot = {"slot_id": "s", "device_type": "mobile", "creative_type": "160x600", "placement_score": 0.5} if place else {}
+def event(
+    event_id: str, type_: str, *, place: bool = True, at: dt.datetime = NOW, brand_id: str = "b", **fields
+) -> Event:
+    slot = (
+        {"slot_id": "s", "device_type": "mobile", "creative_type": "160x600", "placement_score": 0.5} if place else {}
+    )
     return Event(event_id, type_, at, brand_id, **({"partner_id": "p"} | slot | fields))
 
 
@@ -52,7 +56,7 @@ class Books:
         self.figures: dict[RowKey, Figures] = {}
         self.recorded: dict[tuple[str, str], list[Recorded]] = {}
         self.rows: list[SimpleNamespace] = []
-        self.entries = []
+        self.entries: list[Entry] = []
         self._ids = map("res-{}".format, itertools.count(1))
 
     def page(self, keys) -> Page:

@@ -76,8 +76,15 @@ def test_more_than_is_available_cannot_be_reserved():
 
 @pytest.mark.parametrize(
     "story",
-    ["reserve -1", f"reserve {MONEY_MOST + 1}", "release 1", "settle 1 at 0", "settle 0 at -1", f"limit {MONEY_MOST + 1}"],
-)
+    [
+        "reserve -1",
+        f"reserve {MONEY_MOST + 1}",
+        "release 1",
+        "settle 1 at 0",
+        "settle 0 at -1",
+        f"limit {MONEY_MOST + 1}",
+    ],
+)  # fmt: skip
 def test_no_amount_is_negative_or_inexact(story):
     with pytest.raises(MoneyOutOfRange):
         play(story, Budget.of("brand", "b-7", DAY, None))

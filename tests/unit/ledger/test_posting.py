@@ -21,6 +21,14 @@ def open_books(model: str = "cpm", amount: int = 100, budget: int = 1000) -> Boo
     return books
 
 
+def impression(cost: int | None = None, **fields):
+    return event("i", "impression", cost_micros=cost, **fields)
+
+
+def click(cost: int | None = None, **fields):
+    return event("k", "click", cost_micros=cost, **fields)
+
+
 def statuses(results):
     return [result.code or result.status for result in results]
 
@@ -32,13 +40,13 @@ PENDING = {"conversion_id": "c", "status": "pending"}
 @pytest.mark.parametrize(
     ("story", "model", "events", "reserved", "settled", "status"),
     [
-        ("a cpm hold ends on its impression", "cpm", [event("1", "impression", cost_micros=80, **HELD)], 0, 80, "settled"),
+        ("a cpm hold ends on its impression", "cpm", [impression(80, **HELD)], 0, 80, "settled"),
         ("an impression without a cost ends it too", "cpm", [event("1", "impression", **HELD)], 0, 0, "settled"),
         ("a click leaves a cpm hold", "cpm", [event("1", "click", **HELD)], 100, 0, "open"),
         ("an impression leaves a cpc hold", "cpc", [event("1", "impression", **HELD)], 100, 0, "open"),
-        ("unless it carries the cost", "cpc", [event("1", "impression", cost_micros=9, **HELD)], 0, 9, "settled"),
+        ("unless it carries the cost", "cpc", [impression(9, **HELD)], 0, 9, "settled"),
         ("a cpc hold ends on its click", "cpc", [event("1", "click", cost_micros=120, **HELD)], 0, 120, "settled"),
-        ("a cpa hold survives both", "cpa", [event("1", "impression", **HELD), event("2", "click", **HELD)], 100, 0, "open"),
+        ("a cpa hold survives both", "cpa", [impression(**HELD), click(**HELD)], 100, 0, "open"),
         ("a pending conversion without a cost", "cpa", [event("1", "conversion", **PENDING, **HELD)], 100, 0, "open"),
         ("one with a cost", "cpa", [event("1", "conversion", cost_micros=90, **PENDING, **HELD)], 0, 90, "settled"),
         (
@@ -72,15 +80,15 @@ PENDING = {"conversion_id": "c", "status": "pending"}
         (
             "impression and click both cost",
             "cpm",
-            [event("1", "impression", cost_micros=80, **HELD), event("2", "click", cost_micros=5, **HELD)],
+            [impression(80, **HELD), event("2", "click", cost_micros=5, **HELD)],
             0, 85, "settled",
         ),
-        ("no reservation: the brand pays all the same", "cpm", [event("1", "impression", cost_micros=80)], 100, 80, "open"),
+        ("no reservation: the brand pays all the same", "cpm", [impression(80)], 100, 80, "open"),
         ("an aggregate's cost too", "cpm", [event("1", "aggregate", period="day", cost_micros=80)], 100, 80, "open"),
         (
             "somebody else's reservation is as good as none",
             "cpm",
-            [event("1", "impression", cost_micros=80, partner_id="q", **HELD)],
+            [impression(80, partner_id="q", **HELD)],
             100, 80, "open",
         ),
     ],
@@ -98,7 +106,7 @@ def test_a_late_cost_is_a_cost(status):
     page = books.page(books.budgets)
     page.end(books.reservations["res-1"], status)
     books.write(page)
-    books.record(event("1", "impression", cost_micros=80, **HELD))
+    books.record(impression(80, **HELD))
     assert books.budget().settled_micros == 80
     assert books.reservations["res-1"].status == status
     assert books.reservations["res-1"].settled_micros == 80
@@ -107,14 +115,14 @@ def test_a_late_cost_is_a_cost(status):
 
 def test_an_unknown_reservation_settles_late():
     books = open_books()
-    books.record(event("1", "impression", cost_micros=80, reservation_id="nobody-knows"))
+    books.record(impression(80, reservation_id="nobody-knows"))
     assert [entry.kind for entry in books.entries if entry.settled_delta_micros] == ["late_settle"]
     assert books.budget().reserved_micros == 100
 
 
 def test_a_repetition_changes_nothing_and_another_content_conflicts():
     books = open_books()
-    first = event("1", "impression", cost_micros=80)
+    first = impression(80)
     other = dataclasses.replace(first, cost_micros=81)
     assert statuses(books.record(first, first, other)) == ["accepted", "duplicate", "conflict"]
     assert statuses(books.record(first, other)) == ["duplicate", "conflict"]
@@ -132,6 +140,8 @@ def test_a_repetition_changes_nothing_and_another_content_conflicts():
         (event("1", "conversion", place=False, click_id="k", **PENDING), "click_unknown"),
         (event("1", "conversion", status="pending"), "invalid"),
         (event("1", "refund"), "invalid"),
+        (event("1", "impression", at=dt.datetime.max.replace(tzinfo=dt.UTC)), "invalid"),
+        (event("1", "impression", at=dt.datetime.min.replace(tzinfo=dt.UTC)), "invalid"),
     ],
 )
 def test_a_bad_item_is_answered_and_has_no_effect(item, code):
@@ -295,7 +305,9 @@ def test_every_order_of_a_day_of_events():
         event("i", "impression", cost_micros=80, **HELD),
         event("k", "click", click_id="k", cost_micros=3, **HELD),
         event("c", "conversion", cost_micros=10, revenue_micros=900, click_id="k", **PENDING, **HELD),
-        event("u", "conversion_update", place=False, at=NOW + HOUR, conversion_id="c", status="approved", cost_micros=12),
+        event(
+            "u", "conversion_update", place=False, at=NOW + HOUR, conversion_id="c", status="approved", cost_micros=12
+        ),
         event("v", "conversion_update", place=False, at=NOW + 2 * HOUR, conversion_id="c", revenue_micros=800),
     ]
     states = []

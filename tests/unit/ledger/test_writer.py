@@ -15,9 +15,9 @@ class FakeLedger:
 
     def __init__(self, **settings) -> None:
         self.settings = LedgerSettings(**settings)
-        self.transactions = []
+        self.transactions: list[tuple[str, int]] = []
         self.gate = asyncio.Event()
-        self.error = None
+        self.error: Exception | None = None
 
     async def reserve(self, claims):
         self.transactions.append(("claims", len(claims)))
@@ -88,7 +88,7 @@ async def test_claims_get_between_the_parts_of_a_large_batch():
 
 
 async def test_clicks_of_a_batch_are_recorded_first_and_answered_in_place():
-    seen = []
+    seen: list[str] = []
 
     class Remembering(FakeLedger):
         async def record(self, events):
@@ -109,9 +109,9 @@ async def test_a_call_that_fails_does_not_take_others_with_it():
         calls = [asyncio.create_task(writer.record([event(id_, "impression")])) for id_ in ("a", "poison", "b")]
         await asyncio.sleep(0.01)
         ledger.gate.set()
-        answers = await asyncio.gather(*calls, return_exceptions=True)
-    assert isinstance(answers[1], RuntimeError)
-    assert [answers[0][0].event_id, answers[2][0].event_id] == ["a", "b"]
+        with pytest.raises(RuntimeError, match="poison"):
+            await calls[1]
+        assert [(await calls[index])[0].event_id for index in (0, 2)] == ["a", "b"]
 
 
 async def test_when_the_database_is_away_everybody_hears_of_it_and_the_writer_goes_on():
