@@ -263,7 +263,7 @@ class Api:
         refused = [_refusal(caller, event) for event in wanted.events]
         allowed = [event for event, refusal in zip(wanted.events, refused, strict=True) if refusal is None]
         recorded = iter(
-            await self._ask_ledger("record", [_event(item) for item in allowed], seconds=PERFORMANCE_MARGIN_S)
+            await self._ask_ledger("record", [_event(item, caller) for item in allowed], seconds=PERFORMANCE_MARGIN_S)
             if allowed
             else []
         )
@@ -498,9 +498,9 @@ def _refusal(caller: Caller, event: schemas.PerformanceEvent) -> tuple[str, str]
     return None
 
 
-def _event(item: schemas.PerformanceEvent) -> Event:
+def _event(item: schemas.PerformanceEvent, caller: Caller) -> Event:
     counts = {name: getattr(item, name) or 0 for name in schemas.COUNTS}
-    return Event(**{**item.model_dump(), **counts})
+    return Event(**{**item.model_dump(), **counts}, restates=caller.owns_brand(item.brand_id))
 
 
 def _share_of_day(at: dt.datetime) -> float:

@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 MARK = "_PACELINE_SYSTEM"
@@ -44,29 +44,40 @@ def free_ports(number: int, salt: int) -> list[int]:
     raise OSError(f"no {number} neighbouring ports are free between {FIRST_PORT} and {LAST_PORT}")
 
 
-def marked(name: str) -> list[int]:
-    """Ids of the processes that belong to a system, this one left out."""
+def marked(name: str, program: str | None = None) -> list[int]:
+    """Ids of the processes that belong to a system, or of those that run one program; this process is left out."""
     wanted = f"{MARK}={name}".encode()
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
         try:
-            if wanted in (entry / "environ").read_bytes().split(b"\0"):
+            is_other = program is not None and (entry / "comm").read_text().strip() != program
+            if not is_other and wanted in (entry / "environ").read_bytes().split(b"\0"):
                 found.append(int(entry.name))
         except OSError:  # gone meanwhile, or another user's
             continue
     return found
 
 
+def stop_softly(haproxies: Sequence[int], grace_s: float) -> None:
+    """SIGUSR1: HAProxy closes its ports and ends when its last request has been answered."""
+    _signal(haproxies, signal.SIGUSR1)
+    _wait(haproxies, grace_s)
+
+
 def end(pids: Iterable[int], grace_s: float) -> None:
     """SIGTERM, then SIGKILL for those that stay."""
     pids = list(pids)
     _signal(pids, signal.SIGTERM)
-    until = time.monotonic() + grace_s
+    _wait(pids, grace_s)
+    _signal([pid for pid in pids if _alive(pid)], signal.SIGKILL)
+
+
+def _wait(pids: Sequence[int], seconds: float) -> None:
+    until = time.monotonic() + seconds
     while time.monotonic() < until and any(_alive(pid) for pid in pids):
         time.sleep(0.05)
-    _signal([pid for pid in pids if _alive(pid)], signal.SIGKILL)
 
 
 def _signal(pids: Iterable[int], number: signal.Signals) -> None:

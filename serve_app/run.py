@@ -31,7 +31,8 @@ from serve_app.night import Night
 from serve_app.settings import Settings, load, with_state
 
 LEAST_FREE_BYTES = 512 * 1024 * 1024
-RAY_START_S, READY_S, STOP_SERVE_S, STOP_RAY_S = 60.0, 180.0, 5.0, 3.0
+RAY_START_S, READY_S = 60.0, 180.0
+STOP_HAPROXY_S, FLUSH_S, STOP_RAY_S, STOP_REST_S = 2.0, 1.2, 3.0, 1.0
 REPLICA_PORTS = 20
 REPOSITORY = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
@@ -459,22 +460,20 @@ class System:
         with (self._state.logs / "stop.log").open("ab") as log:
             os.dup2(log.fileno(), sys.stdout.fileno())
             os.dup2(log.fileno(), sys.stderr.fileno())
+        # Not serve.shutdown(): it takes up to half a minute. HAProxy lets no more in and ends what it has, the replicas
+        # write what waits for its second, and the ledger has nothing that is not on disk.
+        processes.stop_softly(processes.marked(self._name, "haproxy"), STOP_HAPROXY_S)
+        time.sleep(FLUSH_S)
         import ray
-        from ray import serve
 
-        # In a thread, because it may hang when the cluster is already half gone.
-        if ray.is_initialized():
-            shutdown = threading.Thread(target=serve.shutdown, daemon=True)
-            shutdown.start()
-            shutdown.join(STOP_SERVE_S)
-            ray.shutdown()
+        ray.shutdown()
         if self._ray is not None:
             self._ray.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._ray.wait(STOP_RAY_S)
 
     def _stopped(self) -> None:
-        processes.end(processes.marked(self._name), 2.0)
+        processes.end(processes.marked(self._name), STOP_REST_S)
         shutil.rmtree(self._state.scratch / "ray", ignore_errors=True)
         say("stopped")
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +25,7 @@ from training.publish import Say
 from training.settings import ModelSettings
 
 FINAL, HELD_OUT = "final", "held_out"
+MEET_S = 120.0
 TARGET, WEIGHT = "_target", "_weight"
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -104,16 +107,47 @@ def _work(config: dict[str, Any]) -> None:
     from ray.train.lightgbm import get_network_params
 
     settings = ModelSettings.model_validate(config["settings"])
-    rank = ray.train.get_context().get_world_rank()
+    folder, rank = Path(config["folder"]), ray.train.get_context().get_world_rank()
     network = get_network_params() if settings.workers > 1 else {}
     with tempfile.TemporaryDirectory() as directory:
         for name in config["names"]:
-            partition = read_partition(_partition(Path(config["folder"]), name, rank))
+            partition = read_partition(_partition(folder, name, rank))
+            if network:
+                network = _meet(folder, name, rank, network)
             booster = fit(*partition, settings, threads=1, network=network)
             (Path(directory) / f"{name}.txt").write_text(booster.model_to_string())
             booster.free_network()
         kept = ray.train.Checkpoint.from_directory(directory) if rank == 0 else None
         ray.train.report({"trees": settings.trees}, checkpoint=kept)
+
+
+def _meet(folder: Path, name: str, rank: int, network: dict[str, Any]) -> dict[str, Any]:
+    """Addresses for one fit. The port of the fit before is not free again at once, so each fit has its own:
+    every worker leaves its address in the folder and waits for the others'.
+
+    Raises:
+        TimeoutError: a worker did not come.
+    """
+    machines = network["machines"].split(",")
+    host = machines[rank].rpartition(":")[0]
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.bind(("", 0))
+        port = probe.getsockname()[1]
+    draft = folder / f".{name}-{rank}.address"
+    draft.write_text(f"{host}:{port}")
+    draft.rename(folder / f"{name}-{rank}.address")
+    until = time.monotonic() + MEET_S
+    others = [folder / f"{name}-{other}.address" for other in range(len(machines))]
+    while not all(other.exists() for other in others):
+        if time.monotonic() > until:
+            raise TimeoutError(f"not all {len(machines)} workers came to the fit {name!r}")
+        time.sleep(0.05)
+    return network | {
+        "machines": ",".join(other.read_text() for other in others),
+        "local_listen_port": port,
+        "tree_learner": "data",  # without it every worker would fit its own rows only
+        "pre_partition": True,
+    }
 
 
 @contextmanager

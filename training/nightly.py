@@ -27,7 +27,7 @@ from training.history import day_number, day_of, newest_day, read_history
 from training.metrics import Metrics, judge
 from training.model import Columns, Model, ModelRefused
 from training.opportunities import fit_lambdas
-from training.publish import activate, current, fetch
+from training.publish import activate, current, fetch, publish_version
 from training.settings import ModelSettings, model_settings
 
 Say = Callable[[str], None]

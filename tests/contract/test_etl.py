@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import insert, select
+from sqlalchemy import insert, select, text
 
 from db import Database, DatabaseSettings
 from db.brands import new_brand
@@ -149,6 +149,9 @@ async def test_a_day_that_events_cover_is_not_counted_twice(database, file):
         await connection.execute(insert(performance_hourly).values(event | {"day": FIRST}))
     known = await read_history(database, dt.date(2020, 4, 2))
     assert known["impressions"].tolist() == [7, 100]
+    async with database.read() as connection:  # the view says the same
+        seen = await connection.execute(text("SELECT impressions FROM performance ORDER BY day"))
+        assert list(seen.scalars()) == [7, 100]
 
 
 async def test_history_ends_with_the_day_asked_for_and_knows_hours(database, file):

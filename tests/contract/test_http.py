@@ -404,6 +404,7 @@ async def test_models_can_be_rolled_back_and_an_unknown_one_is_404(on_sqlite: Wo
 
 async def test_a_changed_model_file_is_refused_and_the_live_one_stays(on_sqlite: World) -> None:
     admin = on_sqlite.client()
+    assert (await admin.post("/api/score", request("loaded"))).status_code == 200
     version = (await admin.get("/api/models")).json()["models"][0]["version"]
     tree = on_sqlite.state.models / version / "model.txt"
     tree.write_text(tree.read_text().replace("leaf_value=", "leaf_value=9", 1))
@@ -438,7 +439,8 @@ async def test_counts_and_the_score_log(on_sqlite: World) -> None:
     for number in range(3):
         await admin.post("/api/score", request(f"count-{number}"))
     await admin.post("/api/score", b"{")
-    await admin.post("/api/performance", {"events": [event("e"), event("e"), event("f", brand_id="none")]})
+    again = event("e")
+    await admin.post("/api/performance", {"events": [again, again, event("f", brand_id="none")]})
     text = (await admin.get("/metrics")).text.splitlines()
     for line in (
         'score_requests_total{status="200"} 3.0',

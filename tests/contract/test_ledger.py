@@ -308,14 +308,14 @@ async def test_ten_thousand_events_are_recorded_in_time(ledger, clock, database)
         type_ = types[n % 3]
         more = {"conversion_id": f"c{n}", "status": "pending", "revenue_micros": 9} if type_ == "conversion" else {}
         events.append(event(f"e{n}", type_, brand_id=f"b{n % 20}", cost_micros=n, slot_id=f"s{n % 50}", **more))
-    started = time.perf_counter()
+    started = time.process_time()  # of all threads; what else the machine does is not counted
     assert {result.status for result in await ledger.record(events)} == {"accepted"}
-    took_s = time.perf_counter() - started
+    took_s = time.process_time() - started
     assert {result.status for result in await ledger.record(events)} == {"duplicate"}
     shown = [await today(ledger, f"b{n}") for n in range(20)]
     assert sum(row[3] for row in shown) == sum(range(10_000))
     if database.is_sqlite:
-        assert took_s < 6.0, "twice the goal, for the machine may be busy"
+        assert took_s < 3.0
 
 
 async def test_the_last_cents_are_won_once(ledger, clock):

@@ -7,6 +7,7 @@ import pytest
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 from sqlalchemy import insert
 
 from db import Database, DatabaseSettings
@@ -61,6 +62,10 @@ async def gauges_of(redis) -> Gauges:
 
 def no_redis(tmp_path) -> Redis:
     return Redis(unix_socket_path=str(tmp_path / "none.sock"), retry=Retry(NoBackoff(), 0))
+
+
+def _goes_away(*_args, **_more):
+    raise RedisConnectionError("gone")
 
 
 async def brand(ledger, brand_id="b", **fields):
@@ -269,6 +274,18 @@ async def test_what_changed_while_redis_was_away_is_counted_later(ledger, redis,
     await counters.beat()
     assert (await gauges_of(redis)).brands["b"].roas_current == pytest.approx(1.2)
     await away.aclose()
+
+
+async def test_a_write_that_redis_lost_is_written_again(ledger, counters, redis, clock, monkeypatch):
+    await brand(ledger)
+    await counters.beat()
+    await ledger.record(impressions(cost=100, revenue=120))
+    with monkeypatch.context() as broken:
+        broken.setattr(Redis, "pipeline", _goes_away)
+        await counters.beat()
+    clock.forward(MINUTE)
+    await counters.beat()
+    assert (await gauges_of(redis)).brands["b"].roas_current == pytest.approx(1.2)
 
 
 async def test_conversion_delays_are_learned_once_each(ledger, counters, redis, clock):

@@ -78,7 +78,7 @@ BAD: list[tuple[str, Any]] = [
     ("too long", "Bearer " + "a" * 9000),
     ("nested too deep", lambda: "Bearer " + jwt.utils.base64url_encode(b"[" * 5000).decode() + ".e30.x"),
     ("no algorithm", lambda: "Bearer " + jwt.encode(claims(), None, algorithm="none")),
-    ("another HMAC", lambda: "Bearer " + jwt.encode(claims(), SECRET, algorithm="HS512")),
+    ("another HMAC", lambda: "Bearer " + jwt.encode(claims(), SECRET * 2, algorithm="HS512")),
     ("expired", lambda: signed(iat=int(time.time()) - 200, exp=int(time.time()) - 100)),
     ("not yet issued", lambda: signed(iat=int(time.time()) + 200, exp=int(time.time()) + 300)),
     ("for longer than a day", lambda: signed(exp=int(time.time()) + DAY + 10)),
