@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,6 @@ class Local:
 
     def __init__(self, actor: LedgerActor) -> None:
         self._actor = actor
-        self.is_dead = False
 
     def __getattr__(self, method: str) -> Any:
         return type("Method", (), {"remote": staticmethod(getattr(self._actor, method))})
@@ -103,31 +102,22 @@ async def world(
             **environ,
         },
     )
-    database = Database(settings.database)
-    redis = Redis.from_url(redis_url)
-    actor = LedgerActor(settings.database, redis_url, settings.ledger, settings.roas)
-    predictor = Predictor(settings, state)
-    try:
+    async with AsyncExitStack() as stack:
+        database = Database(settings.database)
+        stack.push_async_callback(database.close)
+        redis = Redis.from_url(redis_url)
+        stack.push_async_callback(redis.aclose)
         frame = performance(TODAY - dt.timedelta(days=1), days=days)
         await import_frame(database, frame, "simulated", simulated=True, say=lambda _: None)
         await first_model(database, state, settings=settings.model, redis_url=redis_url, say=lambda _: None)
+        predictor = Predictor(settings, state)
+        stack.push_async_callback(predictor.close)
+        actor = LedgerActor(settings.database, redis_url, settings.ledger, settings.roas)
+        stack.push_async_callback(actor.close)
         ledger = LedgerClient(lambda: Local(actor), 0.1)
         await ledger.refresh_terms()
-        monitor = Monitor(redis)
-        api = Api(
-            settings,
-            predictor,
-            ledger,
-            database,
-            monitor,
-            Authenticator(Secret(SECRET)),
-            Versions(database, state, redis_url),
-        )
+        versions = Versions(database, state, redis_url)
+        api = Api(settings, predictor, ledger, database, Monitor(redis), Authenticator(Secret(SECRET)), versions)
         transport = httpx.ASGITransport(api.app(), raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://paceline") as http:
-            yield World(http, api, ledger, database, state)
-    finally:
-        await actor.close()
-        await predictor.close()
-        await redis.aclose()
-        await database.close()
+        http = await stack.enter_async_context(httpx.AsyncClient(transport=transport, base_url="http://paceline"))
+        yield World(http, api, ledger, database, state)

@@ -142,7 +142,7 @@ async def test_the_same_request_gets_the_same_answer_and_another_body_409(api: W
 
 
 async def test_many_winners_one_a_brand_and_the_next_best_after_an_empty_budget(api: World) -> None:
-    await api.brand("poor", daily_budget_micros=0, target_roas=0.01)
+    await api.brand("poor", daily_budget_micros=0, target_roas=0.0001)
     bids = [
         bid(f"{brand}-{n}", brand, price_micros=1000 + n)
         for brand in ("cheap", "brand-atlas", "brand-cedar", "poor")
