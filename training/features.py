@@ -152,6 +152,17 @@ class Keys:
         return cls(ids, words, levels)
 
 
+def ticks(days: Integers) -> Integers:
+    """(n,) each day's number among the days that have data: the clock by which histories fade.
+
+    By the calendar, the first event after a pause of the whole feed would find nothing left of what was known.
+
+    >>> ticks(np.array([18_000, 18_002, 18_000, 20_500])).tolist()
+    [0, 1, 0, 2]
+    """
+    return np.unique(days, return_inverse=True)[1].astype(np.int64)
+
+
 class Decayed:
     """Decayed sums of one level: a key's numbers are brought up to date only when it is touched."""
 
@@ -213,7 +224,7 @@ def as_of_the_day_before(frame: pd.DataFrame, keys: Keys, numbers: Floats) -> tu
     days = frame["day"].to_numpy(np.int64)
     out = np.empty((len(frame), len(FEATURES)), np.float32)
     heads = np.empty((len(frame), len(Heads._fields)))
-    for rows, filled in walk(days, keys, numbers):
+    for rows, filled in walk(ticks(days), keys, numbers):
         out[rows, :N_HISTORY] = filled.history
         heads[rows] = filled.heads
     for position, codes in enumerate(keys.ids):
@@ -267,7 +278,11 @@ class Encoder:
     def fitted(cls, frame: pd.DataFrame, keys: Keys, numbers: Floats, through: int) -> Self:
         """As of the end of day `through` (days since 1970): what the next day may know."""
         deepest = keys.levels[-1]
-        ages = (through - frame["day"].to_numpy(np.int64))[:, None]
+        days = frame["day"].to_numpy(np.int64)
+        if (days > through).any():
+            raise ValueError("the history goes beyond the day it is to be seen from")
+        clock = ticks(days)
+        ages = (clock.max(initial=0) - clock)[:, None]
         weights = 0.5 ** (ages / np.array(HALF_LIVES_DAYS))
         n_keys = int(deepest.max(initial=-1)) + 1
         sums = np.stack([_group_sums(deepest, numbers * weights[:, [h]], n_keys) for h in range(N_HALF_LIVES)], axis=1)

@@ -20,6 +20,7 @@ from training.features import (
     Singles,
     as_of_the_day_before,
     measures,
+    ticks,
 )
 from training.settings import ModelSettings
 
@@ -91,8 +92,9 @@ def target(frame: pd.DataFrame, numbers: Floats) -> Floats:
 
 
 def weights(data: TrainingSet, day: int, settings: ModelSettings) -> Floats:
-    """(n,) exposure, halved for every half-life of age at the end of the day before `day`."""
-    ages = np.maximum(day - 1 - data.days, 0)
+    """(n,) exposure, halved for every half-life of age among the days before `day`."""
+    clock = ticks(data.days)
+    ages = np.maximum(clock[data.days < day].max(initial=0) - clock, 0)
     recency: Floats = 0.5 ** (ages / settings.weight_half_life_days)
     return data.exposure * recency
 

@@ -23,6 +23,8 @@ def decide(challenger: Metrics | None, champion: Metrics | None, settings: Model
     """
     if champion is None:
         return Verdict(True, "no champion that has not seen the newest day")
+    if champion.exposure < settings.gate_exposure:
+        return Verdict(True, f"the newest day has {champion.exposure:.0f} impressions, too few to judge by")
     if challenger is None:
         return Verdict(False, "the challenger could not be judged: there is one day only")
     bounds = (1 / settings.gate_calibration, settings.gate_calibration)

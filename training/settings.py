@@ -34,6 +34,8 @@ class ModelSettings(BaseModel, frozen=True, extra="forbid", use_attribute_docstr
     """Threads of a fit in process; a Ray Train worker has one."""
     gate_deviance: PositiveFloat = 1.02
     """A challenger's deviance on the newest day may be at most this many times the champion's."""
+    gate_exposure: PositiveFloat = 1000.0
+    """Impressions that the newest day must have to be judged by; below, the challenger goes live."""
     gate_calibration: Annotated[float, Field(gt=1)] = 2.0
     """Predicted ÷ realised revenue on the newest day must lie between 1 ÷ this and this."""
     key: SecretStr | None = None

@@ -136,3 +136,15 @@ def test_an_encoder_survives_json():
 def test_codes_follow_the_alphabet():
     frame = make_history(2)
     assert Keys.of(frame).vocabulary == Keys.of(frame.iloc[::-1]).vocabulary
+
+
+def test_a_pause_of_the_whole_feed_does_not_wipe_what_is_known():
+    """One event years later must not outweigh everything that was learned before it."""
+    frame = make_history(DAYS)
+    late = frame.iloc[[0]].assign(day=FIRST + 2000, impressions=1, clicks=0, conversions=0, revenue_micros=900_000)
+    data = TrainingSet.of(pd.concat([frame, late], ignore_index=True), 0.8)
+    before = TrainingSet.of(frame, 0.8).encoder(FIRST + DAYS - 1)
+    after = data.encoder(FIRST + 2000)
+    ids, score = [[value] for value in frame.iloc[3][list(ID_COLUMNS)]], frame["placement_score"].to_numpy()[[3]]
+    known, kept = (encoder.encode(ids, score)[0][0, :N_HISTORY] for encoder in (before, after))
+    assert np.median(kept / np.maximum(known, 1e-6)) > 0.3

@@ -5,8 +5,8 @@ from training.metrics import Metrics
 from training.settings import ModelSettings
 
 
-def judged(deviance, calibration=1.0):
-    return Metrics(100, 1e6, 0.9, deviance, calibration)
+def judged(deviance, calibration=1.0, exposure=1e6):
+    return Metrics(100, exposure, 0.9, deviance, calibration)
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,7 @@ def judged(deviance, calibration=1.0):
         (judged(0.9, calibration=0.3), judged(1.0), False),
         (judged(0.9, calibration=2.5), judged(1.0, calibration=3.0), True),
         (judged(0.9, calibration=float("nan")), judged(1.0), True),
+        (judged(9.0, calibration=0.0, exposure=1.0), judged(1.0, exposure=1.0), True),  # too little to judge by
     ],
 )
 def test_the_challenger_must_not_be_worse(challenger, champion, accepted):
