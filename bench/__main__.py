@@ -186,7 +186,8 @@ def report(rounds: dict[str, list[Round]], connections: int) -> str:
         "# Results of `make bench`",
         "",
         f"{dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M} UTC, commit {commit or '–'}, {os.cpu_count()} cores, "
-        f"Python {platform.python_version()}, ray {version('ray')}, lightgbm {version('lightgbm')}; {BIDS} bids a request, {connections} connections, "
+        f"Python {platform.python_version()}, ray {version('ray')}, lightgbm {version('lightgbm')}; "
+        f"{BIDS} bids a request, {connections} connections, "
         f"{TREES} trees of {LEAVES} leaves on both sides, medians of {len(next(iter(rounds.values())))} turns.",
         "",
         "| | requests/s | ÷ tuned peer | p50 | p99 |",

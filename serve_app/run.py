@@ -53,7 +53,8 @@ def say(text: str) -> None:
 
 STARTED = time.monotonic()
 TERMINAL = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-"""Where progress goes, also after the rest of this process's output has been sent to a file."""
+ERRORS = os.fdopen(os.dup(sys.stderr.fileno()), "w")
+"""Where progress and the last word go, also after the rest of this process's output has been sent to a file."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,16 +72,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Stop:
         return 0
     except (CannotRun, BadSetting, CannotMigrate) as error:
-        print(f"cannot run: {error}", file=sys.stderr, flush=True)
-        return 1
+        return _refuse(str(error))
     except OSError as error:
-        print(
-            f"cannot run: {error.strerror or error}" + (f": {error.filename}" if error.filename else ""),
-            file=sys.stderr,
-            flush=True,
-        )
-        return 1
+        return _refuse(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
     return 0
+
+
+def _refuse(reason: str) -> int:
+    print(f"cannot run: {reason}", file=ERRORS, flush=True)
+    return 1
 
 
 def _heed_make() -> None:
@@ -238,6 +238,7 @@ class System:
         self._data, self._nightly, self._stack = data, nightly, stack
         self._ports = Ports.free(salt=settings.http.port)
         self._ray: subprocess.Popen[bytes] | None = None
+        self._prepared: Future[None]
         self._redis: EmbeddedRedis | None = None
 
     def serve(self) -> None:
@@ -250,9 +251,10 @@ class System:
             say(self._redis.start())
         with ThreadPoolExecutor(1) as side:
             # History and model need one core, the cluster's start the other.
-            ready: Future[None] = side.submit(self._prepare)
+            self._prepared = side.submit(self._prepare)
             self._start_cluster()
-            self._wait(ready)
+            while not self._has_prepared():  # in slices: a signal is seen between them
+                time.sleep(0.05)
         self._deploy()
         self._wait_ready()
         night = Night(self._dashboard, REPOSITORY, say) if self._nightly else None
@@ -262,11 +264,12 @@ class System:
         print(self._ready_line(), file=TERMINAL, flush=True)
         self._watch()
 
-    @staticmethod
-    def _wait(work: Future[None]) -> None:
-        while not work.done():  # in slices: a signal is seen between them
-            time.sleep(0.05)
-        work.result()
+    def _has_prepared(self) -> bool:
+        """Raises: what the preparation raised, as soon as it is known."""
+        if not self._prepared.done():
+            return False
+        self._prepared.result()
+        return True
 
     # Database, history, model
 
@@ -286,6 +289,8 @@ class System:
         try:
             self._start_ray()
             self._start_serve()
+        except (BadSetting, CannotMigrate):
+            raise
         except Exception as error:
             (self._state.logs / "start.log").write_text("".join(traceback.format_exception(error)))
             last = (str(error).strip() or repr(error)).splitlines()[-1]
@@ -357,6 +362,7 @@ class System:
         while processes.is_free("127.0.0.1", ports.ray):
             if self._ray.poll() is not None or time.monotonic() > until:
                 raise RuntimeError(f"Ray did not start; see {log}")
+            self._has_prepared()
             time.sleep(0.05)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
