@@ -39,6 +39,10 @@ class System:
         self.log = state.with_suffix(".log")
         self._process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def python(self) -> str:
+        return sys.executable
+
     def start(self) -> float:
         """Start it and return the seconds to the ready line."""
         began = time.monotonic()

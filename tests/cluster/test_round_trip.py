@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -19,6 +20,7 @@ from serve_app import processes
 from tests.cluster.conftest import ROOT, STOP_S, System
 
 pytestmark = pytest.mark.usefixtures("audited")
+BIN = Path(sys.executable).parent
 PLACE = {"partner_id": "partner-new", "slot_id": "slot-new", "device_type": "mobile", "creative_type": "300x250"}
 
 
@@ -115,9 +117,8 @@ def test_a_day_of_results_changes_the_next_prediction(system: System, http: http
 def submit_night(system: System) -> dict[str, Any]:
     """By `ray job submit`, as the README says."""
     environ = system.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(system.state / "ray_token")}
-    ray = Path(os.sys.executable).with_name("ray")  # type: ignore[attr-defined]
     command = [
-        str(ray),
+        str(BIN / "ray"),
         "job",
         "submit",
         "--address",
@@ -233,6 +234,33 @@ def test_a_second_system_on_the_same_folder_or_port_is_told_in_a_line(system: Sy
         system.environ.update(other)
     assert taken.returncode == 1
     assert taken.stderr.count("\n") == 1 and f"port {system.port}" in taken.stderr
+
+
+def test_serve_deploy_brings_the_same_application(system: System, http: httpx.Client, tmp_path: Path) -> None:
+    config = tmp_path / "serve_config.yaml"
+    text = (ROOT / "serve_config.yaml").read_text()
+    config.write_text(
+        text.replace("port: 8000", f"port: {system.port}").replace("ingress_replicas: 1", "ingress_replicas: 2")
+    )
+    environ = system.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(system.state / "ray_token")}
+    command = [str(BIN / "serve"), "deploy", "--address", system.run_file["dashboard"], str(config)]
+    subprocess.run(command, cwd=ROOT, env=environ, check=True, capture_output=True, timeout=60)
+
+    def ingresses() -> int:
+        found = processes.marked(system.run_file["system"])
+        return sum(b"paceline:Ingress" in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in found)
+
+    wait_until(lambda: ingresses() == 2, 60)
+    wait_until(lambda: http.get("/readyz").status_code == 200, 30)
+    brand = brand_ids(http)[0]
+    for number in range(20):
+        answer = http.post("/api/score", json=request(f"deployed-{number}", brand))
+        assert answer.status_code == 200, answer.text
+    counted = [line for line in http.get("/metrics").text.splitlines() if line.startswith("bids_scored_total")]
+    time.sleep(2.5)
+    again = [http.get("/metrics").text for _ in range(6)]
+    totals = {line for text in again for line in text.splitlines() if line.startswith("bids_scored_total")}
+    assert len(totals) == 1, f"whichever replica is asked: {totals}, first {counted}"
 
 
 def test_z_stop_and_start_again_lose_nothing_and_leave_nothing(system: System, http: httpx.Client) -> None:
