@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 PREFIX = "PACELINE_"
+SECRET_FIELDS = ("secret", "key")
 Section = TypeVar("Section", bound=BaseModel)
 
 
@@ -54,10 +56,18 @@ def read(
         for item in error.errors():
             field = str(item["loc"][0]) if item["loc"] else ""
             name = variables.get(field, f"{section}.{field}")
-            problems.append(
-                f"{name}={values.get(field)!r}: {item['msg']}" if "secret" not in field else f"{name}: {item['msg']}"
-            )
+            shown = "" if field in SECRET_FIELDS else f"={without_password(values.get(field))!r}"
+            problems.append(f"{name}{shown}: {item['msg']}")
         raise BadSetting(problems) from None
+
+
+def without_password(value: object) -> object:
+    """A URL as it may be shown.
+
+    >>> without_password("mysql://app:hunter2@db/x")
+    'mysql://app:***@db/x'
+    """
+    return re.sub(r"(://[^:/@\s]*):[^@\s]*@", r"\1:***@", value) if isinstance(value, str) else value
 
 
 def refuse_unknown(known: Iterable[str], environ: Mapping[str, str] | None = None) -> None:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import random
-import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, create_engine, event, make_url, text
+from sqlalchemy import Connection, create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from db.settings import DatabaseSettings
 
 T = TypeVar("T")
+CONNECT_S = 5
 RETRIED_MYSQL_ERRORS = (1205, 1213)
 """Lock wait timeout, deadlock: the server rolled back, the whole transaction may be tried again."""
 
@@ -48,13 +48,19 @@ class Database:
                 pool_recycle=settings.pool_recycle_s,
                 pool_pre_ping=True,
                 isolation_level="READ COMMITTED",
-                connect_args={"init_command": "SET time_zone='+00:00'"},
+                connect_args={"init_command": "SET time_zone='+00:00'", "connect_timeout": CONNECT_S},
             )
+        # SQLite answers or says that it is locked; a server behind a broken network does neither.
+        self._timeout_s = None if self.is_sqlite else settings.timeout_s
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
-        """A consistent look; whatever it might write is rolled back."""
-        async with self.engine.connect() as connection:
+        """A look; whatever it might write is rolled back. SQLite shows one moment, MySQL each statement's own.
+
+        Raises:
+            TimeoutError: MySQL was silent for `timeout_s`.
+        """
+        async with asyncio.timeout(self._timeout_s), self.engine.connect() as connection:
             if self.is_sqlite:
                 await connection.exec_driver_sql("BEGIN")
             try:
@@ -64,8 +70,12 @@ class Database:
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncConnection]:
-        """Commits at the end of the block, rolls back on any error."""
-        async with self.engine.connect() as connection:
+        """Commits at the end of the block, rolls back on any error.
+
+        Raises:
+            TimeoutError: MySQL was silent for `timeout_s`; whether it has committed is not known.
+        """
+        async with asyncio.timeout(self._timeout_s), self.engine.connect() as connection:
             if self.is_sqlite:
                 await connection.exec_driver_sql("BEGIN IMMEDIATE")
             try:
@@ -111,10 +121,6 @@ class Database:
                 connection.commit()
             return answer
 
-    async def ping(self) -> None:
-        async with self.read() as connection:
-            await connection.execute(text("SELECT 1"))
-
     async def close(self) -> None:
         await self.engine.dispose()
         if self.is_sqlite:
@@ -147,7 +153,3 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
     cursor.execute("PRAGMA foreign_keys=ON")
     cursor.execute("PRAGMA cache_size=-16000")
     cursor.close()
-
-
-def sqlite_version() -> str:
-    return sqlite3.sqlite_version

@@ -39,6 +39,8 @@ class DatabaseSettings(BaseModel, frozen=True, extra="forbid", use_attribute_doc
     """Connections that one process keeps."""
     pool_recycle_s: PositiveInt = 1800
     """A connection's age at which it is replaced; keep it below MySQL's wait_timeout."""
+    timeout_s: PositiveFloat = 60.0
+    """How long a transaction on MySQL may take before it is given up."""
     busy_timeout_s: PositiveFloat = 20.0
     """How long SQLite waits for another writer."""
 

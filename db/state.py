@@ -5,9 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
+import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from db.environment import BadSetting
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,3 +84,34 @@ class State:
         except (FileNotFoundError, ValueError):
             return {}
         return content if isinstance(content, dict) else {}
+
+
+def secret_file(path: Path) -> str:
+    """The secret that a file holds; made on first use, whole or not at all, for its owner only.
+
+    Returns:
+        64 hexadecimal digits, or whatever else its owner put there, without white space around it.
+
+    Raises:
+        BadSetting: the file is there and holds no text.
+        OSError: it cannot be read or made.
+    """
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, draft = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 600
+        try:
+            with os.fdopen(descriptor, "w") as file:
+                file.write(secrets.token_hex(32))
+                file.flush()
+                os.fsync(file.fileno())
+            with suppress(FileExistsError):  # whoever is first decides
+                os.link(draft, path)
+        finally:
+            os.unlink(draft)
+    try:
+        secret = path.read_text().strip()
+    except UnicodeDecodeError:
+        secret = ""
+    if not secret:
+        raise BadSetting([f"{path} holds no key; delete it, and a new one is made"])
+    return secret

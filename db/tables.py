@@ -146,6 +146,7 @@ reservations = Table(
     Column("expires_at", UtcDateTime, nullable=False),
     Column("due_at", UtcDateTime, nullable=True),  # when the sweep must look at it next; null once it has ended
     Column("ended_at", UtcDateTime, nullable=True),
+    Column("confirmed", Boolean, nullable=False),  # a repeated request was told of it: it cannot be given back
     UniqueConstraint("sub", "request_id", "brand_id"),
     Index("ix_reservations_due_at", "due_at"),
     Index("ix_reservations_brand_id_day", "brand_id", "day"),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import math
 import os
+import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from redis.asyncio import Redis
 
@@ -23,9 +25,21 @@ from ledger.writer import Writer
 
 logger = logging.getLogger("paceline.ledger")
 T = TypeVar("T")
+Handle = TypeVar("Handle")
 NAMESPACE = "paceline"
 RETRY_S = 0.5
 REDIS_S = 5.0
+IDENTITY_S = 10.0
+CONNECT_TRIES, CONNECT_RETRY_S = 10, 0.1
+BORN_AT = time.time()
+"""When this process began, near enough."""
+
+
+class Identity(NamedTuple):
+    """Which settings an actor runs with."""
+
+    digest: str
+    decided_at: float  # seconds since 1970
 
 
 class LedgerActor:
@@ -42,7 +56,10 @@ class LedgerActor:
         ledger_settings: LedgerSettings,
         roas_settings: RoasSettings,
         shard: int = 0,
+        decided_at: float = 0.0,
     ) -> None:
+        digest = digest_of(database, redis_url, ledger_settings, roas_settings, shard)
+        self._identity = Identity(digest, decided_at)
         self._database = Database(database)
         self._redis = None
         if redis_url is not None:
@@ -82,7 +99,7 @@ class LedgerActor:
         self._writer = Writer(ledger)
         self._loops = [
             asyncio.create_task(self._writer.keep_writing()),
-            asyncio.create_task(self._keep(self._sweep, self._settings.sweep_s)),
+            asyncio.create_task(self._keep(self._writer.sweep, self._settings.sweep_s)),
             asyncio.create_task(self._keep(ledger.refresh, self._settings.refresh_s)),
         ]
         if self._redis is not None:
@@ -91,10 +108,15 @@ class LedgerActor:
         self._ledger = ledger
         logger.info("shard %d is open in epoch %d", self._shard, ledger.epoch)
 
+    async def identity(self) -> Identity:
+        """What it runs with; answered without the database."""
+        return self._identity
+
     # A request's way
 
     async def reserve(self, claims: Sequence[Claim]) -> list[Award]:
-        return await self._write(lambda writer: writer.reserve(claims))
+        received_s = time.monotonic()
+        return await self._write(lambda writer: writer.reserve(claims, received_s))
 
     async def release(self, reservation_ids: Sequence[str]) -> int:
         return await self._write(lambda writer: writer.run(lambda: self._book.release(reservation_ids)))
@@ -135,21 +157,6 @@ class LedgerActor:
             return math.nan
         return self._counters.slot_roas(brand_id, days, window_days, today_fraction)
 
-    async def ping(self) -> int:
-        """The epoch: the ledger is there and has had its database."""
-        return await self.start()
-
-    async def stats(self) -> dict[str, Any]:
-        await self.start()
-        return {
-            "shard": self._shard,
-            "epoch": self._book.epoch,
-            "pid": os.getpid(),
-            "transactions": self._book.moves,
-            "brands": len(self._book.newest_terms.brands),
-            "terms_version": self._book.newest_terms.version,
-        }
-
     async def close(self) -> None:
         """End the loops and let go of database and Redis. Nothing is lost without it."""
         for loop in self._loops:
@@ -172,10 +179,6 @@ class LedgerActor:
         except Fenced as error:
             self._leave(error)
             raise LedgerUnavailable("a newer ledger has taken over") from error
-
-    async def _sweep(self) -> None:
-        assert self._writer is not None
-        await self._writer.run(self._book.sweep)
 
     async def _keep(self, work: Callable[[], Awaitable[Any]], every_s: float) -> None:
         """Again and again, whatever happens."""
@@ -203,15 +206,25 @@ def connect(
     ledger_settings: LedgerSettings | None = None,
     roas_settings: RoasSettings | None = None,
     shard: int = 0,
+    decided_at: float | None = None,
 ) -> Any:
     """The handle of a shard's ledger; makes the actor where there is none. Ray must be initialised.
 
+    An actor that runs with other settings gives way if they are older. Every replica may call this at once.
+
+    Args:
+        decided_at: when these settings were decided, in seconds since 1970; else when this process began. In a rolling
+            deployment the replicas with the old settings began before those with the new ones, and follow them.
+
     Raises:
-        ValueError: the name is taken by an actor that is just being removed; try again.
+        LedgerUnavailable: there is an actor, but it does not answer yet, or is just being removed; try again.
     """
     import ray  # here: Ray reads its environment on import, and a supervisor imports this package before it has set it
+    from ray.exceptions import GetTimeoutError, RayActorError
 
-    actor = ray.remote(LedgerActor).options(
+    settings = database, redis_url, ledger_settings or LedgerSettings(), roas_settings or RoasSettings(), shard
+    wanted = Identity(digest_of(*settings), BORN_AT if decided_at is None else decided_at)
+    actor: Any = ray.remote(LedgerActor).options(
         name=f"paceline-ledger-{shard}",
         namespace=NAMESPACE,
         lifetime="detached",
@@ -221,6 +234,58 @@ def connect(
         num_cpus=0,
         max_concurrency=1000,
     )
-    return actor.remote(
-        database, redis_url, ledger_settings or LedgerSettings(), roas_settings or RoasSettings(), shard
-    )
+
+    def meet() -> tuple[Any, Identity]:
+        try:
+            handle = actor.remote(*settings, wanted.decided_at)
+            return handle, ray.get(handle.identity.remote(), timeout=IDENTITY_S)
+        except (RayActorError, ValueError) as error:  # ValueError: the name is not free yet
+            raise LedgerUnavailable(str(error).splitlines()[0]) from None
+
+    try:
+        return agree(wanted, meet, lambda handle: ray.kill(handle, no_restart=True))
+    except GetTimeoutError:
+        raise LedgerUnavailable("its actor does not answer") from None
+
+
+def agree(
+    wanted: Identity,
+    meet: Callable[[], tuple[Handle, Identity]],
+    kill: Callable[[Handle], None],
+    sleep: Callable[[float], None] = time.sleep,
+) -> Handle:
+    """The actor with the wanted settings, or with newer ones; an older one is killed, and the epoch fences it.
+
+    Killing goes by the actor, never by its name: two replicas that met the same old one cannot hit its successor.
+
+    Args:
+        meet: finds the actor by its name, or makes it with the wanted settings.
+
+    Raises:
+        LedgerUnavailable: there was none to meet, for as long as it was tried.
+    """
+    for tries_left in reversed(range(CONNECT_TRIES)):
+        try:
+            handle, found = meet()
+        except LedgerUnavailable:
+            if not tries_left:
+                raise
+        else:
+            if found.digest == wanted.digest or found.decided_at >= wanted.decided_at:
+                return handle
+            logger.warning("the ledger runs with older settings: replacing it")
+            kill(handle)
+        sleep(CONNECT_RETRY_S)
+    raise LedgerUnavailable("an actor with older settings is still being removed")
+
+
+def digest_of(
+    database: DatabaseSettings,
+    redis_url: str | None,
+    ledger_settings: LedgerSettings,
+    roas_settings: RoasSettings,
+    shard: int,
+) -> str:
+    """Equal for equal settings."""
+    parts = (database.model_dump_json(), redis_url, ledger_settings.model_dump_json(), roas_settings.model_dump_json())
+    return hashlib.sha256(repr((*parts, shard)).encode()).hexdigest()

@@ -10,12 +10,15 @@ import sys
 from typing import NamedTuple
 
 from sqlalchemy import text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from db import BadSetting, Database, database_settings
 
 SHOWN = 20
 """Offending rows named for each check."""
+
+OVERFLOWS = ("integer overflow", "BIGINT value is out of range")
+"""SQLite's and MySQL's words for it."""
 
 _OUT = "(leased_micros + reserved_micros + settled_micros)"
 _DAY = "owner, owner_id, day"
@@ -213,7 +216,13 @@ async def audit(database: Database) -> list[str]:
     problems: list[str] = []
     async with database.read() as connection:
         for check in CHECKS:
-            rows = (await connection.execute(text(f"{check.query} LIMIT {SHOWN}"))).mappings()
+            try:
+                rows = (await connection.execute(text(f"{check.query} LIMIT {SHOWN}"))).mappings().all()
+            except DBAPIError as error:
+                if not any(sign in str(error.orig) for sign in OVERFLOWS):
+                    raise
+                problems.append(f"{check.promise}: a sum is beyond what an integer of the database holds")
+                continue
             for row in rows:
                 named = ", ".join(f"{name}={value}" for name, value in row.items())
                 problems.append(f"{check.promise}: {named}")

@@ -11,16 +11,16 @@ import datetime as dt
 import logging
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, Self, TypeVar
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 from sqlalchemy import Connection
 
 from db import Database
 from db.brands import BrandSettings, PortfolioSettings
 from ledger.account import Budget
-from ledger.brand import Brand, Multipliers, Portfolio, Scheduled
-from ledger.claims import Awarding
+from ledger.brand import Brand, Fit, Portfolio, Scheduled
+from ledger.claims import Awarding, too_late
 from ledger.days import day_ends_at, day_of, midnight
 from ledger.errors import CurrencyFixed, NotFound, PortfolioMismatch, PortfolioUnknown
 from ledger.pacing import Throttle, kappa, lambda_
@@ -38,7 +38,22 @@ SWEEP_ROWS = 500
 """Holds that one transaction looks at: a long queue of expiries lets reservations through in between."""
 
 Clock = Callable[[], dt.datetime]
+Stopwatch = Callable[[], float]
+"""Monotonic seconds: only differences mean something."""
 BrandDay = tuple[str, dt.date]
+
+
+class InTurn(Protocol):
+    def __call__(self, work: Callable[[], Awaitable[T]], /) -> Awaitable[T]: ...
+
+
+def at_once(work: Callable[[], Awaitable[T]], /) -> Awaitable[T]:
+    return work()
+
+
+class Swept(NamedTuple):
+    looked: int
+    goes_on: bool  # more may be due; never after a look that changed nothing
 
 
 def utc_now() -> dt.datetime:
@@ -56,13 +71,16 @@ class Ledger:
     Its methods may be called concurrently: writes wait for each other.
     """
 
-    def __init__(self, store: Store, settings: LedgerSettings, clock: Clock, ids: Callable[[], str]) -> None:
+    def __init__(
+        self, store: Store, settings: LedgerSettings, clock: Clock, stopwatch: Stopwatch, ids: Callable[[], str]
+    ) -> None:
         self._store, self._settings, self._clock, self._ids = store, settings, clock, ids
+        self._stopwatch = stopwatch
         self._lifetimes = Lifetimes(settings.reservation_ttl_s, settings.conversion_days)
         self._writing = asyncio.Lock()
         self._brands: dict[str, Brand] = {}
         self._portfolios: dict[str, Portfolio] = {}
-        self._multipliers: dict[str, Multipliers] = {}
+        self._fits: dict[str, Fit] = {}
         self._throttles: dict[str, Throttle] = {}
         self._signature: Signature | None = None
         self._terms = Terms(0, {})
@@ -80,6 +98,7 @@ class Ledger:
         settings: LedgerSettings | None = None,
         *,
         clock: Clock = utc_now,
+        stopwatch: Stopwatch = time.monotonic,
         ids: Callable[[], str] = new_id,
         shard: int = 0,
     ) -> Self:
@@ -88,7 +107,7 @@ class Ledger:
         Raises:
             LedgerUnavailable: the database is away.
         """
-        ledger = cls(Store(database, shard), settings or LedgerSettings(), clock, ids)
+        ledger = cls(Store(database, shard), settings or LedgerSettings(), clock, stopwatch, ids)
         await ledger._store.take_epoch(clock())
         await ledger.refresh()
         return ledger
@@ -114,16 +133,23 @@ class Ledger:
 
     # A request's way
 
-    async def reserve(self, claims: Sequence[Claim]) -> list[Award]:
+    async def reserve(self, claims: Sequence[Claim], received_s: Sequence[float] | None = None) -> list[Award]:
         """Hold money for the best offers that can have it, all claims in one transaction, in order.
+
+        Args:
+            received_s: when each claim came, by the ledger's stopwatch; now, if it is not given.
 
         Raises:
             Fenced, LedgerUnavailable: repeat the claims; a request that was recorded gets its first award.
         """
+        if received_s is None:
+            received_s = [self._stopwatch()] * len(claims)
+        ends = [came + claim.within_s for came, claim in zip(received_s, claims, strict=True)]
 
         def work(connection: Connection) -> list[Award]:
-            now = self._clock()
-            live = [claim for claim in claims if claim.expires_at > now]
+            now, now_s = self._clock(), self._stopwatch()
+            is_live = [end > now_s for end in ends]
+            live = [claim for claim, waits in zip(claims, is_live, strict=True) if waits]
             brands = self._named(connection, {offer.where.brand_id for claim in live for offer in claim.offers}, now)
             recorded = self._store.recorded(connection, [(claim.sub, claim.request_id) for claim in live])
             keys = {
@@ -133,20 +159,27 @@ class Ledger:
             }
             page = self._page(connection, now, keys)
             awarding = Awarding(page, recorded, brands, self._lifetimes, self._ids)
-            awards = [awarding.award(claim) for claim in claims]
+            awards = [
+                awarding.award(claim) if waits else too_late(claim)
+                for claim, waits in zip(claims, is_live, strict=True)
+            ]
             self._store.write(connection, page, awarding.rows)
+            self._store.confirm(connection, awarding.confirmed)
             return awards
 
         return await self._move(work)
 
     async def release(self, reservation_ids: Collection[str]) -> int:
-        """Give back holds that nobody will use. Returns how many were open; the others are left as they are."""
+        """Give back holds that nobody will use. Returns how many went back.
+
+        One that has ended, or that a repetition of its request was told of meanwhile, stays as it is.
+        """
 
         def work(connection: Connection) -> int:
             now = self._clock()
             held = self._store.reservations(connection, reservation_ids)
             page = self._page(connection, now, _keys_of(held.values()))
-            returned = sum(page.end(held[id_], RETURNED) for id_ in sorted(held))
+            returned = sum(page.end(held[id_], RETURNED) for id_ in sorted(held) if not held[id_].confirmed)
             self._store.write(connection, page)
             return returned
 
@@ -167,6 +200,7 @@ class Ledger:
             figures = self._store.figures(connection, posting.row_keys)
             results = posting.post(page, figures)
             self._store.insert_events(connection, posting.event_rows)
+            self._store.complete_events(connection, posting.completed)
             self._store.put_figures(connection, figures, posting.changed_figures)
             self._store.write(connection, page)
             return results, {(key.place.brand_id, key.hour.date()) for key in posting.changed_figures}
@@ -198,8 +232,13 @@ class Ledger:
                 if event.click_id is not None and (event.slot_id is None or event.reservation_id is None)
             ],
         )
+        waiting = self._store.waiting(
+            connection,
+            [(event.brand_id, event.click_id) for event in known if event.type == "click" and event.click_id],
+        )
         groups = self._store.conversions(
-            connection, [(event.brand_id, event.conversion_id) for event in conversions if event.conversion_id]
+            connection,
+            [(event.brand_id, event.conversion_id) for event in conversions if event.conversion_id] + waiting,
         )
         named = [event.reservation_id for event in known] + [row.reservation_id for row in (*clicks, *groups)]
         reservations = self._store.reservations(connection, [id_ for id_ in named if id_ is not None])
@@ -225,25 +264,29 @@ class Ledger:
 
     # Time
 
-    async def sweep(self) -> int:
-        """End what has expired, shrink what is due, start what was scheduled. Returns how many rows it looked at."""
-        await self._start_scheduled()
-        looked = 0
-        while True:
-            number = await self._move(self._sweep_some)
-            looked += number
-            if number < SWEEP_ROWS:
-                return looked
+    async def sweep(self, in_turn: InTurn = at_once) -> int:
+        """End what has expired, shrink what is due, start what was scheduled. Returns how many rows it looked at.
 
-    def _sweep_some(self, connection: Connection) -> int:
-        now = self._clock()
+        Args:
+            in_turn: runs one transaction; others may have theirs between two of the sweep's.
+        """
+        await in_turn(self._start_scheduled)
+        looked, goes_on = 0, True
+        while goes_on:
+            number, goes_on = await in_turn(lambda: self._move(self._sweep_some))
+            looked += number
+        return looked
+
+    def _sweep_some(self, connection: Connection) -> Swept:
+        now, moved = self._clock(), 0
         due = self._store.due(connection, now, SWEEP_ROWS)
         if due:
             page = self._page(connection, now, _keys_of(due))
             for reservation in due:
-                page.look(reservation, self._lifetimes)
+                page.look(reservation)
             self._store.write(connection, page)
-        return len(due)
+            moved = sum((page.current(held).due_at or NEVER) > now for held in due)
+        return Swept(len(due), len(due) == SWEEP_ROWS and moved > 0)
 
     async def _start_scheduled(self) -> None:
         now = self._clock()
@@ -267,7 +310,7 @@ class Ledger:
             found = await self._store.read(self._read_settings)
             if found is not None:
                 before, self._signature = self._signature, found[0]
-                self._brands, self._portfolios, self._multipliers = found[1:]
+                self._brands, self._portfolios, self._fits = found[1:]
                 if before is None or before.imports != self._signature.imports:
                     self.imports_seen += 1
             if found is not None or now >= self._terms_end:
@@ -276,7 +319,7 @@ class Ledger:
 
     def _read_settings(
         self, connection: Connection
-    ) -> tuple[Signature, dict[str, Brand], dict[str, Portfolio], dict[str, Multipliers]] | None:
+    ) -> tuple[Signature, dict[str, Brand], dict[str, Portfolio], dict[str, Fit]] | None:
         signature = self._store.signature(connection)
         if signature == self._signature:
             return None
@@ -284,7 +327,7 @@ class Ledger:
             signature,
             self._store.brands(connection),
             self._store.portfolios(connection),
-            self._store.multipliers(connection),
+            self._store.fits(connection),
         )
 
     # Terms
@@ -358,7 +401,12 @@ class Ledger:
         )
 
     def _lambda(self, brand: Brand) -> float:
-        settings, fit = brand.settings, self._multipliers.get(brand.brand_id)
+        """The fit's multipliers with the targets of now, and not below the fit's own κ while those are the fit's.
+
+        The fit raised its κ until every limit held over the opportunities: with lumpy ones the multipliers alone
+        would miss the target. A fit keeps no targets; a brand or portfolio that was written since may have others.
+        """
+        settings, fit = brand.settings, self._fits.get(brand.brand_id)
         portfolio = self._portfolios.get(settings.portfolio_id or "")
         price = settings.target_roas
         if fit is not None:
@@ -370,6 +418,8 @@ class Ledger:
                 fit.nu_brand,
                 fit.nu_portfolio,
             )
+            if fit.fitted_at > max(owner.updated_at for owner in (brand, portfolio) if owner is not None):
+                price = max(price, fit.kappa)
         return lambda_(settings.strategy_multiplier, price)
 
     # Administration
@@ -386,7 +436,7 @@ class Ledger:
             stored = (self._store.brands(connection, [brand_id])).get(brand_id)
             known = stored.at(now) if stored is not None else None
             self._check_portfolio(brand_id, settings)
-            brand = Brand(brand_id, settings)
+            brand = Brand(brand_id, settings, now)
             if known is not None:
                 if known.settings.currency == settings.currency:
                     brand = _scheduled(known, settings, now)
@@ -425,7 +475,7 @@ class Ledger:
         def work(connection: Connection) -> Portfolio:
             now = self._clock()
             known = (self._store.portfolios(connection)).get(portfolio_id)
-            portfolio = Portfolio(portfolio_id, settings)
+            portfolio = Portfolio(portfolio_id, settings, now)
             for brand in self._brands.values():
                 if _is_member(brand.at(now), portfolio_id):
                     for field in ("currency", "timezone"):
@@ -542,10 +592,10 @@ def _scheduled(known: Brand, settings: BrandSettings, now: dt.datetime) -> Brand
     """The new settings; portfolio and time zone stay what they are until the brand's next midnight."""
     here = {"portfolio_id": known.settings.portfolio_id, "timezone": known.settings.timezone}
     if here == {"portfolio_id": settings.portfolio_id, "timezone": settings.timezone}:
-        return Brand(known.brand_id, settings)
+        return Brand(known.brand_id, settings, now)
     start = known.scheduled.start if known.scheduled else day_ends_at(known.settings.timezone, now)
     scheduled = Scheduled(settings.portfolio_id, settings.timezone, start)
-    return Brand(known.brand_id, settings.model_copy(update=here), scheduled)
+    return Brand(known.brand_id, settings.model_copy(update=here), now, scheduled)
 
 
 def _is_member(brand: Brand, portfolio_id: str) -> bool:

@@ -18,19 +18,23 @@ class Scheduled(NamedTuple):
     start: dt.datetime
 
 
-class Multipliers(NamedTuple):
-    """Of a brand's newest λ fit."""
+class Fit(NamedTuple):
+    """A brand's newest λ fit."""
 
-    mu_brand: float = 0.0
-    mu_portfolio: float = 0.0
-    nu_brand: float = 0.0
-    nu_portfolio: float = 0.0
+    fitted_at: dt.datetime
+    kappa: float  # of the multipliers, and raised until every limit held over the opportunities
+
+    mu_brand: float
+    mu_portfolio: float
+    nu_brand: float
+    nu_portfolio: float
 
 
 @dataclass(frozen=True, slots=True)
 class Brand:
     brand_id: str
     settings: BrandSettings
+    updated_at: dt.datetime
     scheduled: Scheduled | None = None
 
     def at(self, now: dt.datetime) -> Brand:
@@ -38,7 +42,8 @@ class Brand:
         if self.scheduled is None or now < self.scheduled.start:
             return self
         moved = {"portfolio_id": self.scheduled.portfolio_id, "timezone": self.scheduled.timezone}
-        return replace(self, settings=self.settings.model_copy(update=moved), scheduled=None)
+        settings = self.settings.model_copy(update=moved)
+        return replace(self, settings=settings, updated_at=self.scheduled.start, scheduled=None)
 
     def day(self, at: dt.datetime) -> dt.date:
         return day_of(self.settings.timezone, at)
@@ -48,3 +53,4 @@ class Brand:
 class Portfolio:
     portfolio_id: str
     settings: PortfolioSettings
+    updated_at: dt.datetime

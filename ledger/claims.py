@@ -9,8 +9,11 @@ from typing import Any, NamedTuple
 from ledger.brand import Brand
 from ledger.errors import MoneyOutOfRange
 from ledger.page import Page
-from ledger.reservation import OPEN, Lifetimes, Reservation, due_at, expires_at
+from ledger.reservation import OPEN, SETTLED, Lifetimes, Reservation, due_at, expires_at
 from ledger.types import Award, Claim, Offer, Win
+
+NO_LEASE = "no_lease"
+"""Refused, for there is or will be no money behind it."""
 
 Request = tuple[str, str]
 """sub, request_id: a request is paid for once."""
@@ -20,6 +23,7 @@ class Recorded(NamedTuple):
     """A win that the database already has."""
 
     request_hash: str
+    status: str
     bid_id: str
     reservation_id: str
     reserved_micros: int
@@ -46,15 +50,15 @@ class Awarding:
         self._recorded = {request: list(wins) for request, wins in recorded.items()}
         self.rows: dict[str, dict[str, Any]] = {}
         """For each new reservation, the columns that only its claim knows."""
+        self.confirmed: set[str] = set()
+        """Reservations that a repeated claim is told of."""
 
     def award(self, claim: Claim) -> Award:
-        if claim.expires_at <= self._page.now:
-            return Award((), {offer.bid_id: "no_lease" for offer in claim.offers})
         request = (claim.sub, claim.request_id)
         if before := self._recorded.get(request):
             if before[0].request_hash != claim.request_hash:
                 return Award((), {}, conflict=True)
-            return Award(tuple(Win(*win[1:]) for win in before), {}, repeated=True)
+            return self._repeat(before)
         wins: list[Win] = []
         refused: dict[str, str] = {}
         winners: set[str] = set()
@@ -70,8 +74,15 @@ class Awarding:
             winners.add(offer.where.brand_id)
             wins.append(win)
         if wins:
-            self._recorded[request] = [Recorded(claim.request_hash, *_win(win)) for win in wins]
+            self._recorded[request] = [Recorded(claim.request_hash, OPEN, *_win(win)) for win in wins]
         return Award(tuple(wins), refused)
+
+    def _repeat(self, before: Sequence[Recorded]) -> Award:
+        """The first award again, as far as there is money behind it: held still, or spent."""
+        wins = [Win(*win[2:]) for win in before if win.status in (OPEN, SETTLED)]
+        self.confirmed.update(win.reservation_id for win in before if win.status == OPEN)
+        gone = {win.bid_id: NO_LEASE for win in before if win.status not in (OPEN, SETTLED)}
+        return Award(tuple(wins), gone, repeated=True)
 
     def _try(self, claim: Claim, offer: Offer) -> tuple[str, Win | None]:
         brand = self._brands.get(offer.where.brand_id)
@@ -83,6 +94,7 @@ class Awarding:
         day, portfolio_id = brand.day(now), brand.settings.portfolio_id
         if refusal := self._page.refusal(brand.brand_id, portfolio_id, day, offer.amount_micros):
             return refusal, None
+        end = expires_at(offer.pricing_model, now, self._lifetimes)
         reservation = Reservation(
             reservation_id=self._ids(),
             brand_id=brand.brand_id,
@@ -95,8 +107,8 @@ class Awarding:
             settled_micros=0,
             status=OPEN,
             created_at=now,
-            expires_at=expires_at(offer.pricing_model, now, self._lifetimes),
-            due_at=due_at(offer.pricing_model, now, now, self._lifetimes),
+            expires_at=end,
+            due_at=due_at(offer.pricing_model, now, end, now),
         )
         try:
             self._page.reserve(reservation)
@@ -114,6 +126,11 @@ class Awarding:
         }
         win = Win(offer.bid_id, reservation.reservation_id, reservation.amount_micros, reservation.expires_at)
         return "", win
+
+
+def too_late(claim: Claim) -> Award:
+    """Nobody waits for the answer any more: nothing is reserved."""
+    return Award((), {offer.bid_id: NO_LEASE for offer in claim.offers})
 
 
 def _win(win: Win) -> tuple[Any, ...]:

@@ -24,9 +24,10 @@ from db import tables as t
 from db.brands import BrandSettings
 from ledger.account import Budget
 from ledger.book import BrandDay, Ledger
+from ledger.errors import LedgerUnavailable
 from ledger.pacing import Completed, DaySums, History, Throttle, completed, current_roas
 from ledger.settings import RoasSettings
-from ledger.store import PERFORMANCE, chunks
+from ledger.store import PERFORMANCE, chunks, total
 
 logger = logging.getLogger("paceline.counters")
 
@@ -132,9 +133,10 @@ class Counters:
                 await self.tick()
             elif self._changed() and _seconds(now, self._shown_at) >= self._ledger.settings.gauges_s:
                 await self.show()
-        except (RedisError, OSError) as error:
+        except (RedisError, OSError, LedgerUnavailable) as error:
             if not self._is_away:
-                logger.warning("ROAS and gauges wait for Redis: %s", error)
+                missing = "the database" if isinstance(error, LedgerUnavailable) else "Redis"
+                logger.warning("ROAS and gauges wait for %s: %s", missing, error)
             self._is_away = True
         except Exception:
             logger.exception("ROAS and gauges could not be refreshed")
@@ -305,12 +307,12 @@ class Counters:
         query = select(
             p.brand_id,
             p.day,
-            func.sum(p.impressions),
-            func.sum(p.clicks),
-            func.sum(p.conversions),
-            func.sum(p.cost_micros),
-            func.sum(case((costed, p.revenue_micros), else_=0)),
-            func.sum(case((costed, p.pending_revenue_micros), else_=0)),
+            total(p.impressions),
+            total(p.clicks),
+            total(p.conversions),
+            total(p.cost_micros),
+            total(case((costed, p.revenue_micros), else_=0)),
+            total(case((costed, p.pending_revenue_micros), else_=0)),
         ).group_by(p.brand_id, p.day)
         if dirty is None:
             queries = [query.where(p.day >= self._first_day())]
@@ -326,7 +328,7 @@ class Counters:
             found: dict[BrandDay, DaySums] = {}
             for each in queries:
                 for row in connection.execute(each):
-                    found[(row[0], row[1])] = DaySums(*(int(value or 0) for value in row[2:]))
+                    found[(row[0], row[1])] = DaySums(*map(int, row[2:]))
             return found
 
         return await self._ledger.read(work)

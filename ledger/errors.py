@@ -3,6 +3,7 @@
 LedgerError
 ├── Fenced               another ledger has taken the next epoch: this one may not write any more
 ├── LedgerUnavailable    the database did not answer; nothing is known about the outcome, ids make a retry harmless
+│   └── StatementRefused     it answered, and refused: what shares a transaction with the culprit is tried without it
 ├── BudgetExhausted      more was asked than is available
 ├── MoneyOutOfRange      an amount or a sum beyond ±(2^53 − 1) micros
 ├── NotFound             no such brand or portfolio
@@ -33,7 +34,12 @@ class LedgerUnavailable(LedgerError):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"the ledger cannot reach its database: {self.reason}"
+        return f"the ledger is not available: {self.reason}"
+
+
+class StatementRefused(LedgerUnavailable):
+    def __str__(self) -> str:
+        return f"the ledger's database refused: {self.reason}"
 
 
 class BudgetExhausted(LedgerError):

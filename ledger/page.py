@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from ledger.account import Budget
-from ledger.reservation import EXPIRED, RETURNED, SETTLED, Lifetimes, Reservation
+from ledger.reservation import EXPIRED, RETURNED, SETTLED, Reservation
 
 BRAND, PORTFOLIO = "brand", "portfolio"
 
@@ -116,10 +116,10 @@ class Page:
         self.changed_reservations[reservation.reservation_id] = reservation.end(status, self.now)
         return True
 
-    def look(self, reservation: Reservation, lifetimes: Lifetimes) -> None:
+    def look(self, reservation: Reservation) -> None:
         """Let time do to the hold what is due."""
         before = self.current(reservation)
-        after = before.look(self.now, lifetimes)
+        after = before.look(self.now)
         if before.is_open and not after.is_open:
             self.end(before, EXPIRED)
             return

@@ -37,6 +37,9 @@ from ledger.settlement import (
 from ledger.types import Event, Result, Tuple
 
 EventKey = tuple[str, str, str]
+ClickKey = tuple[str, str, str]
+"""brand_id, partner_id, click_id."""
+
 Group = tuple[str, str, str]
 """brand_id, partner_id, conversion_id: nobody restates another partner's conversion."""
 
@@ -63,19 +66,19 @@ class Posting:
         brands: Mapping[str, Brand],
         hashes: Mapping[EventKey, str],
         clicks: Iterable[Any],
-        conversions: Iterable[Any],
+        conversions: Sequence[Any],
         reservations: Mapping[str, Reservation],
     ) -> None:
         """Args:
         brands: those that the events name.
         hashes: content hashes of the events that are recorded already.
         clicks: recorded click events that these conversions may inherit from.
-        conversions: recorded events of the same groups.
+        conversions: recorded events of the same groups, and of those that these clicks may complete.
         reservations: all that any of these name.
         """
         self.now = now
         self._brands, self._hashes, self._reservations = brands, dict(hashes), reservations
-        self._clicks: dict[tuple[str, str, str], list[Fact]] = {}
+        self._clicks: dict[ClickKey, list[Fact]] = {}
         for row in clicks:
             self._clicks.setdefault((row.brand_id, row.partner_id, row.click_id), []).append(self._recorded(row))
         self._groups: dict[Group, list[Fact]] = {}
@@ -83,10 +86,18 @@ class Posting:
             group = (row.brand_id, row.partner_id, row.conversion_id)
             self._groups.setdefault(group, []).append(self._recorded(row))
         self._effects: dict[Group, Effect] = {}
+        self._waiting: dict[ClickKey, list[tuple[Group, str]]] = {}
+        """Recorded conversion events, by group and event_id, that their click may complete when it comes."""
+        for row in conversions:
+            if row.click_id is not None and (row.reservation_id is None or row.slot_id is None):
+                group = (row.brand_id, row.partner_id, row.conversion_id)
+                self._waiting.setdefault((row.brand_id, row.partner_id, row.click_id), []).append((group, row.event_id))
         self._items: list[Item | Result] = []
         self._see_clicks(events)
         self._items = [self._item(event) for event in events]
         self.event_rows: list[dict[str, Any]] = []
+        self.completed: dict[EventKey, Fact] = {}
+        """Recorded conversion events that now know what they inherit."""
         self.changed_figures: dict[RowKey, Figures] = {}
 
     # What must be read
@@ -108,6 +119,8 @@ class Posting:
         for item in self._items:
             if isinstance(item, Item):
                 yield item.event.brand_id, item.fact
+                for facts in self._completed_by(item).values():
+                    yield from ((item.event.brand_id, fact) for fact in facts)
         for group, facts in self._groups.items():
             for fact in facts:
                 yield group[0], fact
@@ -131,22 +144,56 @@ class Posting:
             facts = self._groups.get(group, [])
             if not event.restates and any(other.type == CONVERSION for other in facts):
                 return _rejected(event, "restatement", "the conversion is recorded; only its brand may restate it")
-            old = self._effects.get(group) or effect_of_group(facts)
             new = effect_of_group([*facts, fact])
-            difference = change(old, new)
+            difference = change(self._effect(group), new)
         try:
-            changed = _moved(rows, difference)
-            self._move_money(page, event.brand_id, difference, item.is_late)
+            self._apply(event.brand_id, difference, page, rows, item.is_late)
         except MoneyOutOfRange:
             return _rejected(event, "amount_too_large", "the sum would be beyond what can be kept exactly")
-        rows.update(changed)
-        self.changed_figures.update(changed)
         self._hashes[key] = item.content_hash
         if group is not None:
             self._groups.setdefault(group, []).append(fact)
             self._effects[group] = new
         self.event_rows.append(_event_row(item, self.now))
+        for group, facts in self._completed_by(item).items():
+            self._complete(group, facts, page, rows)
         return Result(event.event_id, "accepted")
+
+    def _completed_by(self, item: Item) -> dict[Group, list[Fact]]:
+        """Recorded conversions as they would be, had this click come before them."""
+        event = item.event
+        if event.type != CLICK or event.click_id is None:
+            return {}
+        found: dict[Group, list[Fact]] = {}
+        for group, event_id in self._waiting.get((event.brand_id, event.partner_id, event.click_id), ()):
+            facts = found.get(group, self._groups[group])
+            found[group] = [fact.inheriting(item.fact) if fact.event_id == event_id else fact for fact in facts]
+        return {group: facts for group, facts in found.items() if facts != self._groups[group]}
+
+    def _complete(self, group: Group, facts: list[Fact], page: Page, rows: dict[RowKey, Figures]) -> None:
+        effect = effect_of_group(facts)
+        try:
+            self._apply(group[0], change(self._effect(group), effect), page, rows)
+        except MoneyOutOfRange:
+            return  # the reservation's day cannot take it: the cost stays where it is
+        for before, after in zip(self._groups[group], facts, strict=True):
+            if before != after:
+                self.completed[(group[0], group[1], after.event_id)] = after
+        self._groups[group], self._effects[group] = facts, effect
+
+    def _effect(self, group: Group) -> Effect:
+        return self._effects.get(group) or effect_of_group(self._groups.get(group, []))
+
+    def _apply(
+        self, brand_id: str, difference: Change, page: Page, rows: dict[RowKey, Figures], is_late: bool = False
+    ) -> None:
+        """Raises:
+        MoneyOutOfRange: nothing has moved.
+        """
+        changed = _moved(rows, difference)
+        self._move_money(page, brand_id, difference, is_late)
+        rows.update(changed)
+        self.changed_figures.update(changed)
 
     def _move_money(self, page: Page, brand_id: str, difference: Change, is_late: bool) -> None:
         # What is added goes first: only that can be refused, and then nothing has moved yet.

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Self
 
+from ledger.days import ONE_DAY
+
 OPEN, SETTLED, EXPIRED, RETURNED = "open", "settled", "expired", "returned"
 CONVERSION_MODELS = ("cpa", "revshare")
 """Paid when a conversion comes, days after the click: the hold must outlive both."""
@@ -41,6 +43,7 @@ class Reservation:
     expires_at: dt.datetime
     due_at: dt.datetime | None  # when it expires or shrinks next
     ended_at: dt.datetime | None = None
+    confirmed: bool = False  # a repetition of its request was told of it: who heard nothing cannot give it back
 
     @property
     def is_open(self) -> bool:
@@ -59,14 +62,14 @@ class Reservation:
     def settle(self, cost_micros: int) -> Self:
         return replace(self, settled_micros=self.settled_micros + cost_micros)
 
-    def look(self, now: dt.datetime, lifetimes: Lifetimes, curve: DelayCurve = linear) -> Self:
+    def look(self, now: dt.datetime, curve: DelayCurve = linear) -> Self:
         """What time makes of it: nothing, a smaller hold, or its end."""
         if not self.is_open:
             return self
         if now >= self.expires_at:
             return self.end(EXPIRED, now)
-        held = held_at(self.amount_micros, self.pricing_model, self.created_at, now, lifetimes, curve)
-        due = due_at(self.pricing_model, self.created_at, now, lifetimes)
+        held = held_at(self.amount_micros, self.pricing_model, self.created_at, self.expires_at, now, curve)
+        due = due_at(self.pricing_model, self.created_at, self.expires_at, now)
         return replace(self, held_micros=min(self.held_micros, held), due_at=due)
 
 
@@ -80,31 +83,32 @@ def held_at(
     amount_micros: int,
     pricing_model: str,
     created_at: dt.datetime,
+    end: dt.datetime,
     now: dt.datetime,
-    lifetimes: Lifetimes,
     curve: DelayCurve = linear,
 ) -> int:
     """What must still be held: all of it, or for conversions what the delay curve leaves, in daily steps, rounded up.
 
+    The lifetime is the one that was promised when the hold was made, whatever the settings say today.
+
     >>> start = dt.datetime(2024, 5, 1, tzinfo=dt.UTC)
-    >>> held_at(3000, "cpa", start, start + dt.timedelta(days=10, hours=5), Lifetimes(1800.0, 30))
+    >>> end, now = start + dt.timedelta(days=30), start + dt.timedelta(days=10, hours=5)
+    >>> held_at(3000, "cpa", start, end, now)
     2000
     """
-    if now >= expires_at(pricing_model, created_at, lifetimes):
+    if now >= end:
         return 0
     if pricing_model not in CONVERSION_MODELS:
         return amount_micros
-    days = (now - created_at) // dt.timedelta(days=1)
+    days = (now - created_at) // ONE_DAY
     if days <= 0:
         return amount_micros
     # Rounding to 1e-9 keeps a binary fraction's last digit from holding a micro more than the curve says.
-    return min(amount_micros, math.ceil(round(amount_micros * curve(days / lifetimes.conversion_days), 9)))
+    return min(amount_micros, math.ceil(round(amount_micros * curve(days * ONE_DAY / (end - created_at)), 9)))
 
 
-def due_at(pricing_model: str, created_at: dt.datetime, now: dt.datetime, lifetimes: Lifetimes) -> dt.datetime:
+def due_at(pricing_model: str, created_at: dt.datetime, end: dt.datetime, now: dt.datetime) -> dt.datetime:
     """When the hold expires or shrinks next after `now`."""
-    end = expires_at(pricing_model, created_at, lifetimes)
     if pricing_model not in CONVERSION_MODELS:
         return end
-    step = dt.timedelta(days=1)
-    return min(end, created_at + ((now - created_at) // step + 1) * step)
+    return min(end, created_at + ((now - created_at) // ONE_DAY + 1) * ONE_DAY)

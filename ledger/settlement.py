@@ -12,6 +12,7 @@ Of a group:
   greatest that has it; `rejected` zeroes cost, revenue and the conversion;
 - place, hour, budget day and reservation are those of its least `conversion` event; until one has come, of its least
   update. An update without a place costs its brand money but shows in no performance row yet;
+- a click that comes after its conversion completes it: the group's effect is then what it would have been;
 - the holds it names end as soon as any of its events carries a cost, or decides.
 """
 
@@ -50,6 +51,18 @@ class Fact(NamedTuple):
     @property
     def rank(self) -> tuple[dt.datetime, str]:
         return self.occurred_at, self.event_id
+
+    def inheriting(self, click: Fact) -> Fact:
+        """With the click's place and reservation, where it has none of its own."""
+        fact = self._replace(place=self.place or click.place)
+        if fact.reservation_id is not None or click.reservation_id is None:
+            return fact
+        return fact._replace(
+            day=click.day,
+            portfolio_id=click.portfolio_id,
+            reservation_id=click.reservation_id,
+            pricing_model=click.pricing_model,
+        )
 
 
 class RowKey(NamedTuple):

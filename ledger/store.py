@@ -12,34 +12,38 @@ from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import (
     BigInteger,
+    ColumnElement,
     Connection,
     Date,
+    Double,
+    and_,
     bindparam,
     column,
     delete,
     exists,
     func,
     insert,
+    literal_column,
     or_,
     select,
     table,
     tuple_,
     update,
 )
-from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from db import Database
 from db import tables as t
 from db.brands import BrandSettings, PortfolioSettings
 from db.performance import PRECEDENCE, key_hash
-from ledger.account import Budget
-from ledger.brand import Brand, Multipliers, Portfolio, Scheduled
+from ledger.account import MONEY_MOST, Budget
+from ledger.brand import Brand, Fit, Portfolio, Scheduled
 from ledger.claims import Recorded
-from ledger.errors import Fenced, LedgerUnavailable
+from ledger.errors import Fenced, LedgerUnavailable, StatementRefused
 from ledger.page import BudgetKey, Page
 from ledger.reservation import Reservation
-from ledger.settlement import Figures, RowKey
+from ledger.settlement import Fact, Figures, RowKey
 
 T = TypeVar("T")
 CHUNK = 500
@@ -57,6 +61,7 @@ _R = t.reservations.c
 _RESERVATION = (
     _R.reservation_id, _R.brand_id, _R.portfolio_id, _R.partner_id, _R.pricing_model, _R.day, _R.amount_micros,
     _R.held_micros, _R.settled_micros, _R.status, _R.created_at, _R.expires_at, _R.due_at, _R.ended_at,
+    _R.confirmed,
 )  # fmt: skip
 _E = t.events.c
 _EVENT = (
@@ -64,6 +69,7 @@ _EVENT = (
     _E.placement_score, _E.day, _E.portfolio_id, _E.reservation_id, _E.click_id, _E.conversion_id, _E.status,
     _E.cost_micros, _E.revenue_micros,
 )  # fmt: skip
+_IS_CONVERSION = _E.type.in_(("conversion", "conversion_update"))
 _P = t.performance_hourly.c
 _FIGURES = (
     _P.key_hash, _P.impressions, _P.clicks, _P.conversions, _P.cost_micros, _P.revenue_micros,
@@ -106,6 +112,22 @@ _UPDATE_FIGURES = (
     .where(_P.key_hash == bindparam("k_key_hash"))
     .values({name: bindparam(name) for name in Figures._fields})
 )
+_COMPLETE_EVENT = (
+    update(t.events)
+    .where(
+        _E.brand_id == bindparam("k_brand_id"),
+        _E.partner_id == bindparam("k_partner_id"),
+        _E.event_id == bindparam("k_event_id"),
+    )
+    .values(
+        {
+            name: bindparam(name)
+            for name in (
+                "day", "portfolio_id", "reservation_id", "slot_id", "device_type", "creative_type", "placement_score"
+            )
+        }
+    )
+)  # fmt: skip
 _EPOCH = select(t.ledger_epochs.c.epoch).where(t.ledger_epochs.c.shard == bindparam("shard")).with_for_update()
 
 
@@ -138,7 +160,7 @@ class Store:
 
         try:
             self.epoch = await available(self.database.run_write(work))
-        except IntegrityError:  # another one made the shard's first epoch a moment ago
+        except StatementRefused:  # another one made the shard's first epoch a moment ago
             self.epoch = await available(self.database.run_write(work))
         return self.epoch
 
@@ -213,7 +235,9 @@ class Store:
         fields = tuple(PortfolioSettings.model_fields)
         return {
             row.portfolio_id: Portfolio(
-                row.portfolio_id, PortfolioSettings.model_construct(**{name: getattr(row, name) for name in fields})
+                row.portfolio_id,
+                PortfolioSettings.model_construct(**{name: getattr(row, name) for name in fields}),
+                row.updated_at,
             )
             for row in connection.execute(select(t.portfolios))
         }
@@ -229,12 +253,12 @@ class Store:
                 update(t.portfolios).where(t.portfolios.c.portfolio_id == portfolio.portfolio_id).values(values)
             )
 
-    def multipliers(self, connection: Connection) -> dict[str, Multipliers]:
-        """Of each brand's newest λ fit."""
+    def fits(self, connection: Connection) -> dict[str, Fit]:
+        """Each brand's newest λ fit."""
         fits = t.lambda_fits.c
         newest = select(func.max(fits.seq)).group_by(fits.brand_id)
-        query = select(fits.brand_id, fits.mu_brand, fits.mu_portfolio, fits.nu_brand, fits.nu_portfolio)
-        return {row[0]: Multipliers(*row[1:]) for row in connection.execute(query.where(fits.seq.in_(newest)))}
+        query = select(fits.brand_id, *(fits[name] for name in Fit._fields)).where(fits.seq.in_(newest))
+        return {row[0]: Fit(*row[1:]) for row in connection.execute(query)}
 
     def brand_money_moved(self, connection: Connection, brand_id: str) -> bool:
         """Whether any amount in the brand's currency has been held, spent or earned. Imports do not count."""
@@ -274,12 +298,18 @@ class Store:
         """The wins of requests that were recorded before, by (sub, request_id)."""
         found: dict[tuple[str, str], list[Recorded]] = {}
         query = select(
-            _R.sub, _R.request_id, _R.request_hash, _R.bid_id, _R.reservation_id, _R.amount_micros, _R.expires_at
-        ).order_by(_R.sub, _R.request_id, _R.reservation_id)
+            _R.sub, _R.request_id, _R.request_hash, _R.status, _R.bid_id, _R.reservation_id, _R.amount_micros,
+            _R.expires_at,
+        ).order_by(_R.sub, _R.request_id, _R.reservation_id)  # fmt: skip
         for chunk in chunks(sorted(set(requests))):
             for row in connection.execute(query.where(tuple_(_R.sub, _R.request_id).in_(chunk))):
                 found.setdefault((row[0], row[1]), []).append(Recorded(*row[2:]))
         return found
+
+    def confirm(self, connection: Connection, ids: Iterable[str]) -> None:
+        """A repeated claim is told of these reservations: nobody can give them back any more."""
+        for chunk in chunks(sorted(ids)):
+            connection.execute(update(t.reservations).where(_R.reservation_id.in_(chunk)).values(confirmed=True))
 
     def write(self, connection: Connection, page: Page, claims: Mapping[str, Mapping[str, Any]] | None = None) -> None:
         """Everything that the page has changed.
@@ -346,8 +376,13 @@ class Store:
 
     def conversions(self, connection: Connection, keys: Iterable[tuple[str, str]]) -> list[Any]:
         """Conversions and their updates by (brand_id, conversion_id)."""
-        types = _E.type.in_(("conversion", "conversion_update"))
-        return self._events(connection, (_E.brand_id, _E.conversion_id), keys, types)
+        return self._events(connection, (_E.brand_id, _E.conversion_id), keys, _IS_CONVERSION)
+
+    def waiting(self, connection: Connection, clicks: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Conversions that came before their click: (brand_id, conversion_id) by (brand_id, click_id)."""
+        lacks = or_(_E.reservation_id.is_(None), _E.slot_id.is_(None))
+        rows = self._events(connection, (_E.brand_id, _E.click_id), clicks, and_(_IS_CONVERSION, lacks))
+        return [(row.brand_id, row.conversion_id) for row in rows]
 
     def _events(
         self, connection: Connection, columns: Sequence[Any], keys: Iterable[tuple[str, str]], condition: Any
@@ -361,6 +396,20 @@ class Store:
         if rows:
             connection.execute(insert(t.events), rows)
 
+    def complete_events(self, connection: Connection, completed: Mapping[EventKey, Fact]) -> None:
+        """Fill in what recorded conversions inherit from a click that came after them."""
+        rows = []
+        for key in sorted(completed):
+            fact = completed[key]
+            names = ("slot_id", "device_type", "creative_type", "placement_score")
+            place = {name: getattr(fact.place, name, None) for name in names}
+            inherited = {"day": fact.day, "portfolio_id": fact.portfolio_id, "reservation_id": fact.reservation_id}
+            rows.append(
+                {**place, **inherited, **dict(zip(("k_brand_id", "k_partner_id", "k_event_id"), key, strict=True))}
+            )
+        if rows:
+            connection.execute(_COMPLETE_EVENT, rows)
+
     def figures(self, connection: Connection, keys: Iterable[RowKey]) -> dict[RowKey, Figures]:
         by_hash = {hash_of(key): key for key in keys}
         found: dict[RowKey, Figures] = {}
@@ -370,13 +419,13 @@ class Store:
         return found
 
     def results(self, connection: Connection, brand_id: str, start: dt.datetime, end: dt.datetime) -> tuple[int, int]:
-        """Cost and approved revenue of the hours in [start, end)."""
+        """Cost and approved revenue of the hours in [start, end); beyond ±`MONEY_MOST` that much is shown."""
         p = PERFORMANCE.c
-        query = select(func.sum(p.cost_micros), func.sum(p.revenue_micros)).where(
+        query = select(total(p.cost_micros), total(p.revenue_micros)).where(
             p.brand_id == brand_id, p.day.between(start.date(), end.date()), p.hour >= start, p.hour < end
         )
-        cost, revenue = connection.execute(query).one()
-        return int(cost or 0), int(revenue or 0)
+        cost, revenue = (max(-MONEY_MOST, min(int(value), MONEY_MOST)) for value in connection.execute(query).one())
+        return cost, revenue
 
     def put_figures(
         self, connection: Connection, existing: Collection[RowKey], changed: Mapping[RowKey, Figures]
@@ -416,16 +465,26 @@ def hash_of(key: RowKey) -> str:
     return key_hash(key.kind, "", key.period, key.hour, *key.place)
 
 
+def total(micros: ColumnElement[int | None]) -> ColumnElement[float]:
+    """A sum to show. Exact up to 2^53; beyond, SQLite's own sum of integers would fail instead of rounding."""
+    return func.coalesce(func.sum(micros + literal_column("0e0", Double)), 0.0)
+
+
 async def available(work: Awaitable[T]) -> T:
-    """Turn a database that is away into the ledger's own error."""
+    """Turn whatever the database raises into the ledger's own error.
+
+    Raises:
+        StatementRefused: one of the transaction's statements is at fault.
+        LedgerUnavailable: the database is away, full, locked or too slow.
+    """
     try:
         return await work
-    except (OperationalError, InterfaceError, PoolTimeout, OSError) as error:
+    except (OperationalError, InterfaceError, InternalError, PoolTimeout, OSError) as error:  # TimeoutError: an OSError
         raise LedgerUnavailable(_reason(error)) from error
-    except DBAPIError as error:
-        if error.connection_invalidated:
+    except SQLAlchemyError as error:
+        if getattr(error, "connection_invalidated", False):
             raise LedgerUnavailable(_reason(error)) from error
-        raise
+        raise StatementRefused(_reason(error)) from error
 
 
 def _reason(error: BaseException) -> str:
@@ -441,8 +500,10 @@ def chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
 def _brand(row: Any) -> Brand:
     settings = BrandSettings.model_construct(**{name: getattr(row, name) for name in BrandSettings.model_fields})
     if row.next_from is None:
-        return Brand(row.brand_id, settings)
-    return Brand(row.brand_id, settings, Scheduled(row.next_portfolio_id, row.next_timezone, row.next_from))
+        return Brand(row.brand_id, settings, row.updated_at)
+    return Brand(
+        row.brand_id, settings, row.updated_at, Scheduled(row.next_portfolio_id, row.next_timezone, row.next_from)
+    )
 
 
 def _reservation_row(reservation: Reservation) -> dict[str, Any]:

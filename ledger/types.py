@@ -37,7 +37,7 @@ class Claim:
     request_hash: str
     winners: int
     offers: tuple[Offer, ...]
-    expires_at: dt.datetime  # after this nobody waits for the answer: nothing may be reserved
+    within_s: float  # from when the ledger receives it; after this nobody waits: nothing may be reserved
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Award:
 
     wins: tuple[Win, ...]
     refused: dict[str, str]  # bid_id → brand_budget | portfolio_budget | brand_paused | brand_unknown | no_lease
-    repeated: bool = False  # the request was recorded before; the first record stands
+    repeated: bool = False  # the request was recorded before; of its wins, those that still hold or have spent stand
     conflict: bool = False  # the same request_id was recorded before with another body; nothing was reserved
 
 

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from functools import partial
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from ledger.book import Ledger
-from ledger.errors import LedgerError
+from ledger.errors import LedgerError, StatementRefused
 from ledger.types import Award, Claim, Event, Result
 
 logger = logging.getLogger("paceline.ledger")
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
+
+
+class _Received(NamedTuple):
+    claim: Claim
+    came_s: float
 
 
 @dataclass(slots=True)
@@ -32,13 +39,17 @@ class Writer:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._claims: deque[_Call[Claim, Award]] = deque()
+        self._claims: deque[_Call[_Received, Award]] = deque()
         self._events: deque[_Call[Event, Result]] = deque()
         self._others: deque[tuple[Callable[[], Awaitable[Any]], asyncio.Future[Any]]] = deque()
         self._work = asyncio.Event()
 
-    async def reserve(self, claims: Sequence[Claim]) -> list[Award]:
-        return await self._submit(self._claims, claims)
+    async def reserve(self, claims: Sequence[Claim], received_s: float | None = None) -> list[Award]:
+        """Args:
+        received_s: when they came, by the monotonic clock; now, if it is not given.
+        """
+        came_s = time.monotonic() if received_s is None else received_s
+        return await self._submit(self._claims, [_Received(claim, came_s) for claim in claims])
 
     async def record(self, events: Sequence[Event]) -> list[Result]:
         """The batch in parts that others can get between. Clicks come first: conversions inherit from them."""
@@ -56,6 +67,10 @@ class Writer:
         self._others.append((work, done))
         self._work.set()
         return await done
+
+    async def sweep(self) -> int:
+        """`Ledger.sweep`, with the others' turns between its transactions."""
+        return await self._ledger.sweep(self.run)
 
     async def _submit(self, queue: deque[_Call[Item, Answer]], items: Sequence[Item]) -> list[Answer]:
         call: _Call[Item, Answer] = _Call(items)
@@ -75,13 +90,16 @@ class Writer:
         """One transaction for all claims that wait, then one for some of the rest."""
         if self._claims:
             calls = _take(self._claims, self._ledger.settings.batch_claims)
-            await self._together(calls, self._ledger.reserve)
+            await self._together(calls, self._reserve)
         if self._others:
             work, done = self._others.popleft()
-            await _answer(done, work())
+            await _answer(done, work)
         if self._events:
             calls_ = _take(self._events, self._ledger.settings.batch_events)
             await self._together(calls_, self._ledger.record)
+
+    async def _reserve(self, waiting: Sequence[_Received]) -> list[Award]:
+        return await self._ledger.reserve([one.claim for one in waiting], [one.came_s for one in waiting])
 
     async def _together(
         self, calls: list[_Call[Item, Answer]], do: Callable[[Sequence[Item]], Awaitable[list[Answer]]]
@@ -89,16 +107,14 @@ class Writer:
         items = [item for call in calls for item in call.items]
         try:
             answers = await do(items)
-        except LedgerError as error:
-            for call in calls:
-                _fail(call.answers, error)
         except Exception as error:
-            if len(calls) == 1:
-                _fail(calls[0].answers, error)
+            if len(calls) == 1 or _concerns_all(error):
+                for call in calls:
+                    _fail(call.answers, error)
                 return
             logger.exception("a batch of %d calls failed; trying them one by one", len(calls))
             for call in calls:
-                await _answer(call.answers, do(call.items))
+                await _answer(call.answers, partial(do, call.items))
         else:
             start = 0
             for call in calls:
@@ -108,14 +124,19 @@ class Writer:
                 start = end
 
 
-async def _answer(done: asyncio.Future[Answer], work: Awaitable[Answer]) -> None:
+async def _answer(done: asyncio.Future[Answer], work: Callable[[], Awaitable[Answer]]) -> None:
     try:
-        answer = await work
+        answer = await work()
     except Exception as error:
         _fail(done, error)
     else:
         if not done.done():
             done.set_result(answer)
+
+
+def _concerns_all(error: Exception) -> bool:
+    """No single call is the cause: the database is away, or another ledger writes now."""
+    return isinstance(error, LedgerError) and not isinstance(error, StatementRefused)
 
 
 def _fail(done: asyncio.Future[Any], error: Exception) -> None:

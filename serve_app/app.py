@@ -54,8 +54,7 @@ def build(args: dict[str, Any]) -> Application:
     ingress = serve.deployment(
         name="Ingress",
         num_replicas=settings.serve.ingress_replicas,
-        max_ongoing_requests=settings.serve.max_ongoing_requests,
-        max_queued_requests=settings.serve.max_queued_requests,
+        max_ongoing_requests=10 * settings.serve.max_ongoing_requests,  # the replica itself sends away, in our words
         graceful_shutdown_timeout_s=5,
         ray_actor_options=quiet,
     )(IngressReplica)

@@ -167,6 +167,8 @@ class Authenticator:
 
 
 def _caller(claims: dict[str, Any]) -> Caller:
+    if not all(isinstance(claims[name], (int, float)) for name in ("iat", "exp")):
+        raise Unauthorized("exp and iat must be numbers")
     if not 0 < claims["exp"] - claims["iat"] <= LIFETIME_MOST_S:
         raise Unauthorized("the token lives longer than 24 h")
     sub, scope = claims["sub"], claims.get("scope", "")

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
+
+
+class CallLost(Exception):
+    """The call that an item was part of was broken off; nothing is known of its outcome."""
 
 
 class Coalescer(Generic[Item, Answer]):
@@ -43,7 +48,9 @@ class Coalescer(Generic[Item, Answer]):
     def _start(self) -> None:
         while self._free and (group := self._take()):
             self._free -= 1
-            task = asyncio.get_running_loop().create_task(self._run(group))
+            # In a context of its own: Serve ties a call to the request whose context it is made in, and cancels it when
+            # that one caller disconnects; but the call is everybody's.
+            task = asyncio.get_running_loop().create_task(self._run(group), context=contextvars.Context())
             self._calls.add(task)
             task.add_done_callback(self._calls.discard)
 
@@ -66,10 +73,13 @@ class Coalescer(Generic[Item, Answer]):
             answers = await self._call([item for item, _ in group])
             if len(answers) != len(group):
                 raise RuntimeError(f"{len(group)} items were sent, {len(answers)} answers came back")
-        except Exception as error:
+        except BaseException as error:
+            reason = error if isinstance(error, Exception) else CallLost(repr(error))
             for _, future in group:
                 if not future.done():
-                    future.set_exception(error)
+                    future.set_exception(reason)
+            if not isinstance(error, (Exception, asyncio.CancelledError)):
+                raise
         else:
             for (item, future), answer in zip(group, answers, strict=True):
                 if not future.done():

@@ -30,11 +30,13 @@ class Door:
     """Wraps an ASGI application: X-Request-ID in and out, problems instead of tracebacks.
 
     Args:
+        most: requests at a time; the next ones are sent away with 503.
         names: give the answer its X-Request-ID. Serve does that by itself, from the same header of the request.
     """
 
-    def __init__(self, app: ASGIApp, names: bool = True) -> None:
-        self._app, self._names = app, names
+    def __init__(self, app: ASGIApp, names: bool = True, most: int = 1024) -> None:
+        self._app, self._names, self._most = app, names, most
+        self._inside = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -53,7 +55,10 @@ class Door:
 
         began = time.perf_counter()
         scope["app"] = self  # makes the router raise for a wrong method instead of answering text
+        self._inside += 1
         try:
+            if self._inside > self._most:
+                raise unavailable("too many requests at a time; try again", "overloaded")
             await self._app(scope, receive, named)
         except ClientDisconnect:
             status = 499
@@ -63,6 +68,7 @@ class Door:
                 raise  # the answer had begun: all that is left is to break the connection
             await problem.response(name.decode("latin-1"))(scope, receive, named)
         finally:
+            self._inside -= 1
             if logger.isEnabledFor(logging.INFO):
                 trace = TRACEPARENT.fullmatch(header(scope, b"traceparent") or b"")
                 logger.info(

@@ -117,7 +117,6 @@ STATUS: dict[type[LedgerError], tuple[int, str]] = {
 POINTER = {
     "currency-fixed": "/currency",
     "portfolio-unknown": "/portfolio_id",
-    "portfolio-mismatch": "/portfolio_id",
     "money-out-of-range": "/daily_budget_micros",
 }
 
@@ -130,9 +129,17 @@ def of_ledger(error: LedgerError) -> Problem:
     if status == 503:
         return unavailable("the ledger is not available; try again", kind)
     if status == 422:
-        pointer = POINTER[kind]
+        pointer = f"/{error.field}" if isinstance(error, PortfolioMismatch) else POINTER[kind]
         return Invalid.at(pointer, str(error), kind)
     return Problem(status, str(error), kind)
+
+
+class ProblemItem(BaseModel):
+    """One mistake of a body or a query."""
+
+    pointer: str
+    message: str
+    code: str
 
 
 class ProblemBody(BaseModel):
@@ -143,3 +150,4 @@ class ProblemBody(BaseModel):
     status: int
     detail: str
     instance: str
+    errors: list[ProblemItem] | None = None

@@ -13,11 +13,26 @@ from db import BadSetting, Database, State
 from db.migrate import upgrade
 from db.tables import imports
 from serve_app.settings import Settings
-from training import Unreadable, announce, first_model, import_file, import_frame, is_imported
+from training import (
+    AnotherNight,
+    ModelRefused,
+    NothingToLearn,
+    Unreadable,
+    announce,
+    first_model,
+    import_file,
+    import_frame,
+    is_imported,
+)
+from training.fit import FitFailed
 from training.market import performance
 
 SIMULATED = "simulated"
 Say = Callable[[str], None]
+
+
+class CannotPrepare(Exception):
+    """There is nothing to serve from. The text says why, in a line."""
 
 
 def prepare(settings: Settings, state: State, data: Path | None, say: Say) -> None:
@@ -26,10 +41,14 @@ def prepare(settings: Settings, state: State, data: Path | None, say: Say) -> No
     Raises:
         BadSetting: the history cannot be used, or does not go with what the folder holds.
         CannotMigrate: the database cannot be used.
+        CannotPrepare: nothing can be learned from the history, or another program works on the folder.
     """
     upgrade(str(settings.database.url))
     say(f"database ready ({settings.database.url.split(':')[0] if settings.database.url else ''})")
-    asyncio.run(_prepare(settings, state, data, say))
+    try:
+        asyncio.run(_prepare(settings, state, data, say))
+    except (NothingToLearn, AnotherNight, FitFailed, ModelRefused) as error:
+        raise CannotPrepare(str(error) or type(error).__name__) from None
 
 
 async def _prepare(settings: Settings, state: State, data: Path | None, say: Say) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import datetime as dt
 import hashlib
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -19,17 +20,17 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
 from db import Database
 from db.brands import BrandSettings, PortfolioSettings
-from ledger import Claim, Event, LedgerError, admitted
+from ledger import BrandTerms, Claim, Event, LedgerError, admitted
 from serve_app import actuals, schemas
 from serve_app.auth import Authenticator, Caller
-from serve_app.coalesce import Coalescer
+from serve_app.coalesce import CallLost, Coalescer
 from serve_app.door import Door, read_body
 from serve_app.errors import Invalid, Problem, encode, not_found, of_ledger, unavailable
 from serve_app.monitor import CONTENT_TYPE, Monitor
@@ -45,7 +46,9 @@ from training import Columns, Explanation, ModelRefused, UnknownVersion
 
 logger = logging.getLogger("paceline.ingress")
 VERSION = "0.1.0"
-LEDGER_WAIT_S = 10.0
+LEDGER_WAIT_S, POOL_WAIT_S, LIVE_WAIT_S = 10.0, 5.0, 1.5
+SENDING_S = 0.004
+"""Of the deadline this much is kept for the way out: the answer's bytes, the proxy."""
 DEADLINE_MARGIN = 0.1
 """This share of the deadline is kept for ranking and writing the answer."""
 PERFORMANCE_MARGIN_S = 30.0
@@ -92,10 +95,8 @@ class Api:
             Route("/api/performance", self.performance, methods=["POST"]),
             Route("/api/roas", self.roas, methods=["GET"]),
             Route("/api/brands", self.brands, methods=["GET"]),
-            Route("/api/brands/{brand_id}", self.get_brand, methods=["GET"]),
-            Route("/api/brands/{brand_id}", self.put_brand, methods=["PUT"]),
-            Route("/api/portfolios/{portfolio_id}", self.get_portfolio, methods=["GET"]),
-            Route("/api/portfolios/{portfolio_id}", self.put_portfolio, methods=["PUT"]),
+            Route("/api/brands/{brand_id}", self.brand, methods=["GET", "PUT"]),
+            Route("/api/portfolios/{portfolio_id}", self.portfolio, methods=["GET", "PUT"]),
             Route("/api/models", self.models, methods=["GET"]),
             Route("/api/models/{version}/activate", self.activate, methods=["POST"]),
             Route("/metrics", self.metrics, methods=["GET"]),
@@ -104,7 +105,11 @@ class Api:
             Route("/openapi.json", self.openapi, methods=["GET"]),
             Route("/docs", self.docs, methods=["GET"]),
         ]
-        return Door(Router(routes, redirect_slashes=False, default=_no_route, lifespan=self._lifespan), names)
+        return Door(
+            Router(routes, redirect_slashes=False, default=_no_route, lifespan=self._lifespan),
+            names,
+            self._settings.serve.max_ongoing_requests,
+        )
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _app: Any) -> AsyncIterator[None]:
@@ -143,48 +148,62 @@ class Api:
         except LedgerError as error:
             raise of_ledger(error) from None
 
+    def _terms(self) -> Mapping[str, BrandTerms]:
+        if self._ledger.terms.version < 0:
+            raise unavailable("the ledger has not been reached yet", "starting")
+        return self._ledger.terms.brands
+
     # POST /api/score
 
     async def score(self, request: Request) -> Response:
         began = time.perf_counter()
-        status, bids = 500, 0
+        status = 500
         try:
             caller = await self._caller(request)
             body = await self._body(request)
             caller.require("admin", "partner")
             wanted = parse(schemas.ScoreRequest, body)
-            bids = len(wanted.bids)
+            _refuse_repeated_bids(wanted)
             content = await self._answered_once(caller, wanted, body, began)
             status = 200
             return Response(content, media_type="application/json")
         except Problem as problem:
             status = problem.status
             raise
+        except (ClientDisconnect, asyncio.CancelledError):
+            status = 499
+            raise
         finally:
-            self._monitor.tally.scored(status, time.perf_counter() - began, bids if status == 200 else 0)
+            self._monitor.tally.scored(status, time.perf_counter() - began)
 
     async def _answered_once(self, caller: Caller, wanted: schemas.ScoreRequest, body: bytes, began: float) -> bytes:
         """The first answer to this request_id. The work goes on if its asker leaves, so that a repetition finds it."""
         deadline_s = (wanted.tmax_ms or self._settings.score.deadline_ms) / 1000
-        left_s = max(deadline_s - (time.perf_counter() - began), 0.0)
+        until = began + deadline_s - SENDING_S
+        left_s = max(until - time.perf_counter(), 0.0)
         key, body_hash = (caller.sub, wanted.request_id), hashlib.blake2b(body, digest_size=32).hexdigest()
         entry = self._repeats.find(key)
         if entry is None:
             entry = Remembered(body_hash, time.monotonic())
-            entry.answer = asyncio.create_task(
-                self._rank_and_reserve(caller, wanted, entry, left_s * (1 - DEADLINE_MARGIN))
-            )
+            work = self._rank_and_reserve(caller, wanted, entry, left_s * (1 - DEADLINE_MARGIN))
+            # In a context of its own: Serve cancels what was called in the context of a caller that has left.
+            entry.answer = asyncio.get_running_loop().create_task(work, context=contextvars.Context())
             self._repeats.begin(key, entry)
         elif entry.body_hash != body_hash:
             raise Problem(409, f"request_id {wanted.request_id} was used with another body", "request-id-reused")
         entry.askers += 1
         try:
             async with asyncio.timeout(left_s):
-                return await asyncio.shield(entry.answer)
-        except TimeoutError:
+                content = await asyncio.shield(entry.answer)
+            if time.perf_counter() > until:
+                raise TimeoutError
+        except (TimeoutError, asyncio.CancelledError) as error:
             entry.askers -= 1
             entry.answer.add_done_callback(lambda _: self._return_later(entry))
+            if isinstance(error, asyncio.CancelledError):
+                raise
             raise unavailable(f"no answer within {deadline_s * 1000:g} ms", "deadline") from None
+        return content
 
     def _return_later(self, entry: Remembered) -> None:
         """Nobody heard of these wins. If nobody asks again in time, their money goes back."""
@@ -198,13 +217,11 @@ class Api:
     async def _rank_and_reserve(
         self, caller: Caller, wanted: schemas.ScoreRequest, entry: Remembered, within_s: float
     ) -> bytes:
-        expires_at = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=within_s)
-        if self._ledger.terms.version < 0:
-            raise unavailable("the ledger has not been reached yet", "starting")
-        terms = self._ledger.terms.brands
+        until = time.monotonic() + within_s
+        terms = self._terms()
         currency = wanted.currency or self._settings.general.currency
         columns = columns_of(wanted.bids, int((wanted.at or dt.datetime.now(dt.UTC)).timestamp()))
-        expectation, explanation = await self._expectation(columns, wanted.explain)
+        expectation, explanation = await self._expectation(columns, wanted.explain, within_s)
         ranking = rank(
             wanted.bids,
             expectation,
@@ -215,13 +232,19 @@ class Api:
         )
         award = await self._ledger.reserve(
             Claim(
-                caller.sub, wanted.request_id, entry.body_hash, wanted.winners, offers(wanted.bids, ranking), expires_at
+                sub=caller.sub,
+                request_id=wanted.request_id,
+                request_hash=entry.body_hash,
+                winners=wanted.winners,
+                offers=offers(wanted.bids, ranking),
+                within_s=until - time.monotonic(),
             )
         )
         if award.conflict:
             raise Problem(409, f"request_id {wanted.request_id} was used with another body", "request-id-reused")
         entry.reservation_ids = [win.reservation_id for win in award.wins]
         items = answer(wanted.bids, ranking, terms, award)
+        self._monitor.tally.bids(len(wanted.bids) - len(ranking.rejected))
         if explanation is not None:
             _add_contributions(items, wanted.bids, explanation)
         if self._log.share > 0 and sampled(wanted.request_id, self._log.share):
@@ -235,13 +258,22 @@ class Api:
             }
         )
 
-    async def _expectation(self, columns: Columns, explain: bool) -> tuple[Expectation, Explanation | None]:
+    async def _expectation(
+        self, columns: Columns, explain: bool, within_s: float
+    ) -> tuple[Expectation, Explanation | None]:
+        with _prediction_problems():
+            async with asyncio.timeout(within_s):
+                if explain:
+                    return await self._predictions.explain(columns)
+                return await self._coalesced.submit(columns), None
+
+    async def _live(self) -> Live | None:
+        """What the pool serves; None while it does not answer."""
         try:
-            if explain:
-                return await self._predictions.explain(columns)
-            return await self._coalesced.submit(columns), None
-        except (NoModel, RayError, RayServeException) as error:
-            raise no_prediction(error) from None
+            async with asyncio.timeout(LIVE_WAIT_S):
+                return await self._predictions.live()
+        except (RayError, RayServeException, TimeoutError):
+            return None
 
     async def _predict(self, parts: Sequence[Columns]) -> list[Expectation]:
         whole = await self._predictions.predict(concatenated(parts))
@@ -294,7 +326,7 @@ class Api:
         query = parse_query(schemas.RoasQuery, request)
         if not (caller.owns_brand(query.brand_id) or caller.owns_partner(query.partner_id)):
             raise not_found("brand")
-        brand = self._ledger.terms.brands.get(query.brand_id)
+        brand = self._terms().get(query.brand_id)
         if brand is None:
             raise not_found("brand")
         now = (query.at or dt.datetime.now(dt.UTC)).astimezone(dt.UTC)
@@ -306,13 +338,11 @@ class Api:
             query.device_type if "device_type" in query.model_fields_set else None,
             query.creative_type if "creative_type" in query.model_fields_set else None,
         )
-        try:
-            slot = await self._predictions.slot(columns_of([_as_bid(query)], int(now.timestamp())))
+        with _prediction_problems():
+            async with asyncio.timeout(POOL_WAIT_S):
+                slot = await self._predictions.slot(columns_of([_as_bid(query)], int(now.timestamp())))
+        with _database_problems():
             found = await actuals.window(self._database, where, now.date(), days)
-        except (NoModel, RayError, RayServeException) as error:
-            raise no_prediction(error) from None
-        except (SQLAlchemyError, OSError) as error:
-            raise unavailable("the database is not available", "database-unavailable") from error
         actual_roas = await self._ask_ledger("slot_roas", query.brand_id, found.days, days, _share_of_day(now))
         return reply(
             {
@@ -348,24 +378,32 @@ class Api:
         found, cursor = await self._ask_ledger("list_brands", page.cursor, page.limit)
         return reply({"brands": found, "next_cursor": cursor})
 
-    async def get_brand(self, request: Request) -> Response:
+    async def brand(self, request: Request) -> Response:
+        return await (self._put_brand if request.method == "PUT" else self._get_brand)(request)
+
+    async def portfolio(self, request: Request) -> Response:
+        return await (self._put_portfolio if request.method == "PUT" else self._get_portfolio)(request)
+
+    async def _get_brand(self, request: Request) -> Response:
         caller = await self._caller(request)
         caller.require("admin", "brand")
         brand_id = request.path_params["brand_id"]
         caller.must_own_brand(brand_id)
         return reply(await self._ask_ledger("get_brand", brand_id))
 
-    async def put_brand(self, request: Request) -> Response:
+    async def _put_brand(self, request: Request) -> Response:
         _, body = await self._admin(request)
         brand_id = path_id(request, "brand_id")
         settings = parse_over(BrandSettings, self._settings.new_brand.model_dump(), body)
-        return reply(await self._ask_ledger("put_brand", brand_id, settings))
+        shown = await self._ask_ledger("put_brand", brand_id, settings)
+        await self._ledger.refresh_terms()  # whoever has put a brand may score it next, here at least
+        return reply(shown)
 
-    async def get_portfolio(self, request: Request) -> Response:
+    async def _get_portfolio(self, request: Request) -> Response:
         (await self._caller(request)).require("admin")
         return reply(await self._ask_ledger("get_portfolio", request.path_params["portfolio_id"]))
 
-    async def put_portfolio(self, request: Request) -> Response:
+    async def _put_portfolio(self, request: Request) -> Response:
         _, body = await self._admin(request)
         portfolio_id = path_id(request, "portfolio_id")
         defaults = {**PortfolioSettings().model_dump(), "currency": self._settings.general.currency}
@@ -374,13 +412,17 @@ class Api:
 
     async def models(self, request: Request) -> Response:
         (await self._caller(request)).require("admin")
-        return reply({"models": await self._versions.all()})
+        with _database_problems():
+            return reply({"models": await self._versions.all()})
 
     async def activate(self, request: Request) -> Response:
         await self._admin(request)
         version = request.path_params["version"]
+        if not ID.fullmatch(version):
+            raise not_found("model version")
         try:
-            return reply(await self._versions.activate(version))
+            with _database_problems():
+                return reply(await self._versions.activate(version))
         except UnknownVersion:
             raise not_found("model version") from None
         except ModelRefused as error:
@@ -391,10 +433,7 @@ class Api:
     async def metrics(self, request: Request) -> Response:
         if not self._settings.http.is_loopback:
             (await self._caller(request)).require("admin")
-        try:
-            live = await self._predictions.live()
-        except (RayError, RayServeException):
-            live = None
+        live = await self._live()
         try:
             text = await self._monitor.render((live.version, live.made_at) if live else None)
         except (RedisError, OSError):
@@ -406,10 +445,7 @@ class Api:
 
     async def readyz(self, _request: Request) -> Response:
         missing = [] if self._ledger.terms.version >= 0 else ["ledger"]
-        try:
-            live = await self._predictions.live()
-        except (RayError, RayServeException):
-            live = None
+        live = await self._live()
         if live is None:
             missing.append("model")
         if missing:
@@ -440,7 +476,7 @@ def parse_over(model: type[Parsed], defaults: dict[str, Any], body: bytes) -> Pa
     """A PUT's body: what it leaves out takes the defaults. Raises: Invalid."""
     try:
         given = msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # msgspec's errors, and text that is not UTF-8, are ValueErrors
         raise Invalid.at("", f"not JSON: {error}", "json_invalid") from None
     if not isinstance(given, dict):
         raise Invalid.at("", "must be a JSON object", "model_type")
@@ -472,11 +508,34 @@ def path_id(request: Request, name: str) -> str:
     return value
 
 
-def no_prediction(error: BaseException) -> Problem:
-    if isinstance(error, NoModel) or isinstance(getattr(error, "cause", None), NoModel):
-        return unavailable("no model has been published yet", "no-model", 10)
-    logger.warning("no prediction: %s", str(error).splitlines()[0] if str(error) else type(error).__name__)
-    return unavailable("no predictor is free; try again", "predictor-unavailable")
+@contextlib.contextmanager
+def _prediction_problems() -> Iterator[None]:
+    """What goes wrong between here and a predictor is a 503."""
+    try:
+        yield
+    except (NoModel, CallLost, RayError, RayServeException, TimeoutError) as error:
+        if isinstance(error, NoModel) or isinstance(getattr(error, "cause", None), NoModel):
+            raise unavailable("no model has been published yet", "no-model", 10) from None
+        logger.warning("no prediction: %s", (str(error) or repr(error)).splitlines()[0])
+        raise unavailable("no predictor is free; try again", "predictor-unavailable") from None
+
+
+@contextlib.contextmanager
+def _database_problems() -> Iterator[None]:
+    """What goes wrong between here and the database is a 503."""
+    try:
+        yield
+    except (SQLAlchemyError, OSError, TimeoutError) as error:
+        logger.warning("no database: %s", (str(error) or repr(error)).splitlines()[0])
+        raise unavailable("the database is not available; try again", "database-unavailable") from None
+
+
+def _refuse_repeated_bids(wanted: schemas.ScoreRequest) -> None:
+    seen: set[str] = set()
+    for index, bid in enumerate(wanted.bids):
+        if bid.bid_id in seen:
+            raise Invalid.at(f"/bids/{index}/bid_id", f"{bid.bid_id} is the name of an earlier bid", "duplicate_bid_id")
+        seen.add(bid.bid_id)
 
 
 def _add_contributions(items: Sequence[dict[str, Any]], bids: Sequence[schemas.Bid], explanation: Explanation) -> None:

@@ -34,12 +34,13 @@ class Tally:
         self._counts: Counter[str] = Counter()
         self._latency_sum = 0.0
 
-    def scored(self, status: int, seconds: float, bids: int) -> None:
+    def scored(self, status: int, seconds: float) -> None:
         self._counts[f"score_requests_total|{status}"] += 1
-        if bids:
-            self._counts["bids_scored_total|"] += bids
         self._counts[f"score_latency_seconds|{bisect_left(BUCKETS_S, seconds)}"] += 1
         self._latency_sum += seconds
+
+    def bids(self, number: int) -> None:
+        self._counts["bids_scored_total|"] += number
 
     def events(self, statuses: Mapping[str, int]) -> None:
         for status, number in statuses.items():

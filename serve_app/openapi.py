@@ -81,7 +81,7 @@ def _operation(operation: Operation, reference: dict[Any, Any], components: dict
             "name": part[1:-1],
             "in": "path",
             "required": True,
-            "schema": {"type": "string", "pattern": r"^[A-Za-z0-9._:\-]{1,64}$"},
+            "schema": ID_SCHEMA,
         }
         for part in operation.path.split("/")
         if part.startswith("{")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
 import logging
 from collections.abc import Sequence
@@ -14,8 +15,9 @@ from db import Database, State
 from serve_app.ranking import Expectation
 from serve_app.schemas import Bid
 from serve_app.settings import Settings
-from training import Columns, Explanation, Model, ModelRefused, current, fetch
+from training import Columns, Explanation, Model, ModelRefused, ModelUnavailable, current, fetch
 
+FIRST_LOOK_S = 30.0
 logger = logging.getLogger("paceline.predictor")
 
 
@@ -60,7 +62,10 @@ class Predictor:
     async def _start(self) -> None:
         async with self._first_look:
             if not self._started:
-                await self._try_look()
+                # Bounded: a silent database must not keep a replica from becoming healthy.
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(FIRST_LOOK_S):
+                        await self._try_look()
                 self._watching = asyncio.get_running_loop().create_task(self._watch())
                 self._started = True
 
@@ -89,6 +94,9 @@ class Predictor:
         try:
             # Parsing and the golden rows' check take a second: off the loop, so that requests go on.
             model = await fetch(self._state, version, redis_url=self._redis_url)
+        except ModelUnavailable as error:
+            logger.warning("model %s is not to be had yet, asking again: %s", version, error)
+            return
         except ModelRefused as error:
             self._refused = version
             logger.error("model %s is refused, the last good one stays: %s", version, error)

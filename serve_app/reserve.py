@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from ledger import Award, Claim, LedgerError, LedgerUnavailable, Terms
-from serve_app.coalesce import Coalescer
+from serve_app.coalesce import CallLost, Coalescer
 
 logger = logging.getLogger("paceline.reserve")
 T = TypeVar("T")
 OFFERS_PER_CALL = 20_000
-RETRY_S = 0.1
+RETRY_S, LATE_S = 0.1, 10.0
 
 
 def no_lease(claim: Claim) -> Award:
@@ -32,8 +32,12 @@ class LedgerClient:
         self._connect, self._terms_poll_s = connect, terms_poll_s
         self._handle: Any = None
         self.terms = Terms(version=-1, brands={})
-        self._claims: Coalescer[Claim, Award] = Coalescer(
-            self._reserve, lambda claim: len(claim.offers), OFFERS_PER_CALL, in_flight=1, abandoned=self._give_back
+        self._claims: Coalescer[tuple[Claim, float], Award] = Coalescer(
+            self._reserve,
+            lambda waiting: len(waiting[0].offers),
+            OFFERS_PER_CALL,
+            in_flight=2,
+            abandoned=self._give_back,
         )
         self._background: set[asyncio.Task[None]] = set()
 
@@ -47,22 +51,31 @@ class LedgerClient:
             if self._handle is None:
                 self._handle = await asyncio.to_thread(self._connect)
             return await getattr(self._handle, method).remote(*args)
+        except LedgerError:
+            raise
         except RayTaskError as error:
-            cause = error.cause if isinstance(getattr(error, "cause", None), Exception) else error
+            cause = getattr(error, "cause", None)
             if isinstance(cause, LedgerError):
                 raise cause from None
-            raise
-        except (RayActorError, ValueError) as error:  # dead, restarting or unreachable; ValueError: no such actor yet
+            logger.exception("the ledger failed")
+            raise LedgerUnavailable("it failed; its log has the reason") from None
+        except (RayError, ValueError) as error:  # dead, restarting or unreachable; ValueError: no such actor yet
             self._handle = None
-            logger.warning("the ledger is not there: %s", str(error).splitlines()[0])
-            raise LedgerUnavailable("the ledger is not available; try again") from None
+            reason = (str(error) or repr(error)).splitlines()[0]
+            logger.warning("the ledger is not there: %s", reason)
+            raise LedgerUnavailable(reason) from None
 
-    async def call_within(self, seconds: float, method: str, *args: Any) -> Any:
-        """A call that may be repeated without harm, tried again while the ledger restarts."""
+    async def call_within(self, seconds: float, method: str, *args: Any, grace_s: float = 0.0) -> Any:
+        """A call that may be repeated without harm, tried again while the ledger restarts.
+
+        Args:
+            seconds: after these nothing new is tried.
+            grace_s: a call on its way is awaited that much longer.
+        """
         end = time.monotonic() + seconds
         while True:
             try:
-                async with asyncio.timeout(max(0.0, end - time.monotonic())):
+                async with asyncio.timeout(max(0.0, end - time.monotonic()) + grace_s):
                     return await self.call(method, *args)
             except TimeoutError:
                 raise LedgerUnavailable("the ledger did not answer in time") from None
@@ -73,25 +86,26 @@ class LedgerClient:
 
     async def reserve(self, claim: Claim) -> Award:
         """The claim's award. When the ledger is silent until the claim has expired, nothing is won."""
-        left = (claim.expires_at - dt.datetime.now(dt.UTC)).total_seconds()
         if not claim.offers:
             return Award(wins=(), refused={})
-        if left <= 0:
+        if claim.within_s <= 0:
             return no_lease(claim)
         try:
-            async with asyncio.timeout(left):
-                return await self._claims.submit(claim)
-        except (TimeoutError, LedgerUnavailable):
+            async with asyncio.timeout(claim.within_s):
+                return await self._claims.submit((claim, time.monotonic() + claim.within_s))
+        except (TimeoutError, LedgerUnavailable, CallLost):
             return no_lease(claim)
 
-    async def _reserve(self, claims: Sequence[Claim]) -> Sequence[Award]:
+    async def _reserve(self, waiting: Sequence[tuple[Claim, float]]) -> Sequence[Award]:
         # Repeating a claim is harmless: the ledger answers a recorded request with its first record.
-        last = max(claim.expires_at for claim in claims)
-        left = (last - dt.datetime.now(dt.UTC)).total_seconds()
-        awards: Sequence[Award] = await self.call_within(max(left, 0.0), "reserve", list(claims))
+        now = time.monotonic()
+        claims = [replace(claim, within_s=until - now) for claim, until in waiting]
+        longest = max(claim.within_s for claim in claims)
+        # The call outlives its askers, each of which keeps its own time: what it still brings is given back.
+        awards: Sequence[Award] = await self.call_within(max(longest, 0.0), "reserve", claims, grace_s=LATE_S)
         return awards
 
-    def _give_back(self, _claim: Claim, award: Award) -> None:
+    def _give_back(self, _waiting: tuple[Claim, float], award: Award) -> None:
         """The asker has been told `no_lease`; what was reserved for it goes back."""
         if award.wins and not award.repeated:
             self.release([win.reservation_id for win in award.wins])
@@ -117,11 +131,11 @@ class LedgerClient:
                 terms = await self.call("terms", self.terms.version)
             if terms is not None:
                 self.terms = terms
-        except (LedgerUnavailable, TimeoutError):
-            pass
+        except (LedgerError, TimeoutError) as error:
+            logger.warning("the terms are those of before: %s", str(error) or repr(error))
 
     async def keep_terms(self) -> None:
-        """Refresh for ever. A new ledger may count its versions from the start, so any other version is news."""
+        """Refresh for ever."""
         while True:
             try:
                 await self.refresh_terms()

@@ -19,7 +19,7 @@ import traceback
 import uuid
 import warnings
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -34,6 +34,7 @@ LEAST_FREE_BYTES = 512 * 1024 * 1024
 RAY_START_S, READY_S = 60.0, 180.0
 STOP_HAPROXY_S, FLUSH_S, STOP_RAY_S, STOP_REST_S = 2.0, 1.2, 3.0, 1.0
 REPLICA_PORTS = 20
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 REPOSITORY = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 
@@ -48,7 +49,8 @@ class Stop(BaseException):
 
 def say(text: str) -> None:
     """One line of progress, seconds since the start before it."""
-    print(f"[{time.monotonic() - STARTED:5.1f} s] {text}", file=TERMINAL, flush=True)
+    with contextlib.suppress(OSError):  # whoever read it may have gone: `make run | tee log`, and Ctrl-C
+        print(f"[{time.monotonic() - STARTED:5.1f} s] {text}", file=TERMINAL, flush=True)
 
 
 STARTED = time.monotonic()
@@ -64,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "DATA, PORT, STATE, NIGHTLY and every PACELINE_ variable of the README.",
     )
     parser.parse_args(argv)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOP_SIGNALS:
         signal.signal(number, _raise_stop)
     threading.Thread(target=_heed_make, daemon=True).start()
     try:
@@ -89,7 +91,10 @@ def _heed_make() -> None:
     make takes its handler off when the signal has come: that can be seen from here.
     """
     parent = Path(f"/proc/{os.getppid()}")
-    if (parent / "comm").read_text().strip() not in ("make", "gmake"):
+    try:
+        if (parent / "comm").read_text().strip() not in ("make", "gmake"):
+            return
+    except OSError:  # no parent here: a container's first process
         return
     while True:
         time.sleep(0.25)
@@ -118,6 +123,7 @@ def run() -> None:
     host, port = settings.http.host, settings.http.port
     state.root.mkdir(parents=True, exist_ok=True)
     with _held(state), contextlib.ExitStack() as stack:
+        _end_leftovers(state)
         if not processes.is_free(host, port):
             raise CannotRun(
                 f"port {port} of {host} is taken; stop what listens there, or give another: make run PORT={port + 1}"
@@ -127,7 +133,6 @@ def run() -> None:
             raise CannotRun(
                 f"no disk space: {state.root} has {free >> 20} MiB left, {LEAST_FREE_BYTES >> 20} MiB are needed"
             )
-        _end_leftovers(state)
         state.logs.mkdir(exist_ok=True)
         name = uuid.uuid4().hex
         os.environ.update(_environment(state) | _keys(state, settings) | {processes.MARK: name})
@@ -238,7 +243,7 @@ class System:
         self._data, self._nightly, self._stack = data, nightly, stack
         self._ports = Ports.free(salt=settings.http.port)
         self._ray: subprocess.Popen[bytes] | None = None
-        self._prepared: Future[None]
+        self._prepared: Future[None] = Future()
         self._redis: EmbeddedRedis | None = None
 
     def serve(self) -> None:
@@ -248,13 +253,16 @@ class System:
                 self._state.root / "redis", self._state.redis_socket, self._state.logs / "redis.log"
             )
             self._stack.callback(self._redis.stop)
-            say(self._redis.start())
-        with ThreadPoolExecutor(1) as side:
-            # History and model need one core, the cluster's start the other.
-            self._prepared = side.submit(self._prepare)
-            self._start_cluster()
-            while not self._has_prepared():  # in slices: a signal is seen between them
-                time.sleep(0.05)
+            try:
+                say(self._redis.start())
+            except RuntimeError as error:
+                raise CannotRun(str(error)) from None
+        # History and model need one core, the cluster's start the other. A daemon, so that Ctrl-C need not wait for it:
+        # an import that is cut off is repaired by the next one.
+        threading.Thread(target=self._prepare, daemon=True).start()
+        self._start_cluster()
+        while not self._has_prepared():  # in slices: a signal is seen between them
+            time.sleep(0.05)
         self._deploy()
         self._wait_ready()
         night = Night(self._dashboard, REPOSITORY, say) if self._nightly else None
@@ -274,28 +282,42 @@ class System:
     # Database, history, model
 
     def _prepare(self) -> None:
-        from serve_app.first import prepare
+        from serve_app.first import CannotPrepare, prepare
 
-        prepare(self._settings, self._state, self._data, say)
+        try:
+            prepare(self._settings, self._state, self._data, say)
+            self._prepared.set_result(None)
+        except (BadSetting, CannotMigrate, CannotPrepare) as error:
+            self._prepared.set_exception(CannotRun(str(error)))
+        except BaseException as error:
+            self._note(error)
+            reason = (str(error) or repr(error)).splitlines()[0]
+            self._prepared.set_exception(CannotRun(f"{reason}; see {self._state.logs}/start.log"))
+
+    def _note(self, error: BaseException) -> None:
+        """The whole story for who wants to know; the terminal gets a line."""
+        (self._state.logs / "start.log").write_text("".join(traceback.format_exception(error)))
 
     # Ray and Serve
 
     def _start_cluster(self) -> None:
         scratch = self._state.scratch
         scratch.mkdir(mode=0o700, exist_ok=True)
+        if scratch.stat().st_uid != os.getuid():
+            raise CannotRun(f"{scratch} belongs to another user; remove it, or give another STATE=")
         os.environ.update(self._ray_environment(scratch / "h"))
+        self._write_run_file()  # before anything is started: a killed run's processes are found by it
         say("starting Ray (token authentication, loopback)")
         self._stack.callback(self._stop_cluster)
         try:
             self._start_ray()
             self._start_serve()
-        except (BadSetting, CannotMigrate):
+        except CannotRun:
             raise
         except Exception as error:
-            (self._state.logs / "start.log").write_text("".join(traceback.format_exception(error)))
+            self._note(error)
             last = (str(error).strip() or repr(error)).splitlines()[-1]
             raise CannotRun(f"the cluster did not start: {last}; see {self._state.logs}/start.log") from None
-        self._write_run_file()
 
     def _ray_environment(self, proxy: Path) -> dict[str, str]:
         """What every process of the cluster inherits. `proxy`: HAProxy's files."""
@@ -397,7 +419,6 @@ class System:
             "url": self._url,
             "dashboard": self._dashboard,
             "ray_address": self._ray_address,
-            "redis_url": self._settings.redis.url,
             "ports": {"http": self._settings.http.port, **self._ports._asdict()},
         }
         draft = self._state.run.with_suffix(".draft")
@@ -407,7 +428,8 @@ class System:
     @property
     def _url(self) -> str:
         host = self._settings.http.host
-        return f"http://{'127.0.0.1' if host in ('0.0.0.0', '::', 'localhost') else host}:{self._settings.http.port}"
+        shown = "127.0.0.1" if host in ("0.0.0.0", "::", "localhost") else f"[{host}]" if ":" in host else host
+        return f"http://{shown}:{self._settings.http.port}"
 
     def _deploy(self) -> None:
         from ray import serve
@@ -459,8 +481,8 @@ class System:
                 self._redis.start()
 
     def _stop_cluster(self) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
         say("stopping: no new requests, those in flight end")
         # Ray tells at length of every process that it ends: that goes to a file.
         with (self._state.logs / "stop.log").open("ab") as log:
@@ -480,7 +502,8 @@ class System:
 
     def _stopped(self) -> None:
         processes.end(processes.marked(self._name), STOP_REST_S)
-        shutil.rmtree(self._state.scratch / "ray", ignore_errors=True)
+        if not isinstance(sys.exception(), CannotRun):  # else somebody will want to read Ray's logs
+            shutil.rmtree(self._state.scratch / "ray", ignore_errors=True)
         say("stopped")
 
 

@@ -55,7 +55,7 @@ class Bid(_In):
     price_micros: Price | None = Field(
         default=None, description="per 1,000 impressions (cpm), click (cpc) or conversion (cpa)"
     )
-    revenue_share: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = Field(
+    revenue_share: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = Field(
         default=None, description="of revshare, instead of price_micros"
     )
 
@@ -80,17 +80,6 @@ class ScoreRequest(_In):
         default=None, description="least cost per impression that may win"
     )
     tmax_ms: Annotated[int, Field(ge=1, le=60_000)] | None = Field(default=None, description="deadline of the answer")
-
-    @model_validator(mode="after")
-    def _unique(self) -> Self:
-        seen: set[str] = set()
-        for index, bid in enumerate(self.bids):
-            if bid.bid_id in seen:
-                raise PydanticCustomError(
-                    "duplicate_bid_id", "bids/{index} repeats bid_id {bid_id}", {"index": index, "bid_id": bid.bid_id}
-                )
-            seen.add(bid.bid_id)
-        return self
 
 
 Status = Literal["won", "lost", "throttled", "no_budget", "rejected"]
@@ -269,7 +258,7 @@ class RoasResponse(BaseModel):
     confidence: Confidence
 
 
-class Today(BaseModel):
+class Budgets(BaseModel):
     budget: int | None
     available: int | None
     leased: int
@@ -277,9 +266,20 @@ class Today(BaseModel):
     settled: int
     excess: int
     overspend: int
+
+
+class Today(Budgets):
     cost: int
     revenue: int
     roas: float | None
+
+
+class Scheduled(BaseModel):
+    """A change of portfolio or time zone that starts at the brand's next midnight."""
+
+    portfolio_id: str | None
+    timezone: str
+    from_: dt.datetime = Field(alias="from")
 
 
 class Brand(BrandSettings, frozen=True):
@@ -289,6 +289,7 @@ class Brand(BrandSettings, frozen=True):
     today: Today
     lambda_: float = Field(alias="lambda")
     throttled: bool
+    scheduled: Scheduled | None = None
 
 
 class BrandPage(BaseModel):
@@ -300,6 +301,8 @@ class Portfolio(PortfolioSettings, frozen=True):
     model_config = ConfigDict(extra="ignore")
 
     portfolio_id: str
+    brand_ids: list[str]
+    today: Budgets
 
 
 class PageQuery(BaseModel):

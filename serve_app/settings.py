@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, BaseModel, Field, PositiveFloat, PositiveInt, model_validator
 
 from db import BadSetting, DatabaseSettings, RedisSettings, State
 from db.brands import BrandSettings, Currency, new_brand
@@ -61,10 +61,8 @@ class ServeSettings(BaseModel, frozen=True, extra="forbid", use_attribute_docstr
     """Replicas that check tokens, rank and answer."""
     predictor_replicas: PositiveInt = 1
     """Replicas that hold the model."""
-    max_ongoing_requests: PositiveInt = 256
-    """Requests that one ingress replica works on at a time."""
-    max_queued_requests: PositiveInt = 1024
-    """Requests that may wait; over it callers get 503 with Retry-After."""
+    max_ongoing_requests: PositiveInt = 1024
+    """Requests that one ingress replica works on at a time; over it callers get 503 with Retry-After."""
     model_poll_s: PositiveFloat = 1.0
     """How often a predictor looks for a newer model."""
 
@@ -82,8 +80,13 @@ class ScoreSettings(BaseModel, frozen=True, extra="forbid", use_attribute_docstr
     """Share of requests whose bids go to score_log, from which λ learns."""
     log_rows_per_s: PositiveInt = 1000
     """Rows that one replica writes to score_log in a second at most; the rest is dropped and counted."""
-    terms_poll_s: NonNegativeFloat = 0.5
+    terms_poll_s: PositiveFloat = 0.5
     """How often a replica asks the ledger for λ, throttle and settings."""
+
+
+DEPLOYABLE = ("http", "serve", "score", "ledger", "roas")
+"""Sections that the Serve application alone reads. Imports and the night see the environment, never the deploy file,
+and secrets enter through the environment alone."""
 
 
 class Settings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
@@ -137,19 +140,14 @@ def load(args: Mapping[str, Any] | None = None, environ: Mapping[str, str] | Non
         refuse_unknown(variables(), environ)
     except BadSetting as error:
         problems += error.problems
-    unknown = set(args) - set(Settings.model_fields)
-    problems += [
-        f"args.{name}: no such section; there are {', '.join(Settings.model_fields)}" for name in sorted(unknown)
-    ]
+    for name in sorted(set(args) - set(DEPLOYABLE)):
+        why = "set it in the environment" if name in Settings.model_fields else "no such section"
+        problems.append(f"args.{name}: {why}; a deploy file may set {', '.join(DEPLOYABLE)}")
     values: dict[str, BaseModel] = {}
     for section, model in sections().items():
         name = section or "general"
         try:
-            values[name] = (
-                new_brand(environ)
-                if name == "new_brand" and name not in args
-                else read(section, model, environ, args.get(name))
-            )
+            values[name] = new_brand(environ) if name == "new_brand" else read(section, model, environ, args.get(name))
         except BadSetting as error:
             problems += error.problems
     if not problems:

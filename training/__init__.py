@@ -6,11 +6,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from training.etl import Imported, Unreadable, import_file, import_frame, is_imported
+    from training.etl import Imported, Source, Unreadable, import_file, import_frame, is_imported, known_sources
     from training.features import Confidence, Encoder
     from training.history import newest_day, read_history
     from training.market import performance
-    from training.model import Columns, Explanation, Model, ModelRefused, Prediction
+    from training.model import Columns, Explanation, Model, ModelRefused, ModelUnavailable, Prediction
     from training.nightly import AnotherNight, NothingToLearn, first_model
     from training.publish import (
         UnknownVersion,
@@ -26,11 +26,19 @@ if TYPE_CHECKING:
     from training.settings import ModelSettings, model_settings
 
 _HOMES = {
-    "training.etl": ("Imported", "Unreadable", "import_file", "import_frame", "is_imported"),
+    "training.etl": (
+        "Imported",
+        "Source",
+        "Unreadable",
+        "import_file",
+        "import_frame",
+        "is_imported",
+        "known_sources",
+    ),
     "training.features": ("Confidence", "Encoder"),
     "training.history": ("newest_day", "read_history"),
     "training.market": ("performance",),
-    "training.model": ("Columns", "Explanation", "Model", "ModelRefused", "Prediction"),
+    "training.model": ("Columns", "Explanation", "Model", "ModelRefused", "ModelUnavailable", "Prediction"),
     "training.nightly": ("AnotherNight", "NothingToLearn", "first_model"),
     "training.publish": (
         "UnknownVersion",
@@ -64,8 +72,10 @@ __all__ = [
     "Model",
     "ModelRefused",
     "ModelSettings",
+    "ModelUnavailable",
     "NothingToLearn",
     "Prediction",
+    "Source",
     "UnknownVersion",
     "Unreadable",
     "activate",
@@ -76,6 +86,7 @@ __all__ = [
     "import_file",
     "import_frame",
     "is_imported",
+    "known_sources",
     "live_at",
     "model_key",
     "model_settings",

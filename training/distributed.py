@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from db import State
+from db.state import secret_file
 from training.features import FEATURES, Floats, Singles
 from training.fit import Boosters, FitFailed, TrainingSet, fit, weights
 from training.publish import Say
@@ -27,6 +28,8 @@ from training.settings import ModelSettings
 FINAL, HELD_OUT = "final", "held_out"
 MEET_S = 120.0
 TARGET, WEIGHT = "_target", "_weight"
+NODE_LABEL = "ray.io/node-id"
+"""Ray gives it to every node."""
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -48,7 +51,8 @@ def fit_on_ray(data: TrainingSet, newest: int, settings: ModelSettings, state: S
 
 
 def _scratch(state: State) -> Path:
-    """Where all workers can read. On several nodes: a state folder on shared storage."""
+    """Where all workers can read and write: a single one runs on the driver's node, several need a state folder on
+    storage that their nodes share."""
     folder = state.root / "scratch"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -84,11 +88,16 @@ def _train(names: list[str], folder: Path, settings: ModelSettings) -> dict[str,
     import ray.train
     from ray.train.lightgbm import LightGBMTrainer
 
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    scaling: dict[str, Any] = {
+        "num_workers": settings.workers,
+        "resources_per_worker": {"CPU": 1},  # and no trainer: it fits beside the replicas on two cores
+        "label_selector": _where(settings.workers, ray.get_runtime_context().get_node_id(), nodes),
+    }
     trainer = LightGBMTrainer(
         _work,
         train_loop_config={"names": names, "folder": str(folder), "settings": settings.model_dump(exclude={"key"})},
-        # One core a worker, no trainer: it fits beside the replicas on two cores.
-        scaling_config=ray.train.ScalingConfig(num_workers=settings.workers, resources_per_worker={"CPU": 1}),
+        scaling_config=ray.train.ScalingConfig(**scaling),
         run_config=ray.train.RunConfig(name="fit", storage_path=str(folder / "run")),
     )
     try:
@@ -99,6 +108,17 @@ def _train(names: list[str], folder: Path, settings: ModelSettings) -> dict[str,
         raise FitFailed(f"Ray Train ended without a model: {result.error}")
     with result.checkpoint.as_directory() as directory:
         return {name: (Path(directory) / f"{name}.txt").read_text() for name in names}
+
+
+def _where(workers: int, driver: str, nodes: list[dict[str, Any]]) -> dict[str, str] | None:
+    """Labels that a worker's node must have: a single worker stays with the driver, whose folder it reads, unless that
+    node has no core to give (a head that only manages). Several go wherever there is room.
+
+    >>> _where(1, "a1", [{"NodeID": "a1", "Resources": {"CPU": 4.0}}])
+    {'ray.io/node-id': 'a1'}
+    """
+    cores = {node["NodeID"]: node["Resources"].get("CPU", 0.0) for node in nodes}
+    return {NODE_LABEL: driver} if workers == 1 and cores.get(driver, 0.0) >= 1 else None
 
 
 def _work(config: dict[str, Any]) -> None:
@@ -157,7 +177,7 @@ def _cluster(state: State, say: Say) -> Iterator[None]:
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if "RAY_AUTH_TOKEN" not in os.environ and "RAY_AUTH_TOKEN_PATH" not in os.environ:
-        _ensure_token(state)
+        secret_file(state.ray_token)
         os.environ["RAY_AUTH_TOKEN_PATH"] = str(state.ray_token)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -191,15 +211,3 @@ def _running_address(state: State) -> str | None:
     if not isinstance(address, str) or not isinstance(pid, int) or not Path(f"/proc/{pid}").exists():
         return None
     return address
-
-
-def _ensure_token(state: State) -> None:
-    import secrets
-
-    state.root.mkdir(parents=True, exist_ok=True)
-    try:
-        descriptor = os.open(state.ray_token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return
-    with os.fdopen(descriptor, "w") as file:
-        file.write(secrets.token_hex(32))

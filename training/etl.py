@@ -2,7 +2,7 @@
 
 Good rows go in, bad rows go to `FILE.rejects.csv` with their line and the reason. Keys repeated within a file
 are summed; a later import under the same source replaces that source's value of a key, so the same file again
-changes nothing and a run that was cut off is repaired by running it again.
+changes nothing. A run that was cut off is known as such, and repaired by running it again.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from sqlalchemy import Table, text
+from sqlalchemy import Table, select, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -91,6 +91,17 @@ class Imported:
     brands: int  # that were new
     seconds: float
     rejects_file: Path | None = None
+
+
+class Source(NamedTuple):
+    """What the memory knows of one import."""
+
+    sha256: str  # of the file that was last imported under the name; empty until all of it is stored
+    simulated: bool
+
+    @property
+    def complete(self) -> bool:
+        return bool(self.sha256)
 
 
 @dataclass(slots=True)
@@ -441,7 +452,7 @@ async def import_file(
         state: where rejects go when they cannot be written beside the file.
 
     Raises:
-        Unreadable: nothing of it can be used.
+        Unreadable: nothing of it can be used, or the source's name cannot.
     """
     started = time.monotonic()
     say(f"reading {path}")
@@ -452,6 +463,13 @@ async def import_file(
     rejects_file = await asyncio.to_thread(_write_rejects, path, read.rejects, state)
     if read.cut_off:
         say(f"  {path.name}: {read.cut_off}; what could be read is kept")
+    if not read.rows:
+        why = f"see {rejects_file}" if rejects_file else read.rejects[0].reason
+        raise Unreadable(f"{path} has no usable row, {len(read.rejects):,} rejected; {why}")
+    known = (await known_sources(database)).get(name)
+    if known is not None and known.simulated:
+        raise Unreadable(f"source {name!r} is the simulated market's; give another: --source NAME")
+    await _record(database, name, simulated=False)
     keys, new = await _store(database, read.frame, name, daily=read.daily, say=say)
     await _record(database, name, read.sha256, read.rows, len(read.rejects), simulated=False)
     return Imported(name, read.rows, keys, len(read.rejects), new, time.monotonic() - started, rejects_file)
@@ -476,22 +494,23 @@ async def import_frame(
     )
     daily = bool((hours % 86_400 == 0).all())
     digest = hashlib.sha256(pd.util.hash_pandas_object(ready, index=False).to_numpy().tobytes()).hexdigest()
+    await _record(database, source, simulated=simulated)
     keys, new = await _store(database, ready, source, daily=daily, say=say)
     await _record(database, source, digest, len(frame), 0, simulated=simulated)
     return Imported(source, len(frame), keys, 0, new, time.monotonic() - started)
 
 
-async def imported_sources(database: Database) -> dict[str, str]:
-    """source → sha256 of the file that was last imported under it, whole."""
+async def known_sources(database: Database) -> dict[str, Source]:
+    """Every source of which an import was begun."""
     async with database.read() as connection:
-        rows = await connection.execute(text("SELECT source, sha256 FROM imports"))
-        return {row.source: row.sha256 for row in rows}
+        rows = await connection.execute(select(imports.c.source, imports.c.sha256, imports.c.simulated))
+        return {row.source: Source(row.sha256, bool(row.simulated)) for row in rows}
 
 
 async def is_imported(database: Database, path: Path, source: str | None = None) -> bool:
-    """Whether this very file is what was last imported under its source."""
-    known = (await imported_sources(database)).get(source or default_source(path))
-    return known is not None and known == await asyncio.to_thread(_file_sha256, path)
+    """Whether this very file is what was last imported under its source, to its end."""
+    known = (await known_sources(database)).get(source or default_source(path))
+    return known is not None and known.sha256 == await asyncio.to_thread(_file_sha256, path)
 
 
 def _file_sha256(path: Path) -> str:
@@ -562,7 +581,7 @@ async def _upsert(
     rows: list[tuple[Any, ...]],
     update: Sequence[str],
 ) -> None:
-    """Insert, or replace `update` of the row with the same primary key."""
+    """Insert; of a row with the same primary key `update` is replaced: all that its key does not decide, or nothing."""
     names = ", ".join(columns)
     if connection.dialect.name == "sqlite":
         marks = ", ".join("?" * len(columns))
@@ -572,14 +591,14 @@ async def _upsert(
         await connection.exec_driver_sql(f"INSERT INTO {table.name} ({names}) VALUES ({marks}) {conflict}", rows)
         return
     # One statement for all rows: the driver sends a statement a row where it does not know the ending by heart.
+    # REPLACE, for every MySQL 8 and 9 knows it: `AS new ON DUPLICATE KEY` is not in 8.0.18, `VALUES()` on its way out.
     marks = "(" + ", ".join(["%s"] * len(columns)) + ")"
-    first = columns[0]
-    then = ", ".join(f"{name} = new.{name}" for name in update) or f"{first} = {table.name}.{first}"
+    verb = "REPLACE" if update else "INSERT"
+    then = "" if update else f" ON DUPLICATE KEY UPDATE {columns[0]} = {table.name}.{columns[0]}"
     for start in range(0, len(rows), 500):
         part = rows[start : start + 500]
         await connection.exec_driver_sql(
-            f"INSERT INTO {table.name} ({names}) VALUES {', '.join([marks] * len(part))} AS new"
-            f" ON DUPLICATE KEY UPDATE {then}",
+            f"{verb} INTO {table.name} ({names}) VALUES {', '.join([marks] * len(part))}{then}",
             tuple(value for row in part for value in row),
         )
 
@@ -603,7 +622,10 @@ async def _create_brands(database: Database, brand_ids: list[str]) -> int:
     return len(missing)
 
 
-async def _record(database: Database, source: str, sha256: str, rows: int, rejected: int, *, simulated: bool) -> None:
+async def _record(
+    database: Database, source: str, sha256: str = "", rows: int = 0, rejected: int = 0, *, simulated: bool
+) -> None:
+    """Before the first row, as begun; after the last, as complete."""
     now = dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
     columns = ("source", "sha256", "rows", "rejected", "simulated", "imported_at")
     quoted = tuple(f"`{name}`" if not database.is_sqlite and name == "rows" else name for name in columns)
@@ -667,7 +689,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if chosen.json:
         summary = {name: getattr(done, name) for name in ("source", "rows", "keys", "rejected", "brands", "seconds")}
         print(json.dumps(summary | {"rejects_file": str(done.rejects_file) if done.rejects_file else None}))
-    return 0 if done.rows else 1
+    return 0
 
 
 async def _import(database: Database, path: Path, source: str | None) -> Imported:

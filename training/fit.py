@@ -126,7 +126,7 @@ def fit(
     """Tweedie trees of revenue per exposure.
 
     Args:
-        rows: (n, features) by `features.matrix`.
+        rows: (n, features) by `features.as_of_the_day_before`.
         target: (n,) micros per exposure, ≥ 0.
         weight: (n,) > 0.
         network: LightGBM's parameters of a distributed fit, from Ray Train.

@@ -13,6 +13,7 @@ import hmac
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -33,10 +34,12 @@ FORMAT = 1
 GOLDEN_ROWS = 32
 GOLDEN_TOLERANCE = 1e-6
 VERIFY_TIMEOUT_S = 20.0
+KILLED = (-signal.SIGKILL, -signal.SIGTERM)
+"""Nothing kills itself like this: memory ran out, or somebody stops the system."""
 
 
 class ModelRefused(Exception):
-    """A model version cannot be used. The text says why; the last good one stays."""
+    """A model version cannot be used, now or later. The text says why; the last good one stays."""
 
     def __init__(self, version: str, reason: str) -> None:
         super().__init__(version, reason)
@@ -44,6 +47,17 @@ class ModelRefused(Exception):
 
     def __str__(self) -> str:
         return f"model {self.version} refused: {self.reason}"
+
+
+class ModelUnavailable(Exception):
+    """A model version could not be had just now, which says nothing against it: try again."""
+
+    def __init__(self, version: str, reason: str) -> None:
+        super().__init__(version, reason)
+        self.version, self.reason = version, reason
+
+    def __str__(self) -> str:
+        return f"model {self.version} is not available: {self.reason}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,18 +220,12 @@ class Model:
 
         Raises:
             ModelRefused: signature, hash, version, format or golden rows do not agree.
+            ModelUnavailable: the child process could not be asked.
         """
-        name = version or "?"
-        try:
-            document = json.loads(bundle)
-            manifest, files = document["manifest"], document["files"]
-            texts = {file: files[file] for file in FILES}
-        except (ValueError, KeyError, TypeError, RecursionError):
-            raise ModelRefused(name, "the bundle is not a model of this program") from None
-        vouched = vouch(manifest, texts, key, version)
+        manifest, texts = unpack(bundle, key, version)
         if verify:
-            verify_in_child(bundle, vouched["version"])
-        return cls._open(vouched, texts)
+            verify_in_child(bundle, manifest["version"])
+        return cls._open(manifest, texts)
 
     @classmethod
     def _open(cls, manifest: dict[str, Any], texts: dict[str, str]) -> Self:
@@ -258,6 +266,7 @@ class Model:
 
         Raises:
             ModelRefused: a file is missing, changed or of another version.
+            ModelUnavailable: a file cannot be read, or the child process could not be asked.
         """
         return cls.from_bundle(bundle_of(directory), key, directory.name, verify=verify)
 
@@ -290,6 +299,21 @@ def golden_agrees(model: Model) -> bool:
     )
 
 
+def unpack(bundle: str | bytes, key: bytes, version: str | None) -> tuple[dict[str, Any], dict[str, str]]:
+    """(manifest, the files' texts) of a bundle that is whole and ours; nothing is loaded.
+
+    Raises:
+        ModelRefused: signature, hash, version or format do not agree.
+    """
+    try:
+        document = json.loads(bundle)
+        manifest, files = document["manifest"], document["files"]
+        texts = {file: files[file] for file in FILES}
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise ModelRefused(version or "?", "the bundle is not a model of this program") from None
+    return vouch(manifest, texts, key, version), texts
+
+
 def vouch(manifest: Any, texts: dict[str, str], key: bytes, version: str | None) -> dict[str, Any]:
     """The manifest, once its signature, its version and the files' hashes agree.
 
@@ -318,15 +342,18 @@ def bundle_of(directory: Path) -> str:
 
     Raises:
         ModelRefused: a file is missing or is not text.
+        ModelUnavailable: a file is there and cannot be read.
     """
     texts: dict[str, str] = {}
     for file in (MANIFEST, *FILES):
         try:
             texts[file] = (directory / file).read_bytes().decode()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             raise ModelRefused(directory.name, f"{file} is missing") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise ModelRefused(directory.name, f"{file} cannot be read: {error}") from None
+        except UnicodeDecodeError as error:
+            raise ModelRefused(directory.name, f"{file} is not text: {error}") from None
+        except OSError as error:
+            raise ModelUnavailable(directory.name, f"{file} cannot be read: {error.strerror or error}") from None
     try:
         manifest = json.loads(texts.pop(MANIFEST))
     except (ValueError, RecursionError):
@@ -338,7 +365,8 @@ def verify_in_child(bundle: str | bytes, version: str, timeout_s: float = VERIFY
     """Load the bundle and predict its golden rows where a crash hurts nobody.
 
     Raises:
-        ModelRefused: the child died, took too long, or predicted something else.
+        ModelRefused: the child crashed, or predicted something else.
+        ModelUnavailable: the child took too long, was killed from outside, or could not be started.
     """
     data = bundle.encode() if isinstance(bundle, str) else bundle
     environ = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
@@ -352,7 +380,11 @@ def verify_in_child(bundle: str | bytes, version: str, timeout_s: float = VERIFY
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise ModelRefused(version, f"its golden rows took longer than {timeout_s:g} s") from None
+        raise ModelUnavailable(version, f"its golden rows took longer than {timeout_s:g} s") from None
+    except OSError as error:
+        raise ModelUnavailable(version, f"no process for its golden rows: {error.strerror or error}") from None
+    if child.returncode in KILLED:
+        raise ModelUnavailable(version, "the process that predicted its golden rows was killed")
     if child.returncode != 0:
         said = child.stderr.decode(errors="replace").strip().splitlines()
         raise ModelRefused(version, said[-1] if said and child.returncode == 1 else "it breaks the process it runs in")

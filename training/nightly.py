@@ -25,17 +25,15 @@ from training.fit import Boosters, FitFailed, TrainingSet, fit_in_process
 from training.gate import Verdict, decide
 from training.history import day_number, day_of, newest_day, read_history
 from training.metrics import Metrics, judge
-from training.model import Columns, Model, ModelRefused
+from training.model import Columns, Model, ModelRefused, ModelUnavailable
 from training.opportunities import fit_lambdas
-from training.publish import activate, current, fetch, publish_version
+from training.publish import activate, current, fetch, prune, publish_version
 from training.settings import ModelSettings, model_settings
 
 Say = Callable[[str], None]
 NOON_S = 43_200
-SIMULATED_DAYS = text("SELECT COUNT(*) FROM imports WHERE simulated")
-REAL_ROWS = text(
-    "SELECT 1 FROM performance_hourly WHERE source NOT IN (SELECT source FROM imports WHERE simulated) LIMIT 1"
-)
+SIMULATED_SOURCES = text("SELECT source FROM imports WHERE simulated")
+LEARNED_FROM = text("SELECT 1 FROM performance_hourly WHERE source = :source AND day <= :through LIMIT 1")
 
 
 class NothingToLearn(Exception):
@@ -107,6 +105,7 @@ async def run(
 
     Raises:
         NothingToLearn: no usable history before the date.
+        ModelUnavailable: the live version cannot be asked just now, so that nothing could be compared with it.
     """
     settings = settings or model_settings()
     clock = _Clock(say)
@@ -121,7 +120,7 @@ async def run(
     clock.done("fit", f"{settings.trees} trees of {settings.leaves} leaves")
     parent = await current(database)
     champion = await _champion(state, parent, redis_url, say)
-    simulated = await _is_simulated(database)
+    simulated = await _is_simulated(database, day_of(newest))
     candidate = await asyncio.to_thread(assemble, data, newest, boosters, settings, champion, parent, simulated)
     clock.done("gate", ("accepted: " if candidate.verdict.accepted else "rejected: ") + candidate.verdict.reason)
     fits = await fit_lambdas(database)
@@ -135,6 +134,7 @@ async def run(
     if accepted:
         await activate(database, state, model.version, redis_url=redis_url, reason="nightly", say=say)
         clock.done("swap", f"{model.version} is live")
+    await prune(database, state, settings.keep, redis_url=redis_url, say=say)
     return Night(
         model.version,
         await current(database),
@@ -227,12 +227,14 @@ async def _champion(state: State, version: str | None, redis_url: str | None, sa
         return None
 
 
-async def _is_simulated(database: Database) -> bool:
-    """Whether all that is known comes from the simulated market."""
+async def _is_simulated(database: Database, through: dt.date) -> bool:
+    """Whether anything of the history up to the end of day `through` comes from a simulated market."""
     async with database.read() as connection:
-        simulated = (await connection.execute(SIMULATED_DAYS)).scalar_one()
-        real = (await connection.execute(REAL_ROWS)).first()
-    return bool(simulated) and real is None
+        for source in (await connection.execute(SIMULATED_SOURCES)).scalars().all():
+            asked = {"source": source, "through": through.isoformat()}
+            if (await connection.execute(LEARNED_FROM, asked)).first() is not None:
+                return True
+    return False
 
 
 def plain(metrics: Metrics | None) -> dict[str, Any] | None:
@@ -281,7 +283,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         state, settings = State.here(), model_settings()
         with night_lock(state):
             night = asyncio.run(_night(state, settings, chosen.date, chosen.in_process, say))
-    except (BadSetting, NothingToLearn, AnotherNight, FitFailed, ModelRefused) as error:
+    except (BadSetting, NothingToLearn, AnotherNight, FitFailed, ModelRefused, ModelUnavailable) as error:
         print(error, file=sys.stderr)
         return 3 if isinstance(error, AnotherNight) else 1
     except (SQLAlchemyError, OSError) as error:

@@ -1,7 +1,8 @@
 """A version reaches the world: directory, database, Redis, Git. The newest row of `model_activations` is live.
 
 Nothing half-published is ever served: a directory appears by one rename, a version can be activated only when its
-directory is there, and the activation is one row. Redis and Git carry copies: when they fail, that is a warning.
+files are whole, and the activation is one row. Redis and Git carry copies: when they fail, that is a warning. A
+directory that was damaged is made anew from Redis's copy.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import asyncio
 import datetime as dt
 import json
 import os
-import secrets
+import shutil
 import subprocess
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -18,18 +19,19 @@ from typing import Any
 
 import redis.asyncio
 from redis.exceptions import RedisError
-from sqlalchemy import desc, insert, select, update
+from sqlalchemy import desc, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from db import Database, State
+from db.state import secret_file
 from db.tables import lambda_fits, model_activations, model_versions
 from training.lagrange import BrandFit
-from training.model import Model, ModelRefused, bundle_of
+from training.model import Model, ModelRefused, ModelUnavailable, bundle_of, unpack
 from training.settings import model_settings
 
 CURRENT = "roas_model:current"
 DOCUMENT = "roas_model.json"
-KEY_BYTES = 32
+MOST_NAME = 64
 REDIS_TIMEOUT_S = 5.0
 GIT_TIMEOUT_S = 60.0
 IDENTITY = {
@@ -62,24 +64,7 @@ def model_key(state: State) -> bytes:
     given = model_settings().key
     if given is not None:
         return given.get_secret_value().encode()
-    try:
-        return state.model_key.read_bytes()
-    except FileNotFoundError:
-        pass
-    state.root.mkdir(parents=True, exist_ok=True)
-    draft = state.model_key.with_name(f".model_key.{os.getpid()}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(secrets.token_bytes(KEY_BYTES))
-        file.flush()
-        os.fsync(file.fileno())
-    try:
-        os.link(draft, state.model_key)  # whoever is first decides
-    except FileExistsError:
-        pass
-    finally:
-        draft.unlink()
-    return state.model_key.read_bytes()
+    return secret_file(state.model_key).encode()
 
 
 async def publish_version(
@@ -146,16 +131,26 @@ async def activate(
     """Make a published version the live one: forward or back.
 
     Raises:
-        UnknownVersion: none of that name was published.
-        ModelRefused: its directory is not what was published; the live version stays.
+        UnknownVersion: there is none of that name.
+        ModelRefused: it lost at the gate, or nowhere is it what was published; the live version stays.
+        ModelUnavailable: it could not be had just now; the live version stays.
     """
-    async with database.read() as connection:
-        found = (
-            await connection.execute(select(model_versions.c.status).where(model_versions.c.version == version))
-        ).first()
-    if found is None:
+    if not version.isascii() or len(version) > MOST_NAME:  # no name of ours, and nothing to ask a database for
         raise UnknownVersion(version)
-    bundle = await _intact_bundle(state, version, redis_url)
+    async with database.read() as connection:
+        asked = select(model_versions.c.status).where(model_versions.c.version == version)
+        status = (await connection.execute(asked)).scalar_one_or_none()
+    if status is None:
+        raise UnknownVersion(version)
+    if status != "published":
+        raise ModelRefused(version, "it lost at the gate")
+    bundle = await _intact_bundle(state, version, redis_url, say)
+    await _make_live(database, version, bundle, redis_url, reason, say)
+
+
+async def _make_live(
+    database: Database, version: str, bundle: str, redis_url: str | None, reason: str, say: Say
+) -> None:
     row = {"version": version, "activated_at": dt.datetime.now(dt.UTC), "reason": reason[:64]}
 
     async def write(connection: AsyncConnection) -> None:
@@ -188,45 +183,138 @@ async def live_at(database: Database, at: dt.datetime) -> str | None:
 
 
 async def fetch(state: State, version: str, *, redis_url: str | None = None, verify: bool = True) -> Model:
-    """A version for serving: from its directory, else from Redis (a node without the folder).
+    """A version for serving: from its directory, else from Redis (a node without the folder, or with a damaged one).
 
     Raises:
-        ModelRefused: neither holds it as it was published.
+        ModelRefused: neither holds it as it was published, or it does not work here.
+        ModelUnavailable: a place that may hold it, or the check of its golden rows, failed for now.
     """
-    bundle = await _bundle(state, version, redis_url)
+    bundle, _ = await _whole_bundle(state, version, redis_url)
     return await asyncio.to_thread(Model.from_bundle, bundle, model_key(state), version, verify=verify)
 
 
 async def announce(database: Database, state: State, redis_url: str, say: Say = print) -> str | None:
-    """Tell an empty Redis what is live (after a start). Returns the live version."""
-    version = await current(database)
-    if version is not None:
+    """Tell an empty Redis what is live (after a start).
+
+    Where the live version is damaged beyond repair, the last one before it that is whole goes live.
+
+    Returns:
+        The live version; None when there is none, or none that can be served.
+    """
+    live = await current(database)
+    for version in await _activated(database):
         try:
-            bundle = await asyncio.to_thread(bundle_of, state.models / version)
+            bundle = await _intact_bundle(state, version, redis_url, say)
         except ModelRefused as error:
             say(f"warning: {error}")
-            return version
-        await _to_redis(redis_url, {redis_key(version): bundle, CURRENT: version}, say)
-    return version
+            continue
+        except ModelUnavailable as error:
+            say(f"warning: {error}")
+            if version == live:
+                return live  # no reason to go back: who serves it tries again
+            continue
+        if version == live:
+            await _to_redis(redis_url, {redis_key(version): bundle, CURRENT: version}, say)
+        else:
+            say(f"warning: falling back from model {live} to {version}")
+            await _make_live(database, version, bundle, redis_url, "fallback", say)
+        return version
+    return None
 
 
-async def _intact_bundle(state: State, version: str, redis_url: str | None) -> str:
-    bundle = await _bundle(state, version, redis_url)
-    await asyncio.to_thread(Model.from_bundle, bundle, model_key(state), version, verify=False)
+async def prune(database: Database, state: State, keep: int, *, redis_url: str | None = None, say: Say = print) -> None:
+    """Remove directories and Redis's copies of all but the newest versions, the live one and its parent.
+
+    What the database and Git know of them stays.
+
+    Args:
+        keep: how many of the newest.
+    """
+    newest_first = select(model_versions.c.version, model_versions.c.parent).order_by(
+        desc(model_versions.c.created_at), desc(model_versions.c.version)
+    )
+    async with database.read() as connection:
+        parents = {row.version: row.parent for row in await connection.execute(newest_first)}
+    live = await current(database)
+    kept = {*list(parents)[:keep], live, parents.get(live or "")}
+    old = [version for version in parents if version not in kept]
+    if not old:
+        return
+    for version in old:
+        await asyncio.to_thread(shutil.rmtree, state.models / version, ignore_errors=True)
+    if redis_url is not None:
+        try:
+            async with _client(redis_url) as client:
+                await client.unlink(*map(redis_key, old))
+        except (RedisError, OSError) as error:
+            say(f"warning: Redis keeps its old models ({error})")
+
+
+async def _activated(database: Database) -> list[str]:
+    """Every version that was ever live, the last one first."""
+    last = func.max(model_activations.c.seq)
+    asked = select(model_activations.c.version).group_by(model_activations.c.version).order_by(desc(last))
+    async with database.read() as connection:
+        return list((await connection.execute(asked)).scalars())
+
+
+async def _intact_bundle(state: State, version: str, redis_url: str | None, say: Say) -> str:
+    """A version that can go live. Where its directory is damaged or missing, that is made anew from Redis's copy.
+
+    Raises:
+        ModelRefused, ModelUnavailable: as `fetch`.
+    """
+    key = model_key(state)
+    bundle, damage = await _whole_bundle(state, version, redis_url)
+    model = await asyncio.to_thread(Model.from_bundle, bundle, key, version, verify=False)
+    if damage is not None:
+        try:
+            await asyncio.to_thread(model.save, state.models, key)
+            say(f"warning: {damage}; its directory is made anew from Redis's copy")
+        except OSError as error:
+            say(f"warning: {damage}; Redis has it, but its directory cannot be made anew: {error}")
     return bundle
 
 
-async def _bundle(state: State, version: str, redis_url: str | None) -> str:
-    if (state.models / version).is_dir() or redis_url is None:
-        return await asyncio.to_thread(bundle_of, state.models / version)
+async def _whole_bundle(state: State, version: str, redis_url: str | None) -> tuple[str, Exception | None]:
+    """(what was published, why it comes from Redis); golden rows are not looked at.
+
+    Raises:
+        ModelRefused, ModelUnavailable: as `fetch`.
+    """
     try:
-        async with _client(redis_url) as client:
+        key = model_key(state)
+    except OSError as error:
+        raise ModelUnavailable(version, f"the key of its signature cannot be read: {error.strerror or error}") from None
+    try:
+        bundle = await asyncio.to_thread(bundle_of, state.models / version)
+        await asyncio.to_thread(unpack, bundle, key, version)
+        return bundle, None
+    except (ModelRefused, ModelUnavailable) as error:
+        damage = error
+    stored = None if redis_url is None else await _from_redis(redis_url, version)
+    if stored is None:
+        raise damage
+    try:
+        await asyncio.to_thread(unpack, stored, key, version)
+    except ModelRefused:
+        raise damage from None
+    return stored, damage
+
+
+async def _from_redis(url: str, version: str) -> str | None:
+    """
+    Raises:
+        ModelUnavailable: Redis does not answer.
+    """
+    try:
+        async with _client(url) as client:
             stored = await client.get(redis_key(version))
     except (RedisError, OSError) as error:
-        raise ModelRefused(version, f"not in the state folder, and Redis does not answer: {error}") from None
-    if stored is None:
-        raise ModelRefused(version, "neither in the state folder nor in Redis")
-    return str(stored)
+        raise ModelUnavailable(version, f"not whole in the state folder, and Redis does not answer: {error}") from None
+    except UnicodeDecodeError:
+        return None  # as good as none
+    return None if stored is None else str(stored)
 
 
 def _client(url: str) -> Any:

@@ -29,7 +29,7 @@ class ModelSettings(BaseModel, frozen=True, extra="forbid", use_attribute_docstr
     pending_share: Share = 0.8
     """Share of pending revenue that the model expects to be approved."""
     workers: Annotated[int, Field(ge=1, le=256)] = 1
-    """Ray Train workers of the nightly fit."""
+    """Ray Train workers of the nightly fit; more than one need `PACELINE_STATE` on storage that all nodes share."""
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     """Threads of a fit in process; a Ray Train worker has one."""
     gate_deviance: PositiveFloat = 1.02
@@ -38,6 +38,8 @@ class ModelSettings(BaseModel, frozen=True, extra="forbid", use_attribute_docstr
     """Impressions that the newest day must have to be judged by; below, the challenger goes live."""
     gate_calibration: Annotated[float, Field(gt=1)] = 2.0
     """Predicted ÷ realised revenue on the newest day must lie between 1 ÷ this and this."""
+    keep: PositiveInt = 30
+    """Newest versions whose files are kept, beside the live one and its parent."""
     key: SecretStr | None = None
     """Signs model manifests; without it, a key in the state folder."""
 

@@ -6,6 +6,7 @@ import datetime as dt
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -234,6 +235,32 @@ def test_a_second_system_on_the_same_folder_or_port_is_told_in_a_line(system: Sy
         system.environ.update(other)
     assert taken.returncode == 1
     assert taken.stderr.count("\n") == 1 and f"port {system.port}" in taken.stderr
+
+
+def test_a_caller_that_leaves_takes_nobody_with_it(system: System, http: httpx.Client) -> None:
+    """Serve cancels what was called for a caller that disconnects; a coalesced call is everybody's."""
+    brand = brand_ids(http)[4]
+    one = request("x", brand)["bids"][0]
+
+    def many(name: str, bids: int) -> bytes:
+        listed = [one | {"bid_id": f"{name}-{number}", "slot_id": f"s-{number}"} for number in range(bids)]
+        return json.dumps({"request_id": name, "tmax_ms": 4000, "bids": listed}).encode()
+
+    def leave(name: str) -> None:
+        body = many(name, 600)
+        head = f"POST /api/score HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {system.token}\r\n"
+        head += f"Content-Length: {len(body)}\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", system.port)) as connection:
+            connection.sendall(head.encode() + body)
+            time.sleep(0.02)
+
+    for number in range(25):
+        leaver = threading.Thread(target=leave, args=(f"leaver-{number}",))
+        leaver.start()
+        time.sleep(0.006)
+        answer = http.post("/api/score", content=many(f"stayer-{number}", 300))
+        leaver.join()
+        assert answer.status_code == 200, (number, answer.text)
 
 
 def test_serve_deploy_brings_the_same_application(system: System, http: httpx.Client, tmp_path: Path) -> None:

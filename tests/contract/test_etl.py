@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import datetime as dt
 import gzip
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import insert, select, text
+from sqlalchemy import event, insert, select, text
 
 from db import Database, DatabaseSettings
 from db.brands import new_brand
 from db.performance import key_hash
 from db.tables import brands, imports, performance_hourly
-from training import import_file, import_frame, is_imported, newest_day, performance, read_history
-from training.etl import CANONICAL
+from training import (
+    Source,
+    Unreadable,
+    import_file,
+    import_frame,
+    is_imported,
+    known_sources,
+    newest_day,
+    performance,
+    read_history,
+)
+from training.etl import CANONICAL, TRANSACTION_ROWS
 from training.history import day_number
 
-DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+ONLINE_ADS = Path(__file__).resolve().parents[3] / "shared" / "data" / "online_ads.csv.gz"
 FIRST = dt.date(2020, 4, 1)
 ROW = ("2020-04-01T00:00:00Z", "b1", "p1", "s1", "mobile", "300x250", "0.5", "100", "3", "1", "0.25", "0.5")
 
@@ -135,6 +146,80 @@ async def test_an_import_is_remembered_only_when_it_is_whole(database, file):
     assert not await is_imported(database, file({"revenue": "7"}))
 
 
+async def test_a_file_without_a_good_row_is_refused_and_not_remembered(database, file, tmp_path):
+    path = file({"cost": "-1"}, {"brand_id": "a b"})
+    with pytest.raises(Unreadable, match=r"no usable row, 2 rejected; see .*perf\.csv\.rejects\.csv"):
+        await import_file(database, path, say=quiet)
+    assert "below zero" in (tmp_path / "perf.csv.rejects.csv").read_text()
+    assert await known_sources(database) == {}
+    assert not await is_imported(database, path)
+    await import_file(database, file({}), say=quiet)
+    with pytest.raises(Unreadable):
+        await import_file(database, file({"cost": "-1"}), say=quiet)
+    assert await is_imported(database, file({})), "what was imported before stays"
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+@contextmanager
+def killed_after(database: Database, writes: int) -> Iterator[None]:
+    """What runs inside gets so many transactions and no more."""
+    transact, left = database.transact, iter(range(writes))
+
+    async def transact_or_die(work: Any, tries: int = 5) -> Any:
+        if next(left, None) is None:
+            raise Killed
+        return await transact(work, tries)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(database, "transact", transact_or_die)
+        with pytest.raises(Killed):
+            yield
+
+
+@pytest.mark.parametrize("writes", [1, 2, 3, 4])
+async def test_a_simulated_import_that_was_cut_off_is_known_as_such_and_repaired_by_a_repetition(database, writes):
+    frame = performance(dt.date(2020, 11, 21), days=5)
+    assert TRANSACTION_ROWS < len(frame) <= 2 * TRANSACTION_ROWS, "writes: begun, brands, rows, rows, complete"
+    with killed_after(database, writes):
+        await import_frame(database, frame, "simulated", simulated=True, say=quiet)
+    assert await known_sources(database) == {"simulated": Source("", simulated=True)}
+    await import_frame(database, frame, "simulated", simulated=True, say=quiet)
+    assert (await known_sources(database))["simulated"].complete
+    assert len(await stored(database)) == len(frame)
+
+
+async def test_an_import_that_was_cut_off_is_not_remembered_until_it_is_repeated(database, file):
+    await import_file(database, file({"revenue": "7"}), say=quiet)
+    path = file({}, {"slot_id": "s2"})
+    with killed_after(database, 1):
+        await import_file(database, path, say=quiet)
+    assert await known_sources(database) == {"perf.csv": Source("", simulated=False)}
+    assert not await is_imported(database, path)
+    await import_file(database, path, say=quiet)
+    assert await is_imported(database, path)
+
+
+async def test_real_rows_never_pass_under_the_simulated_markets_name(database, file):
+    await import_frame(database, performance(FIRST, days=1), "simulated", simulated=True, say=quiet)
+    with pytest.raises(Unreadable, match="--source"):
+        await import_file(database, file({}), "simulated", say=quiet)
+    assert (await known_sources(database))["simulated"].simulated
+
+
+async def test_a_statement_is_one_that_every_mysql_8_and_9_knows(database, file):
+    statements: list[str] = []
+    event.listen(database.engine.sync_engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
+    await import_file(database, file({}), say=quiet)
+    await import_file(database, file({"revenue": "7"}), say=quiet)
+    assert any("performance_hourly" in statement for statement in statements)
+    for statement in statements:
+        assert " AS new" not in statement, "8.0.19"
+        assert "VALUES(" not in statement, "deprecated since 8.0.20: a warning for each row"
+
+
 async def test_a_day_that_events_cover_is_not_counted_twice(database, file):
     await import_file(database, file({}, {"ts": "2020-04-02T00:00:00Z"}), say=quiet)
     (first, _) = await stored(database)
@@ -175,11 +260,11 @@ async def test_the_simulated_market_is_marked_as_such(database):
     assert known["pending_revenue_micros"].sum() == pytest.approx(frame["pending_revenue"].sum() * 1e6, rel=1e-6)
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason=f"no real data at {DATA}")
+@pytest.mark.skipif(not ONLINE_ADS.is_file(), reason=f"real data is missing: {ONLINE_ADS}")
 async def test_real_files_keep_every_unit_of_currency(database):
-    done = await import_file(database, DATA / "online_ads.csv.gz", say=quiet)
+    done = await import_file(database, ONLINE_ADS, say=quiet)
     assert (done.rows, done.rejected, done.brands) == (10_974, 0, 3)
-    with gzip.open(DATA / "online_ads.csv.gz", "rt") as opened:
+    with gzip.open(ONLINE_ADS, "rt") as opened:
         revenue = sum(round(float(line.rsplit(",", 1)[1]) * 1e6) for line in list(opened)[1:])
     known = await read_history(database, dt.date(2020, 5, 31))
     assert known["revenue_micros"].sum() == revenue

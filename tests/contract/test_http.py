@@ -14,6 +14,7 @@ import pytest
 
 from db import Database
 from ledger.audit import audit
+from serve_app import schemas
 from tests.contract.http import TODAY, World, world
 
 PLACE = {"partner_id": "p-1", "slot_id": "s-1", "device_type": "mobile", "creative_type": "300x250"}
@@ -256,7 +257,7 @@ BODIES: list[tuple[str, Any, str]] = [
     ("too many bids", {"request_id": "r", "bids": [bid(f"b-{n}") for n in range(1001)]}, "/bids"),
     ("a typo", request("r", tmax=5), "/tmax"),
     ("a typo in a bid", request("r", bid(price=5)), "/bids/0/price"),
-    ("the same bid twice", request("r", bid(), bid()), ""),
+    ("the same bid twice", request("r", bid(), bid()), "/bids/1/bid_id"),
     ("a bad id", request("r", bid(brand="a b")), "/bids/0/brand_id"),
     ("an id with a line after it", request("r\n"), "/request_id"),
     ("a long id", request("r" * 65), "/request_id"),
@@ -432,6 +433,24 @@ async def test_open_routes_and_the_document(on_sqlite: World) -> None:
     assert {reference.split('"')[0] for reference in references} <= set(document["components"]["schemas"])
     named = await nobody.get("/healthz")
     assert named.headers["x-request-id"]
+
+
+async def test_answers_are_what_the_document_says(on_sqlite: World) -> None:
+    admin = on_sqlite.client()
+    score = await admin.post("/api/score", request("shape", bid(), bid("b-2", "nobody"), explain=True))
+    schemas.ScoreResponse.model_validate_json(score.content)
+    events = await admin.post("/api/performance", {"events": [event("shape")]})
+    schemas.PerformanceResponse.model_validate_json(events.content)
+    place = {"brand_id": "cheap", "partner_id": "p-1", "slot_id": "s-1"}
+    schemas.RoasResponse.model_validate_json((await admin.get("/api/roas", **place)).content)
+    assert (await admin.put("/api/portfolios/shape", {})).status_code == 200
+    await on_sqlite.brand("cheap", timezone="Europe/London", target_roas=0.01)
+    brand = schemas.Brand.model_validate_json((await admin.get("/api/brands/cheap")).content)
+    assert brand.scheduled is not None
+    assert brand.scheduled.timezone == "Europe/London"
+    schemas.BrandPage.model_validate_json((await admin.get("/api/brands")).content)
+    schemas.Portfolio.model_validate_json((await admin.get("/api/portfolios/shape")).content)
+    schemas.ModelPage.model_validate_json((await admin.get("/api/models")).content)
 
 
 async def test_counts_and_the_score_log(on_sqlite: World) -> None:

@@ -22,9 +22,13 @@ from ledger import (
     PortfolioMismatch,
     PortfolioUnknown,
     Tuple,
+    book,
 )
+from ledger.account import MONEY_MOST
 from ledger.audit import audit
 from ledger.pacing import Throttle
+from ledger.page import Page
+from ledger.writer import Writer
 
 NOON = dt.datetime(2024, 5, 1, 12, tzinfo=dt.UTC)
 HOUR, DAY = dt.timedelta(hours=1), dt.timedelta(days=1)
@@ -66,8 +70,8 @@ def offer(brand_id="b", amount=100, model="cpm", bid_id=None) -> Offer:
     return Offer(bid_id or f"bid-{brand_id}", where, model, amount)
 
 
-def claim(clock, request_id, *offers, winners=1, body="body") -> Claim:
-    return Claim("sub", request_id, body, winners, offers or (offer(),), clock() + HOUR)
+def claim(clock, request_id, *offers, winners=1, body="body", within_s=3600.0) -> Claim:
+    return Claim("sub", request_id, body, winners, offers or (offer(),), within_s)
 
 
 def event(event_id, type_, at=NOON, brand_id="b", **fields) -> Event:
@@ -144,6 +148,49 @@ async def test_many_expiries_are_swept_in_parts(ledger, clock):
     assert await today(ledger) == (10**9, 10**9, 0, 0, 0, 0)
 
 
+async def test_a_hold_keeps_the_lifetime_it_was_promised(ledger, clock, database, monkeypatch):
+    monkeypatch.setattr(book, "SWEEP_ROWS", 2)
+    await brand(ledger)
+    await ledger.reserve([claim(clock, str(n), offer(amount=300, model="cpa")) for n in range(3)])
+    shorter = await Ledger.open(database, LedgerSettings(conversion_days=7), clock=clock)
+    clock.forward(10 * DAY)
+    async with asyncio.timeout(30):
+        assert await shorter.sweep() == 3
+    assert await shorter.sweep() == 0
+    async with database.read() as connection:
+        assert (await connection.execute(select(t.budget_days.c.reserved_micros))).scalar_one() == 600
+
+
+async def test_a_sweep_that_gets_nowhere_stops(ledger, clock, monkeypatch):
+    monkeypatch.setattr(book, "SWEEP_ROWS", 2)
+    await brand(ledger)
+    await ledger.reserve([claim(clock, str(n)) for n in range(5)])
+    clock.forward(HOUR)
+    with monkeypatch.context() as stuck:
+        stuck.setattr(Page, "look", lambda *_: None)
+        async with asyncio.timeout(30):
+            assert await ledger.sweep() == 2
+    assert await ledger.sweep() == 5
+
+
+async def test_claims_get_between_the_parts_of_a_sweep(ledger, clock, monkeypatch):
+    monkeypatch.setattr(book, "SWEEP_ROWS", 2)
+    await brand(ledger, budget=10**6)
+    await ledger.reserve([claim(clock, str(n)) for n in range(100)])
+    clock.forward(HOUR)
+    writer, moves = Writer(ledger), ledger.moves
+    loop = asyncio.create_task(writer.keep_writing())
+    sweep = asyncio.create_task(writer.sweep())
+    for _ in range(10_000):
+        if ledger.moves > moves:  # the sweep has begun
+            break
+        await asyncio.sleep(0.001)
+    (award,) = await writer.reserve([claim(clock, "r")])
+    assert award.wins and not sweep.done()
+    assert await sweep == 100
+    loop.cancel()
+
+
 async def test_what_the_caller_gives_back_is_available_again(ledger, clock):
     await brand(ledger)
     (award,) = await ledger.reserve([claim(clock, "r")])
@@ -153,6 +200,43 @@ async def test_what_the_caller_gives_back_is_available_again(ledger, clock):
     assert await today(ledger) == (1000, 1000, 0, 0, 0, 0)
     (again,) = await ledger.reserve([claim(clock, "r")])
     assert again.repeated, "the request was answered before; its money does not come back a second time"
+    assert (again.wins, again.refused) == ((), {"bid-b": "no_lease"})
+
+
+async def test_what_a_repetition_was_told_of_cannot_be_given_back(ledger, clock, database):
+    """The first asker heard nothing and gives back later; the second was told that it has won."""
+    await brand(ledger)
+    first, _ = await ledger.reserve([claim(clock, "r"), claim(clock, "other")])
+    (again,) = await ledger.reserve([claim(clock, "r")])
+    assert again.wins == first.wins
+    successor = await Ledger.open(database, clock=clock)
+    assert await successor.release([win.reservation_id for win in first.wins]) == 0
+    assert await today(successor) == (1000, 800, 200, 0, 0, 0)
+    clock.forward(HOUR)
+    assert await successor.sweep() == 2
+    (late,) = await successor.reserve([claim(clock, "r")])
+    assert (late.wins, late.refused) == ((), {"bid-b": "no_lease"})
+
+
+async def test_one_batch_may_bring_a_request_twice(ledger, clock):
+    await brand(ledger)
+    first, second = await ledger.reserve([claim(clock, "r"), claim(clock, "r")])
+    assert second.wins == first.wins
+    assert await ledger.release([first.wins[0].reservation_id]) == 0
+
+
+async def test_nothing_is_reserved_for_somebody_who_has_gone(database, clock):
+    """The ledger's own stopwatch counts: the clocks of two machines differ."""
+    stopwatch = iter([10.0, 10.9, 11.0, 11.5]).__next__
+    ledger = await Ledger.open(database, clock=clock, stopwatch=stopwatch)
+    await brand(ledger)
+    (award,) = await ledger.reserve([claim(clock, "1", within_s=1.0)])  # came at 10, begun at 10.9
+    assert award.wins
+    awards = await ledger.reserve([claim(clock, "2", within_s=1.0), claim(clock, "3", within_s=2.0)], [9.9, 9.9])
+    assert [award.refused for award in awards] == [{"bid-b": "no_lease"}, {}]
+    (repeated,) = await ledger.reserve([claim(clock, "1", within_s=1.0)], [10.5])
+    assert (repeated.wins, repeated.refused) == ((), {"bid-b": "no_lease"})
+    assert await today(ledger) == (1000, 800, 200, 0, 0, 0)
 
 
 async def test_a_repeated_request_gets_its_first_award(ledger, clock):
@@ -277,6 +361,32 @@ async def test_a_conversion_is_restated_in_any_order(ledger, clock):
     assert await today(ledger) == (1000, 940, 0, 60, 0, 0)
     shown = (await ledger.get_brand("b"))["today"]
     assert (shown["cost"], shown["revenue"], shown["roas"]) == (60, 500, 500 / 60)
+
+
+async def test_a_click_may_come_after_its_conversion(ledger, clock):
+    """The conversion then belongs to the click's reservation and its day; the audit agrees."""
+    await brand(ledger)
+    (award,) = await ledger.reserve([claim(clock, "r", offer(model="cpa"))])
+    clock.forward(DAY)
+    conversion = event("c", "conversion", NOON + DAY, click_id="k", conversion_id="c", status="pending", cost_micros=90)
+    await ledger.record([conversion])
+    assert await today(ledger) == (1000, 910, 0, 90, 0, 0)
+    await ledger.record([event("k", "click", click_id="k", reservation_id=award.wins[0].reservation_id)])
+    assert await today(ledger) == (1000, 1000, 0, 0, 0, 0)
+    clock.now = NOON
+    assert await today(ledger) == (1000, 910, 0, 90, 0, 0)
+
+
+async def test_one_brands_large_numbers_harm_nobody(ledger, clock):
+    await brand(ledger)
+    await brand(ledger, "c")
+    most = {"period": "day", "revenue_micros": MONEY_MOST, "impressions": 1}
+    huge = [event(str(n), "aggregate", slot_id=f"s{n}", cost_micros=int(n == 0), **most) for n in range(1200)]
+    assert {result.status for result in await ledger.record(huge)} == {"accepted"}
+    (shown, other), _ = await ledger.list_brands()
+    assert (shown["today"]["revenue"], shown["today"]["cost"], other["today"]["revenue"]) == (MONEY_MOST, 1, 0)
+    over = [event(f"o{n}", "aggregate", slot_id=f"o{n}", period="day", cost_micros=MONEY_MOST - 1) for n in range(2)]
+    assert statuses(await ledger.record(over)) == ["accepted", "amount_too_large"]
 
 
 async def test_a_batch_is_answered_item_by_item(ledger, clock):
@@ -472,6 +582,29 @@ async def test_a_fit_is_used_with_the_targets_of_now(ledger, clock, database):
     assert ledger.newest_terms.brands["b"].lambda_ == pytest.approx(2.25)
 
 
+async def test_a_fits_own_price_is_kept_until_a_target_may_have_changed(ledger, clock, database):
+    """The multipliers alone say 1.0; the fit found that only 1.4 keeps the target over its opportunities."""
+    at = NOON + HOUR
+    await ledger.put_portfolio("f", PortfolioSettings())
+    await brand(ledger, target_roas=2.0, portfolio_id="f")
+    fit = {
+        "brand_id": "b", "model_version": "v", "kappa": 1.4, "mu_brand": 1.0, "mu_portfolio": 0.0, "nu_brand": 0.0,
+        "nu_portfolio": 0.0, "opportunities": 1, "fitted_at": at,
+    }  # fmt: skip
+    async with database.write() as connection:
+        await connection.execute(insert(t.lambda_fits), fit)
+    await ledger.refresh()
+    assert ledger.newest_terms.brands["b"].lambda_ == pytest.approx(1.4)
+    assert (await Ledger.open(database, clock=clock)).newest_terms.brands["b"].lambda_ == pytest.approx(1.4)
+    ledger = await Ledger.open(database, clock=clock)
+    clock.now = at
+    await ledger.put_portfolio("f", PortfolioSettings(target_roas=3.0))
+    assert ledger.newest_terms.brands["b"].lambda_ == pytest.approx(1.0)
+    await brand(ledger, target_roas=4.0, portfolio_id="f")
+    await ledger.refresh()
+    assert ledger.newest_terms.brands["b"].lambda_ == pytest.approx(2.0)
+
+
 async def test_an_imported_brand_can_bid_at_once(ledger, clock, database):
     row = BrandSettings(daily_budget_micros=1000).model_dump() | {
         "brand_id": "b",
@@ -544,6 +677,18 @@ async def test_the_audit_names_what_is_broken(database_url, clock, sabotage, pro
     problems = await audit(database)
     await database.close()
     assert any(promise in problem and culprit in problem for problem in problems), problems
+
+
+async def test_the_audit_names_a_sum_that_the_database_cannot_hold(database_url, clock):
+    database = Database(DatabaseSettings(url=database_url))
+    ledger = await Ledger.open(database, clock=clock)
+    await brand(ledger)
+    await ledger.record([event(str(n), "impression", cost_micros=1) for n in range(3)])
+    async with database.write() as connection:
+        await connection.execute(text(f"UPDATE ledger_journal SET settled_delta_micros = {2**62}"))
+    problems = await audit(database)
+    await database.close()
+    assert any(problem.startswith("settled = Σ of the journal") for problem in problems), problems
 
 
 async def test_the_audit_knows_a_portfolios_members(database_url, clock):

@@ -14,7 +14,17 @@ from db import Database, DatabaseSettings
 from db import tables as t
 from db.brands import BrandSettings, PortfolioSettings
 from db.performance import PRECEDENCE, key_hash
-from ledger import Counters, Event, Gauges, Ledger, LedgerSettings, RoasSettings, read_gauges
+from ledger import (
+    MONEY_MOST,
+    Counters,
+    Event,
+    Gauges,
+    Ledger,
+    LedgerSettings,
+    LedgerUnavailable,
+    RoasSettings,
+    read_gauges,
+)
 from ledger.audit import audit
 from ledger.counters import BUILT_KEY, GAUGES_KEY
 from tests.contract.test_ledger import NOON, Clock, claim, event
@@ -66,6 +76,10 @@ def no_redis(tmp_path) -> Redis:
 
 def _goes_away(*_args, **_more):
     raise RedisConnectionError("gone")
+
+
+async def _has_no_database(*_args):
+    raise LedgerUnavailable("gone")
 
 
 async def brand(ledger, brand_id="b", **fields):
@@ -259,6 +273,31 @@ async def test_without_redis_money_goes_on_and_one_line_is_logged(ledger, clock,
     assert "wait for Redis" in caplog.records[0].message
     assert math.isnan(counters.roas("b"))
     await away.aclose()
+
+
+async def test_large_sums_do_not_stop_the_gauges(ledger, counters, redis):
+    await brand(ledger)
+    await brand(ledger, "c")
+    most = {"period": "day", "revenue_micros": MONEY_MOST, "impressions": 1}
+    await ledger.record([event(str(n), "aggregate", slot_id=f"s{n}", **most) for n in range(1200)])
+    await ledger.record(impressions("c", cost=100, revenue=120))
+    await counters.beat()
+    assert (await gauges_of(redis)).brands["c"].roas_current == pytest.approx(1.2)
+
+
+async def test_without_the_database_gauges_wait_and_one_line_is_logged(ledger, counters, redis, clock, caplog):
+    await brand(ledger)
+    with pytest.MonkeyPatch.context() as broken:
+        broken.setattr(Ledger, "read", _has_no_database)
+        broken.setattr(Ledger, "budgets_today", _has_no_database)
+        for _ in range(3):
+            await counters.beat()
+            clock.forward(MINUTE)
+    assert [record.message for record in caplog.records if record.name == "paceline.counters"] == [
+        "ROAS and gauges wait for the database: the ledger is not available: gone"
+    ]
+    await counters.beat()
+    assert "b" in (await gauges_of(redis)).brands
 
 
 async def test_what_changed_while_redis_was_away_is_counted_later(ledger, redis, clock, tmp_path):

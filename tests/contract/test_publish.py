@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import shutil
 import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,12 +14,13 @@ import redis
 from sqlalchemy import insert, select
 
 from db import Database, DatabaseSettings, State
-from db.tables import lambda_fits, model_versions, score_log
+from db.tables import lambda_fits, model_activations, model_versions, performance_hourly, score_log
 from training import (
     AnotherNight,
     Model,
     ModelRefused,
     ModelSettings,
+    ModelUnavailable,
     NothingToLearn,
     UnknownVersion,
     activate,
@@ -32,7 +34,7 @@ from training import (
     performance,
 )
 from training.nightly import night_lock, run
-from training.publish import publish_version
+from training.publish import prune, publish_version
 
 LAST = dt.date(2020, 11, 21)
 SETTINGS = ModelSettings(trees=10, min_rows_in_leaf=5)
@@ -129,9 +131,10 @@ async def test_a_node_without_the_folder_takes_the_model_from_redis(database, st
     version = await first_model(database, state, SETTINGS, redis_url=redis_url, say=quiet)
     elsewhere = State(tmp_path / "elsewhere")
     assert (await fetch(elsewhere, version, redis_url=redis_url)).version == version
-    for url in (None, NO_REDIS):
-        with pytest.raises(ModelRefused):
-            await fetch(elsewhere, version, redis_url=url)
+    with pytest.raises(ModelRefused):
+        await fetch(elsewhere, version)
+    with pytest.raises(ModelUnavailable, match="Redis does not answer"):
+        await fetch(elsewhere, version, redis_url=NO_REDIS)
 
 
 @pytest.mark.usefixtures("history")
@@ -142,8 +145,9 @@ async def test_a_damaged_or_unknown_version_is_not_activated(database, state):
     trees.write_text(trees.read_text()[:-100])
     with pytest.raises(ModelRefused):
         await activate(database, state, first, say=quiet)
-    with pytest.raises(UnknownVersion):
-        await activate(database, state, "20200101T000000-000000", say=quiet)
+    for unknown in ("20200101T000000-000000", "", "v" * 65, "20200101T000000-é", "../" + second):
+        with pytest.raises(UnknownVersion):
+            await activate(database, state, unknown, say=quiet)
     assert await current(database) == second
 
 
@@ -160,6 +164,118 @@ async def test_a_challenger_that_loses_is_kept_but_not_served(database, state, r
     assert found == {first: "published", lost.version: "rejected"}
     with redis.Redis.from_url(redis_url) as client:
         assert client.get(f"roas_model:{lost.version}") is None
+    with pytest.raises(ModelRefused, match="lost at the gate"):
+        await activate(database, state, lost.version, redis_url=redis_url, say=quiet)
+    assert await current(database) == first
+
+
+def damage(state: State, version: str) -> None:
+    trees = state.models / version / "model.txt"
+    trees.write_text(trees.read_text()[:-100])
+
+
+def delete(state: State, version: str) -> None:
+    shutil.rmtree(state.models / version)
+
+
+@pytest.mark.usefixtures("history")
+@pytest.mark.parametrize("harm", [damage, delete])
+async def test_a_version_that_the_folder_lost_is_served_from_redis_and_made_anew(database, state, redis_url, harm):
+    version = await first_model(database, state, SETTINGS, redis_url=redis_url, say=quiet)
+    harm(state, version)
+    with pytest.raises(ModelRefused):
+        await fetch(state, version)
+    with pytest.raises(ModelUnavailable):
+        await fetch(state, version, redis_url=NO_REDIS)
+    assert (await fetch(state, version, redis_url=redis_url)).version == version
+    said: list[str] = []
+    assert await announce(database, state, redis_url, said.append) == version
+    assert [line for line in said if line.startswith("warning") and "made anew" in line]
+    assert (await fetch(state, version)).version == version
+
+
+@pytest.mark.usefixtures("history")
+@pytest.mark.parametrize("harm", [damage, delete])
+async def test_where_the_live_version_is_lost_the_last_good_one_goes_live(database, state, redis_url, harm):
+    first = (await night(database, state, date=LAST, redis_url=redis_url)).version
+    second = (await night(database, state, redis_url=redis_url)).version
+    harm(state, second)
+    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+        forged = client.get(f"roas_model:{second}").replace('"calibration":1.0', '"calibration":2.0')
+        client.set(f"roas_model:{second}", forged)
+        said: list[str] = []
+        assert await announce(database, state, redis_url, said.append) == first
+        assert client.get("roas_model:current") == first
+    assert await current(database) == first
+    assert any(line.startswith("warning") and first in line and second in line for line in said)
+    async with database.read() as connection:
+        reasons = select(model_activations.c.reason).order_by(model_activations.c.seq)
+        assert list((await connection.execute(reasons)).scalars()) == ["nightly", "nightly", "fallback"]
+    harm(state, first)
+    with redis.Redis.from_url(redis_url) as client:
+        client.set(f"roas_model:{first}", b"\xff")
+    assert await announce(database, state, redis_url, quiet) is None
+
+
+@pytest.mark.usefixtures("history")
+async def test_what_fails_for_now_does_not_take_a_version_back(database, state, redis_url, monkeypatch):
+    await night(database, state, date=LAST, redis_url=redis_url)
+    second = (await night(database, state, redis_url=redis_url)).version
+    delete(state, second)
+    said: list[str] = []
+    assert await announce(database, state, NO_REDIS, said.append) == second
+    assert any("Redis does not answer" in line for line in said)
+    assert await current(database) == second
+    with pytest.raises(ModelUnavailable):  # rather than to let a challenger go live unopposed
+        await night(database, state, redis_url=NO_REDIS)
+    assert await current(database) == second
+
+
+@pytest.mark.usefixtures("history")
+async def test_old_versions_are_pruned_and_never_the_live_one_or_its_parent(database, state, redis_url):
+    nights = [
+        (await night(database, state, date=LAST - dt.timedelta(days=back), redis_url=redis_url)).version
+        for back in (4, 3, 2, 1, 0)
+    ]
+    await activate(database, state, nights[1], redis_url=redis_url, say=quiet)
+    kept = {nights[0], nights[1], nights[4]}  # the live one's parent, the live one, the newest
+    await prune(database, state, 1, redis_url=redis_url, say=quiet)
+    assert {path.name for path in state.models.iterdir()} == kept
+    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+        assert set(client.keys("roas_model:*")) == {f"roas_model:{version}" for version in kept} | {
+            "roas_model:current"
+        }
+    assert (await fetch(state, nights[1])).version == nights[1]
+    async with database.read() as connection:
+        assert len((await connection.execute(select(model_versions))).all()) == 5
+    with pytest.raises(ModelRefused):
+        await activate(database, state, nights[2], redis_url=redis_url, say=quiet)
+
+
+@pytest.mark.usefixtures("history")
+async def test_the_night_prunes_and_a_redis_that_is_away_is_a_warning(database, state):
+    settings = SETTINGS.model_copy(update={"keep": 1})
+    said: list[str] = []
+    for back in (2, 1, 0):
+        date = LAST - dt.timedelta(days=back)
+        done = await run(database, state, date=date, settings=settings, redis_url=NO_REDIS, say=said.append)
+    assert len(list(state.models.iterdir())) == 2
+    assert (await fetch(state, done.version)).version == done.version
+    assert any("Redis keeps its old models" in line for line in said)
+
+
+@pytest.mark.usefixtures("history")
+async def test_a_version_is_simulated_while_anything_simulated_is_among_what_it_learned_from(database, state):
+    async with database.write() as connection:
+        known = dict((await connection.execute(select(performance_hourly).limit(1))).one()._mapping)
+        event = {"key_hash": "0" * 64, "kind": "event", "precedence": 0, "source": ""}
+        await connection.execute(insert(performance_hourly).values(known | event))
+    assert (await night(database, state)).simulated
+    before = LAST - dt.timedelta(days=30)
+    frame = performance(before, days=3)
+    await import_frame(database, frame, "real", say=quiet)
+    assert not (await night(database, state, date=before + dt.timedelta(days=1))).simulated
+    assert (await night(database, state)).simulated
 
 
 @pytest.mark.usefixtures("history")
@@ -225,5 +341,5 @@ async def test_two_nights_never_run_at_once(database, state):
 def test_the_key_is_made_once_and_for_its_owner_only(state):
     keys = {model_key(state) for _ in range(3)}
     assert len(keys) == 1
-    assert len(keys.pop()) == 32
+    assert len(keys.pop()) == 64
     assert state.model_key.stat().st_mode & 0o077 == 0

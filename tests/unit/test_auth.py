@@ -83,6 +83,7 @@ BAD: list[tuple[str, Any]] = [
     ("not yet issued", lambda: signed(iat=int(time.time()) + 200, exp=int(time.time()) + 300)),
     ("for longer than a day", lambda: signed(exp=int(time.time()) + DAY + 10)),
     ("for ever", lambda: signed(exp=10**400)),
+    ("times in quotes", lambda: signed(iat=str(int(time.time())), exp=str(int(time.time()) + 60))),
     ("infinite", lambda: signed(exp=float("inf"))),
     *((f"without {name}", (lambda name=name: signed(**{name: None}))) for name in ("iss", "aud", "sub", "exp", "iat")),
     ("another issuer", lambda: signed(iss="me")),

@@ -9,7 +9,8 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-CLUSTER_YAML = Path(__file__).parents[2] / "cluster.yaml"
+ROOT = Path(__file__).parents[2]
+CLUSTER_YAML = ROOT / "cluster.yaml"
 STARTS = ["head_start_ray_commands", "worker_start_ray_commands"]
 COMMANDS = ["setup_commands", "head_setup_commands", "worker_setup_commands", *STARTS]
 
@@ -52,6 +53,18 @@ def test_addresses_and_passwords_come_from_outside_the_repository(cluster: dict[
     (source,) = [local for remote, local in cluster["file_mounts"].items() if remote.endswith(".env")]
     assert source.startswith("~/")
     assert not re.search(r"PACELINE_\w+=", yaml.safe_dump(cluster))
+
+
+@pytest.mark.parametrize("name", ["PACELINE_MODEL_KEY", "PACELINE_STATE"])
+@pytest.mark.parametrize("file", ["cluster.yaml", ".env.example"])
+def test_nodes_are_told_the_key_and_the_folder_that_they_share(name: str, file: str) -> None:
+    (value,) = re.findall(rf"^(?:#   )?{name}=(.*)$", (ROOT / file).read_text(), re.MULTILINE)
+    assert value and (name != "PACELINE_STATE" or Path(value).is_absolute())
+
+
+def test_it_points_at_nothing_that_is_not_there() -> None:
+    for path in re.findall(r"\b(?:deploy|tools)/[\w./-]*\w", CLUSTER_YAML.read_text()):
+        assert (ROOT / path).exists(), path
 
 
 @pytest.mark.parametrize("section", COMMANDS)

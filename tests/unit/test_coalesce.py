@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Sequence
 
 import pytest
 
-from serve_app.coalesce import Coalescer
+from serve_app.coalesce import CallLost, Coalescer
 
 
 class Recorder:
@@ -76,6 +77,33 @@ async def test_an_asker_that_leaves_is_not_sent_or_its_answer_is_handed_back() -
     for task in (sent, waiting):
         with pytest.raises(asyncio.CancelledError):
             await task
+
+
+async def test_a_call_that_is_broken_off_fails_its_askers_and_frees_the_way() -> None:
+    calls = 0
+
+    async def cancelled_once(items: Sequence[int]) -> list[int]:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise asyncio.CancelledError
+        return list(items)
+
+    c: Coalescer[int, int] = Coalescer(cancelled_once, lambda _: 1, 10)
+    with pytest.raises(CallLost):
+        await asyncio.wait_for(c.submit(1), 1)
+    assert await asyncio.wait_for(c.submit(2), 1) == 2
+
+
+async def test_a_call_does_not_run_in_the_context_of_one_of_its_askers() -> None:
+    caller: contextvars.ContextVar[str] = contextvars.ContextVar("caller", default="nobody")
+
+    async def who(items: Sequence[int]) -> list[str]:
+        return [caller.get()] * len(items)
+
+    c: Coalescer[int, str] = Coalescer(who, lambda _: 1, 10)
+    caller.set("somebody")
+    assert await c.submit(1) == "nobody"
 
 
 async def test_too_few_answers_are_an_error() -> None:

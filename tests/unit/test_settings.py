@@ -53,6 +53,14 @@ def test_the_environment_wins_over_the_deploy_file() -> None:
     assert (serve.ingress_replicas, serve.predictor_replicas) == (2, 4)
     assert "args.serv" in problems({}, {"serv": {}})
     assert "predictor" in problems({}, {"serve": {"predictor": 1}})
+    for section in ("jwt", "model", "database", "new_brand"):
+        assert "environment" in problems({}, {section: {}}), "what other programs read too, and secrets"
+
+
+def test_a_password_is_not_shown() -> None:
+    text = problems({"PACELINE_DATABASE_URL": "mysql://app:hunter2@db/x", "PACELINE_MODEL_KEY": ""})
+    assert "app:***@db" in text
+    assert "hunter2" not in text
 
 
 def test_new_brands_and_the_embedded_defaults(tmp_path: Path) -> None:

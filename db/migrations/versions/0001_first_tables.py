@@ -269,6 +269,7 @@ def upgrade() -> None:
         sa.Column("expires_at", UTC, nullable=False),
         sa.Column("due_at", UTC, nullable=True),
         sa.Column("ended_at", UTC, nullable=True),
+        sa.Column("confirmed", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("reservation_id", name=op.f("pk_reservations")),
         sa.UniqueConstraint("sub", "request_id", "brand_id", name=op.f("uq_reservations_sub_request_id_brand_id")),
         **OPTIONS,

@@ -1,5 +1,6 @@
 """A ledger in a dict: the pure rules with nothing around them."""
 
+import dataclasses
 import datetime as dt
 import itertools
 from types import SimpleNamespace
@@ -29,8 +30,8 @@ def offer(
     return Offer(bid_id, where(brand_id, partner_id=partner_id), model, amount)
 
 
-def claim(*offers: Offer, request_id: str = "r", winners: int = 1, body: str = "body", now: dt.datetime = NOW) -> Claim:
-    return Claim("sub", request_id, body, winners, offers, now + dt.timedelta(seconds=1))
+def claim(*offers: Offer, request_id: str = "r", winners: int = 1, body: str = "body") -> Claim:
+    return Claim("sub", request_id, body, winners, offers, within_s=1.0)
 
 
 def event(
@@ -46,7 +47,7 @@ class Books:
     """Every call is one transaction of the real rules over dicts."""
 
     def __init__(self, **brands: BrandSettings) -> None:
-        self.brands = {id_: Brand(id_, settings) for id_, settings in brands.items()}
+        self.brands = {id_: Brand(id_, settings, NOW) for id_, settings in brands.items()}
         self.limits: dict[tuple[str, str], int | None] = {
             ("brand", id_): settings.daily_budget_micros for id_, settings in brands.items()
         }
@@ -54,7 +55,7 @@ class Books:
         self.budgets: dict[BudgetKey, Budget] = {}
         self.reservations: dict[str, Reservation] = {}
         self.figures: dict[RowKey, Figures] = {}
-        self.recorded: dict[tuple[str, str], list[Recorded]] = {}
+        self.claimed: dict[tuple[str, str], list[tuple[str, str, str]]] = {}
         self.rows: list[SimpleNamespace] = []
         self.entries: list[Entry] = []
         self._ids = map("res-{}".format, itertools.count(1))
@@ -75,14 +76,30 @@ class Books:
             for key in budget_keys(brand.brand_id, brand.settings.portfolio_id, brand.day(self.now))
         }
         page = self.page(keys)
-        awarding = Awarding(page, self.recorded, self.brands, LIVES, lambda: next(self._ids))
+        awarding = Awarding(page, self._recorded(), self.brands, LIVES, lambda: next(self._ids))
         awards = [awarding.award(claim) for claim in claims]
         for id_, row in awarding.rows.items():
-            held = page.new_reservations[id_]
-            record = Recorded(row["request_hash"], row["bid_id"], id_, held.amount_micros, held.expires_at)
-            self.recorded.setdefault((row["sub"], row["request_id"]), []).append(record)
+            self.claimed.setdefault((row["sub"], row["request_id"]), []).append(
+                (row["request_hash"], row["bid_id"], id_)
+            )
         self.write(page)
+        for id_ in awarding.confirmed:
+            self.reservations[id_] = dataclasses.replace(self.reservations[id_], confirmed=True)
         return awards
+
+    def _recorded(self) -> dict[tuple[str, str], list[Recorded]]:
+        found: dict[tuple[str, str], list[Recorded]] = {}
+        for request, wins in self.claimed.items():
+            for request_hash, bid_id, id_ in wins:
+                held = self.reservations[id_]
+                win = Recorded(request_hash, held.status, bid_id, id_, held.amount_micros, held.expires_at)
+                found.setdefault(request, []).append(win)
+        return found
+
+    def end(self, reservation_id: str, status: str) -> None:
+        page = self.page(self.budgets)
+        page.end(self.reservations[reservation_id], status)
+        self.write(page)
 
     def record(self, *events: Event) -> list[Result]:
         hashes = {(row.brand_id, row.partner_id, row.event_id): row.content_hash for row in self.rows}
@@ -98,6 +115,10 @@ class Books:
             else:
                 self.figures.pop(key, None)
         self.rows += [SimpleNamespace(**row) for row in posting.event_rows]
+        for row in self.rows:
+            if fact := posting.completed.get((row.brand_id, row.partner_id, row.event_id)):
+                row.day, row.portfolio_id, row.reservation_id = fact.day, fact.portfolio_id, fact.reservation_id
+                row.__dict__.update(fact.place._asdict() if fact.place else {})
         return results
 
     def budget(self, brand_id: str = "b") -> Budget:

@@ -1,7 +1,6 @@
 """Who wins, and who may not."""
 
 import dataclasses
-import datetime as dt
 
 import pytest
 from hypothesis import given
@@ -9,7 +8,7 @@ from hypothesis import strategies as st
 
 from db.brands import BrandSettings
 from ledger.account import MONEY_MOST
-from tests.unit.ledger.books import NOW, Books, claim, offer
+from tests.unit.ledger.books import Books, claim, offer
 
 
 def brand(budget: int | None = 1000, **fields) -> BrandSettings:
@@ -73,12 +72,20 @@ def test_two_of_one_request_in_a_batch_win_once():
     assert books.budget().reserved_micros == 100
 
 
-def test_nothing_is_reserved_for_somebody_who_has_gone():
+@pytest.mark.parametrize(
+    ("status", "wins", "refused"),
+    [("open", 1, {}), ("settled", 1, {}), ("expired", 0, {"bid": "no_lease"}), ("returned", 0, {"bid": "no_lease"})],
+)
+def test_a_repetition_wins_only_what_has_money_behind_it(status, wins, refused):
     books = Books(b=brand())
-    late = dataclasses.replace(claim(offer()), expires_at=NOW - dt.timedelta(microseconds=1))
-    (award,) = books.reserve(late)
-    assert award.refused == {"bid": "no_lease"}
-    assert books.budgets == {}
+    (first,) = books.reserve(claim(offer()))
+    if status != "open":
+        books.end("res-1", status)
+    (again,) = books.reserve(claim(offer()))
+    assert (again.wins, again.refused, again.repeated) == (first.wins[:wins], refused, True)
+    assert books.reservations["res-1"].confirmed == (status == "open")
+    (other_body,) = books.reserve(claim(offer(), body="other"))
+    assert other_body.conflict
 
 
 @given(

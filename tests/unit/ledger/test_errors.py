@@ -9,6 +9,7 @@ from ledger import errors
 EVERY = [
     errors.Fenced(0, 3, 4),
     errors.LedgerUnavailable("gone"),
+    errors.StatementRefused("too long"),
     errors.BudgetExhausted("brand", "b-1", 10, 3),
     errors.MoneyOutOfRange(2**60),
     errors.NotFound("brand", "b-1"),

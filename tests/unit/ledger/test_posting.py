@@ -175,6 +175,51 @@ def test_a_conversion_inherits_from_its_click_whichever_stands_first_in_the_batc
         assert figures == Figures(clicks=1, conversions=1, cost_micros=90, pending_revenue_micros=9)
 
 
+def test_a_conversion_inherits_from_a_click_that_comes_after_it():
+    click = event("k", "click", at=NOW - HOUR, click_id="k-1", **HELD)
+    conversion = event("c", "conversion", at=NOW + 30 * HOUR, click_id="k-1", cost_micros=90, **PENDING)
+    update = event(
+        "u", "conversion_update", place=False, at=NOW + 31 * HOUR, click_id="k-1", conversion_id="c", cost_micros=70
+    )
+    states = []
+    for order in itertools.permutations([click, conversion, update]):
+        books = open_books("cpa")
+        for item in order:
+            assert statuses(books.record(item)) == ["accepted"]
+        assert statuses(books.record(click, conversion)) == ["duplicate", "duplicate"]
+        states.append(books.state())
+        assert {row.reservation_id for row in books.rows} == {"res-1"}
+    assert all(state == states[0] for state in states)
+    assert states[0][1]["res-1"].status == "settled"
+    assert states[0][1]["res-1"].settled_micros == 70
+    (budget,) = states[0][0].values()
+    assert (budget.day, budget.reserved_micros, budget.settled_micros) == (NOW.date(), 0, 70)
+
+
+def test_what_a_conversion_names_itself_its_click_does_not_replace():
+    books = two_reservations()
+    books.record(event("c", "conversion", click_id="k", cost_micros=90, reservation_id="res-2", **PENDING))
+    books.record(event("k", "click", slot_id="t", click_id="k", reservation_id="res-1"))
+    assert [books.reservations[id_].settled_micros for id_ in ("res-1", "res-2")] == [0, 90]
+    assert {row.slot_id for row in books.rows} == {"s", "t"}
+
+
+def test_a_late_click_of_another_partner_completes_nothing():
+    books = open_books("cpa")
+    books.record(event("c", "conversion", partner_id="q", click_id="k", cost_micros=90, **PENDING))
+    books.record(event("k", "click", click_id="k", **HELD))
+    assert books.reservations["res-1"].settled_micros == 0
+
+
+def test_a_cost_that_its_reservations_day_cannot_take_stays_where_it_is():
+    books = open_books("cpa")
+    books.record(event("i", "impression", cost_micros=MONEY_MOST))
+    conversion = event("c", "conversion", at=NOW + 30 * HOUR, click_id="k", cost_micros=90, **PENDING)
+    click = event("k", "click", click_id="k", **HELD)
+    assert statuses(books.record(conversion)) + statuses(books.record(click)) == ["accepted", "accepted"]
+    assert sorted(budget.settled_micros for budget in books.budgets.values()) == [90, MONEY_MOST]
+
+
 def test_another_partners_click_is_not_inherited_from():
     books = open_books("cpa")
     books.record(event("k", "click", click_id="k-1", partner_id="q"))

@@ -24,10 +24,14 @@ LIVES = Lifetimes(reservation_ttl_s=1800.0, conversion_days=30)
 HOUR, DAY = dt.timedelta(hours=1), dt.timedelta(days=1)
 
 
+def end_of(pricing_model: str) -> dt.datetime:
+    return expires_at(pricing_model, START, LIVES)
+
+
 def reservation(pricing_model: str = "cpm", amount: int = 3000) -> Reservation:
     return Reservation(
         "r", "b", None, "p", pricing_model, START.date(), amount, amount, 0, OPEN, START,
-        expires_at(pricing_model, START, LIVES), due_at(pricing_model, START, START, LIVES),
+        expires_at(pricing_model, START, LIVES), due_at(pricing_model, START, end_of(pricing_model), START),
     )  # fmt: skip
 
 
@@ -46,16 +50,17 @@ def reservation(pricing_model: str = "cpm", amount: int = 3000) -> Reservation:
     ],
 )
 def test_a_hold_lives_as_long_as_its_outcome_may_take(pricing_model, age, held):
-    assert held_at(3000, pricing_model, START, START + age, LIVES) == held
+    assert held_at(3000, pricing_model, START, end_of(pricing_model), START + age) == held
 
 
 def test_a_shrinking_hold_is_rounded_up():
-    assert held_at(1, "cpa", START, START + 29 * DAY, LIVES) == 1
-    assert held_at(100, "cpa", START, START + DAY, LIVES) == 97
+    assert held_at(1, "cpa", START, START + 30 * DAY, START + 29 * DAY) == 1
+    assert held_at(100, "cpa", START, START + 30 * DAY, START + DAY) == 97
 
 
 def test_a_brand_that_converts_early_frees_early():
-    by_day_three = held_at(1000, "cpa", START, START + 3 * DAY, LIVES, curve=lambda age: 0.0 if age >= 0.1 else 1.0)
+    early = {"curve": lambda age: 0.0 if age >= 0.1 else 1.0}
+    by_day_three = held_at(1000, "cpa", START, START + 30 * DAY, START + 3 * DAY, **early)
     assert by_day_three == 0
 
 
@@ -68,7 +73,7 @@ def test_a_hold_never_grows_and_is_looked_at_until_it_ends(amount, pricing_model
     held = reservation(pricing_model, amount)
     for hour in hours:
         now = START + hour * HOUR
-        before, held = held, held.look(now, LIVES)
+        before, held = held, held.look(now)
         assert 0 <= held.held_micros <= before.held_micros
         if held.is_open:
             assert held.due_at is not None
@@ -85,7 +90,7 @@ def test_a_hold_ends_once(status):
     assert (ended.held_micros, ended.due_at, ended.ended_at) == (0, None, START)
     with pytest.raises(ValueError, match="has ended already"):
         ended.end(EXPIRED, START)
-    assert ended.look(START + 40 * DAY, LIVES) is ended
+    assert ended.look(START + 40 * DAY) is ended
 
 
 def test_only_money_that_went_back_makes_a_cost_late():

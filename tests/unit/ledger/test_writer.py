@@ -1,11 +1,13 @@
 """Many callers share a transaction; each gets its own answers."""
 
 import asyncio
+import time
+from typing import ClassVar
 
 import pytest
 
 from ledger import LedgerSettings, Result
-from ledger.errors import LedgerUnavailable
+from ledger.errors import LedgerUnavailable, StatementRefused
 from ledger.writer import Writer
 from tests.unit.ledger.books import claim, event, offer
 
@@ -13,13 +15,17 @@ from tests.unit.ledger.books import claim, event, offer
 class FakeLedger:
     """Answers with the items themselves, and remembers what shared a transaction."""
 
+    poisons: ClassVar = {"poison": RuntimeError("poison"), "refused": StatementRefused("too long")}
+
     def __init__(self, **settings) -> None:
         self.settings = LedgerSettings(**settings)
         self.transactions: list[tuple[str, int]] = []
         self.gate = asyncio.Event()
         self.error: Exception | None = None
+        self.received_s: list[float] = []
 
-    async def reserve(self, claims):
+    async def reserve(self, claims, received_s):
+        self.received_s += received_s
         self.transactions.append(("claims", len(claims)))
         await self.gate.wait()
         if self.error:
@@ -29,8 +35,9 @@ class FakeLedger:
     async def record(self, events):
         self.transactions.append(("events", len(events)))
         await self.gate.wait()
-        if any(item.event_id == "poison" for item in events):
-            raise RuntimeError("poison")
+        for item in events:
+            if item.event_id in self.poisons:
+                raise self.poisons[item.event_id]
         return [Result(item.event_id, "accepted") for item in events]
 
 
@@ -103,13 +110,14 @@ async def test_clicks_of_a_batch_are_recorded_first_and_answered_in_place():
     assert seen == ["k", "c", "i"]
 
 
-async def test_a_call_that_fails_does_not_take_others_with_it():
+@pytest.mark.parametrize(("poison", "error"), [("poison", RuntimeError), ("refused", LedgerUnavailable)])
+async def test_a_call_that_fails_does_not_take_others_with_it(poison, error):
     ledger = FakeLedger()
     async with Running(ledger) as writer:
-        calls = [asyncio.create_task(writer.record([event(id_, "impression")])) for id_ in ("a", "poison", "b")]
+        calls = [asyncio.create_task(writer.record([event(id_, "impression")])) for id_ in ("a", poison, "b")]
         await asyncio.sleep(0.01)
         ledger.gate.set()
-        with pytest.raises(RuntimeError, match="poison"):
+        with pytest.raises(error):
             await calls[1]
         assert [(await calls[index])[0].event_id for index in (0, 2)] == ["a", "b"]
 
@@ -119,8 +127,9 @@ async def test_when_the_database_is_away_everybody_hears_of_it_and_the_writer_go
     ledger.gate.set()
     async with Running(ledger) as writer:
         ledger.error = LedgerUnavailable("away")
-        with pytest.raises(LedgerUnavailable):
-            await writer.reserve([a_claim("1")])
+        failed = await asyncio.gather(*(writer.reserve([a_claim(id_)]) for id_ in "abc"), return_exceptions=True)
+        assert [type(error) for error in failed] == [LedgerUnavailable] * 3
+        assert ledger.transactions == [("claims", 3)], "one time-out is enough"
         ledger.error = None
         assert await writer.reserve([a_claim("2")]) == ["2"]
 
@@ -133,3 +142,31 @@ async def test_a_caller_that_left_does_not_stop_the_others():
         leaving.cancel()
         ledger.gate.set()
         assert await staying == ["2"]
+
+
+async def test_a_claims_time_runs_from_its_arrival():
+    ledger = FakeLedger()
+    async with Running(ledger) as writer:
+        before_s = time.monotonic()
+        calls = [
+            asyncio.create_task(writer.reserve([a_claim(id_)], received_s))
+            for id_, received_s in [("1", None), ("2", 7.0)]
+        ]
+        await asyncio.sleep(0.01)
+        sent_s = time.monotonic()
+        ledger.gate.set()
+        await asyncio.gather(*calls)
+    assert before_s <= ledger.received_s[0] <= sent_s
+    assert ledger.received_s[1] == 7.0
+
+
+async def test_a_work_that_cannot_even_begin_does_not_stop_the_writer():
+    def broken():
+        raise LedgerUnavailable("away")
+
+    ledger = FakeLedger()
+    ledger.gate.set()
+    async with Running(ledger) as writer:
+        with pytest.raises(LedgerUnavailable):
+            await writer.run(broken)
+        assert await writer.reserve([a_claim("1")]) == ["1"]

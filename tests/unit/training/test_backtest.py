@@ -10,7 +10,7 @@ from training.backtest import PREDICTED, main, run
 from training.etl import CANONICAL
 from training.settings import ModelSettings
 
-DATA = Path(__file__).resolve().parents[4] / "shared" / "data"
+ONLINE_ADS = Path(__file__).resolve().parents[4] / "shared" / "data" / "online_ads.csv.gz"
 HEADER = ",".join([*CANONICAL, "note"])
 FAST = ModelSettings(trees=10, min_rows_in_leaf=2)
 
@@ -79,10 +79,10 @@ def test_days_that_the_file_does_not_have_are_told_in_a_line(tmp_path, capsys):
     assert "covers 2020-04-01 to 2020-04-10" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason=f"no real data at {DATA}")
+@pytest.mark.skipif(not ONLINE_ADS.is_file(), reason=f"real data is missing: {ONLINE_ADS}")
 def test_real_data_is_predicted_better_than_by_plain_trees(tmp_path):
     found = run(
-        DATA / "online_ads.csv.gz",
+        ONLINE_ADS,
         dt.date(2020, 5, 25),
         dt.date(2020, 5, 31),
         tmp_path,
@@ -91,7 +91,7 @@ def test_real_data_is_predicted_better_than_by_plain_trees(tmp_path):
     )
     assert found["overall"]["r2"] > 0.9
     assert 0.9 < found["overall"]["calibration"] < 1.1
-    with gzip.open(DATA / "online_ads.csv.gz", "rt") as file:
+    with gzip.open(ONLINE_ADS, "rt") as file:
         wanted = sum(line[:10] >= "2020-05-25" for line in file if line[0] == "2")
     assert found["rows"] == 10_974
     assert sum(1 for _ in (tmp_path / "predictions.csv").open()) == wanted + 1

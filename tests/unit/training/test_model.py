@@ -1,14 +1,30 @@
+import errno
 import hashlib
 import json
+import pickle
 import random
 import re
 import shutil
+import signal
+import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.unit.training.conftest import KEY
-from training.model import ENCODER, FILES, MANIFEST, TREES, Columns, Model, ModelRefused, bundle_of
+from training.model import (
+    ENCODER,
+    FILES,
+    MANIFEST,
+    TREES,
+    Columns,
+    Model,
+    ModelRefused,
+    ModelUnavailable,
+    bundle_of,
+    verify_in_child,
+)
 
 
 def columns(*tuples, score=0.5):
@@ -136,6 +152,42 @@ def test_trees_that_kill_their_process_kill_the_child_only(model, tmp_path):
     killer.manifest["files"] = model.manifest["files"] | {TREES: _sha256(broken)}
     with pytest.raises(ModelRefused):
         Model.from_bundle(killer.to_bundle(KEY), KEY)
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        subprocess.TimeoutExpired("verify", 20),
+        OSError(errno.ENOMEM, "no memory"),
+        subprocess.CompletedProcess("verify", -signal.SIGKILL, b"", b""),
+    ],
+    ids=["slow", "no process", "killed"],
+)
+def test_a_check_that_could_not_be_made_is_no_refusal(monkeypatch, outcome):
+    def run(*_args, **_kwargs):
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(subprocess, "run", run)
+    with pytest.raises(ModelUnavailable, match="v1"):
+        verify_in_child("{}", "v1")
+
+
+def test_a_file_that_cannot_be_read_just_now_is_no_refusal(model, tmp_path, monkeypatch):
+    directory = model.save(tmp_path, KEY)
+
+    def read_bytes(_path):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    with pytest.raises(ModelUnavailable, match="Input/output error"):
+        Model.load(directory, KEY, verify=False)
+
+
+def test_both_refusals_survive_the_trip_between_processes():
+    for error in (ModelRefused("v", "why"), ModelUnavailable("v", "why")):
+        assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
 
 def _sha256(text):
