@@ -28,6 +28,7 @@ T = TypeVar("T")
 Handle = TypeVar("Handle")
 NAMESPACE = "paceline"
 RETRY_S = 0.5
+STOP_S = 0.5
 REDIS_S = 5.0
 IDENTITY_S = 10.0
 CONNECT_TRIES, CONNECT_RETRY_S = 10, 0.1
@@ -159,9 +160,12 @@ class LedgerActor:
 
     async def close(self) -> None:
         """End the loops and let go of database and Redis. Nothing is lost without it."""
-        for loop in self._loops:
-            loop.cancel()
-        await asyncio.gather(*self._loops, return_exceptions=True)
+        going = {self._booting, *self._loops}
+        while going:
+            # Again if need be: a client library may take a cancellation for a time-out of its own and go on.
+            for task in going:
+                task.cancel()
+            _, going = await asyncio.wait(going, timeout=STOP_S)
         if self._redis is not None:
             await self._redis.aclose()
         await self._database.close()

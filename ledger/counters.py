@@ -122,6 +122,9 @@ class Counters:
         """Runs until it is cancelled. Whatever goes wrong is tried again."""
         while True:
             await self.beat()
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise asyncio.CancelledError  # a client library took the cancellation for an error of its own
             await asyncio.sleep(FLUSH_S)
 
     async def beat(self) -> None:

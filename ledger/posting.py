@@ -31,6 +31,7 @@ from ledger.settlement import (
     change,
     effect_of,
     effect_of_group,
+    essential,
     known_click,
     row_of,
 )
@@ -86,6 +87,7 @@ class Posting:
             group = (row.brand_id, row.partner_id, row.conversion_id)
             self._groups.setdefault(group, []).append(self._recorded(row))
         self._effects: dict[Group, Effect] = {}
+        self._essentials: dict[Group, list[Fact]] = {}
         self._waiting: dict[ClickKey, list[tuple[Group, str]]] = {}
         """Recorded conversion events, by group and event_id, that their click may complete when it comes."""
         for row in conversions:
@@ -141,7 +143,7 @@ class Posting:
         if group is None:
             difference = change(NOTHING, effect_of(fact))
         else:
-            facts = self._groups.get(group, [])
+            facts = self._essential(group)
             if not event.restates and any(other.type == CONVERSION for other in facts):
                 return _rejected(event, "restatement", "the conversion is recorded; only its brand may restate it")
             new = effect_of_group([*facts, fact])
@@ -153,7 +155,7 @@ class Posting:
         self._hashes[key] = item.content_hash
         if group is not None:
             self._groups.setdefault(group, []).append(fact)
-            self._effects[group] = new
+            self._effects[group], self._essentials[group] = new, essential([*facts, fact])
         self.event_rows.append(_event_row(item, self.now))
         for group, facts in self._completed_by(item).items():
             self._complete(group, facts, page, rows)
@@ -179,10 +181,16 @@ class Posting:
         for before, after in zip(self._groups[group], facts, strict=True):
             if before != after:
                 self.completed[(group[0], group[1], after.event_id)] = after
-        self._groups[group], self._effects[group] = facts, effect
+        self._groups[group], self._effects[group], self._essentials[group] = facts, effect, essential(facts)
+
+    def _essential(self, group: Group) -> list[Fact]:
+        """A conversion may be restated ten thousand times in a batch: each time a handful of events is looked at."""
+        if group not in self._essentials:
+            self._essentials[group] = essential(self._groups.get(group, []))
+        return self._essentials[group]
 
     def _effect(self, group: Group) -> Effect:
-        return self._effects.get(group) or effect_of_group(self._groups.get(group, []))
+        return self._effects.get(group) or effect_of_group(self._essential(group))
 
     def _apply(
         self, brand_id: str, difference: Change, page: Page, rows: dict[RowKey, Figures], is_late: bool = False

@@ -19,7 +19,7 @@ Of a group:
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -152,7 +152,7 @@ def effect_of_group(facts: Sequence[Fact]) -> Effect:
     if status == REJECTED:
         cost = revenue = 0
     decided = any(fact.cost_micros or fact.status in (APPROVED, REJECTED) for fact in facts)
-    anchor = min(facts, key=lambda fact: (fact.type != CONVERSION, fact.rank))
+    anchor = min(facts, key=_anchor_order)
     return Effect(
         charge=Charge(anchor.day, anchor.portfolio_id, anchor.reservation_id),
         cost_micros=cost,
@@ -165,6 +165,29 @@ def effect_of_group(facts: Sequence[Fact]) -> Effect:
         ),
         ends=frozenset(fact.reservation_id for fact in facts if fact.reservation_id) if decided else frozenset(),
     )
+
+
+def _anchor_order(fact: Fact) -> tuple[bool, tuple[dt.datetime, str]]:
+    """The first conversion says where it was; until it is there, the first update does."""
+    return fact.type != CONVERSION, fact.rank
+
+
+def essential(facts: Sequence[Fact]) -> list[Fact]:
+    """Those events of a conversion that can still matter, whatever comes: a handful, however often it was restated.
+
+    `effect_of_group([*essential(facts), *more])` is `effect_of_group([*facts, *more])`.
+    """
+    newest_first = sorted(facts, key=lambda fact: fact.rank, reverse=True)
+    wanted: list[Callable[[Fact], bool]] = [
+        lambda fact: fact.status is not None,
+        lambda fact: fact.cost_micros is not None,
+        lambda fact: fact.revenue_micros is not None,
+        lambda fact: bool(fact.cost_micros) or fact.status in (APPROVED, REJECTED),
+    ]
+    kept = [fact for is_wanted in wanted if (fact := next(filter(is_wanted, newest_first), None)) is not None]
+    kept += [min(facts, key=_anchor_order)] if facts else []
+    kept += {fact.reservation_id: fact for fact in facts if fact.reservation_id}.values()
+    return list({fact.rank: fact for fact in kept}.values())
 
 
 def change(old: Effect, new: Effect) -> Change:

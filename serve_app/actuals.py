@@ -37,10 +37,11 @@ def _sums(names: tuple[str, ...]) -> TextualSelect:
     conditions = "".join(f" AND {name} = :{name}" for name in names)
     return (
         text(
-            "SELECT day, SUM(impressions), SUM(clicks), SUM(conversions), SUM(cost_micros), SUM(revenue_micros),"
-            " SUM(pending_revenue_micros),"
-            " SUM(CASE WHEN cost_micros IS NOT NULL THEN revenue_micros END),"
-            " SUM(CASE WHEN cost_micros IS NOT NULL THEN pending_revenue_micros END)"
+            # As doubles: SQLite gives up on sums beyond 2^63, and no money derives from these.
+            "SELECT day, SUM(impressions + 0e0), SUM(clicks + 0e0), SUM(conversions + 0e0), SUM(cost_micros + 0e0),"
+            " SUM(revenue_micros + 0e0), SUM(pending_revenue_micros + 0e0),"
+            " SUM(CASE WHEN cost_micros IS NOT NULL THEN revenue_micros + 0e0 END),"
+            " SUM(CASE WHEN cost_micros IS NOT NULL THEN pending_revenue_micros + 0e0 END)"
             f" FROM performance WHERE day >= :first AND day <= :last{conditions} GROUP BY day"
         )
         .bindparams(bindparam("first", type_=Date), bindparam("last", type_=Date))

@@ -5,6 +5,7 @@ The environment is read here and nowhere else in a running cluster; what needs a
 """
 
 import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -58,13 +59,19 @@ def build(args: dict[str, Any]) -> Application:
         graceful_shutdown_timeout_s=5,
         ray_actor_options=quiet,
     )(IngressReplica)
-    application: Application = ingress.bind(settings, state, predictor.bind(settings, state))
+    application: Application = ingress.bind(settings, state, time.time(), predictor.bind(settings, state))
     return application
 
 
-def connector(settings: Settings) -> Callable[[], Any]:
-    """How to reach the ledger actor, which is started where there is none."""
-    return lambda: ledger.connect(settings.database, settings.redis.url, settings.ledger, settings.roas)
+def connector(settings: Settings, decided_at: float) -> Callable[[], Any]:
+    """How to reach the ledger actor, which is started where there is none.
+
+    Args:
+        decided_at: when the application was built; of two replicas with different settings the younger's count.
+    """
+    return lambda: ledger.connect(
+        settings.database, settings.redis.url, settings.ledger, settings.roas, decided_at=decided_at
+    )
 
 
 def configure_logging() -> None:
@@ -103,7 +110,7 @@ class Pool:
 class IngressReplica:
     """An ingress as a Serve replica: makes the collaborators, and hands the routes over to them."""
 
-    def __init__(self, settings: Settings, state: State, predictor: DeploymentHandle[Any]) -> None:
+    def __init__(self, settings: Settings, state: State, decided_at: float, predictor: DeploymentHandle[Any]) -> None:
         configure_logging()
         keys = KeySet(settings.general.jwks) if settings.general.jwks else Secret(str(settings.jwt.secret))
         database = Database(settings.database)
@@ -111,7 +118,7 @@ class IngressReplica:
         self._api = Api(
             settings,
             Pool(predictor),
-            LedgerClient(connector(settings), settings.score.terms_poll_s),
+            LedgerClient(connector(settings, decided_at), settings.score.terms_poll_s),
             database,
             Monitor(redis),
             Authenticator(keys),

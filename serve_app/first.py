@@ -7,15 +7,13 @@ import datetime as dt
 from collections.abc import Callable
 from pathlib import Path
 
-from sqlalchemy import select
-
 from db import BadSetting, Database, State
 from db.migrate import upgrade
-from db.tables import imports
 from serve_app.settings import Settings
 from training import (
     AnotherNight,
     ModelRefused,
+    ModelUnavailable,
     NothingToLearn,
     Unreadable,
     announce,
@@ -24,6 +22,7 @@ from training import (
     import_frame,
     is_imported,
 )
+from training.etl import known_sources
 from training.fit import FitFailed
 from training.market import performance
 
@@ -47,7 +46,7 @@ def prepare(settings: Settings, state: State, data: Path | None, say: Say) -> No
     say(f"database ready ({settings.database.url.split(':')[0] if settings.database.url else ''})")
     try:
         asyncio.run(_prepare(settings, state, data, say))
-    except (NothingToLearn, AnotherNight, FitFailed, ModelRefused) as error:
+    except (NothingToLearn, AnotherNight, FitFailed, ModelRefused, ModelUnavailable) as error:
         raise CannotPrepare(str(error) or type(error).__name__) from None
 
 
@@ -68,12 +67,15 @@ async def _prepare(settings: Settings, state: State, data: Path | None, say: Say
 
 
 async def _import(database: Database, state: State, data: Path | None, say: Say) -> None:
-    async with database.read() as connection:
-        known = {row.source: bool(row.simulated) for row in await connection.execute(select(imports))}
-    simulated = any(known.values())
+    known = await known_sources(database)
+    simulated = any(source.simulated for source in known.values())
     if data is None:
-        if known:
-            say("history: " + ("the simulated market" if simulated else ", ".join(sorted(known))) + ", imported before")
+        cut_off = sorted(name for name, source in known.items() if not source.complete)
+        if known and not any(known[name].simulated for name in cut_off):
+            if cut_off:
+                say(f"warning: the import of {', '.join(cut_off)} was cut off; give its DATA= again")
+            what = "the simulated market" if simulated else ", ".join(sorted(known))
+            say(f"history: {what}, imported before")
             return
         say("history: no DATA given, so a SIMULATED market is generated")
         yesterday = dt.datetime.now(dt.UTC).date() - dt.timedelta(days=1)

@@ -42,7 +42,7 @@ from serve_app.reserve import LedgerClient
 from serve_app.score_log import ScoreLog, sampled
 from serve_app.settings import Settings
 from serve_app.versions import Versions
-from training import Columns, Explanation, ModelRefused, UnknownVersion
+from training import Columns, Explanation, ModelRefused, ModelUnavailable, UnknownVersion
 
 logger = logging.getLogger("paceline.ingress")
 VERSION = "0.1.0"
@@ -427,6 +427,9 @@ class Api:
             raise not_found("model version") from None
         except ModelRefused as error:
             raise Problem(409, str(error), "model-refused") from None
+        except ModelUnavailable as error:
+            logger.warning("%s", error)
+            raise unavailable("the model's files cannot be had just now; try again", "model-unavailable") from None
 
     # Open routes
 

@@ -8,7 +8,6 @@ import fcntl
 import json
 import logging
 import os
-import secrets
 import shutil
 import signal
 import subprocess
@@ -25,6 +24,7 @@ from typing import NamedTuple, Self
 
 from db import BadSetting, State
 from db.migrate import CannotMigrate
+from db.state import secret_file
 from serve_app import processes
 from serve_app.embedded import EmbeddedRedis
 from serve_app.night import Night
@@ -163,19 +163,10 @@ def _environment(state: State) -> dict[str, str]:
 def _keys(state: State, settings: Settings) -> dict[str, str]:
     """Keys that are made on the first run, each readable by its owner only."""
     added = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(state.ray_token)}
-    _secret_file(state.ray_token)
+    secret_file(state.ray_token)
     if not settings.general.jwks and not settings.jwt.secret:
-        added["PACELINE_JWT_SECRET"] = _secret_file(state.jwt_secret)
+        added["PACELINE_JWT_SECRET"] = secret_file(state.jwt_secret)
     return added
-
-
-def _secret_file(path: Path) -> str:
-    with (
-        contextlib.suppress(FileExistsError),
-        os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file,
-    ):
-        file.write(secrets.token_hex(32))
-    return path.read_text().strip()
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
 from db import Database
 from ledger.audit import audit
@@ -403,10 +404,12 @@ async def test_models_can_be_rolled_back_and_an_unknown_one_is_404(on_sqlite: Wo
     assert (await admin.post("/api/models/none/activate", b"")).status_code == 404
 
 
-async def test_a_changed_model_file_is_refused_and_the_live_one_stays(on_sqlite: World) -> None:
+async def test_a_changed_model_file_is_refused_and_the_live_one_stays(on_sqlite: World, redis_url: str) -> None:
     admin = on_sqlite.client()
     assert (await admin.post("/api/score", request("loaded"))).status_code == 200
     version = (await admin.get("/api/models")).json()["models"][0]["version"]
+    async with Redis.from_url(redis_url) as redis:
+        await redis.delete(f"roas_model:{version}")  # with it, the folder would be made anew
     tree = on_sqlite.state.models / version / "model.txt"
     tree.write_text(tree.read_text().replace("leaf_value=", "leaf_value=9", 1))
     refused = await admin.post(f"/api/models/{version}/activate", b"")
