@@ -17,6 +17,7 @@ from serve_app.coalesce import CallLost, Coalescer
 logger = logging.getLogger("paceline.reserve")
 T = TypeVar("T")
 OFFERS_PER_CALL = 20_000
+OFFERS_AT_FIRST = 8
 RETRY_S, LATE_S = 0.1, 10.0
 
 
@@ -85,9 +86,23 @@ class LedgerClient:
                 await asyncio.sleep(RETRY_S)
 
     async def reserve(self, claim: Claim) -> Award:
-        """The claim's award. When the ledger is silent until the claim has expired, nothing is won."""
-        if not claim.offers:
-            return Award(wins=(), refused={})
+        """The claim's award. When the ledger is silent until the claim has expired, nothing is won.
+
+        One winner is mostly among the first few offers: the rest travels only if none of them could be held. Several
+        winners are decided in one go, because a second claim of a request only repeats what its first has won.
+        """
+        step = OFFERS_AT_FIRST if claim.winners == 1 else max(len(claim.offers), 1)
+        until = time.monotonic() + claim.within_s
+        refused: dict[str, str] = {}
+        for start in range(0, len(claim.offers), step):
+            part = replace(claim, offers=claim.offers[start : start + step], within_s=until - time.monotonic())
+            award = await self._reserve_part(part)
+            refused |= award.refused
+            if award.wins or award.repeated or award.conflict:
+                return replace(award, refused=refused)
+        return Award(wins=(), refused=refused)
+
+    async def _reserve_part(self, claim: Claim) -> Award:
         if claim.within_s <= 0:
             return no_lease(claim)
         try:

@@ -319,6 +319,7 @@ class System:
             "PATH": os.pathsep.join([str(BIN), os.environ.get("PATH", os.defpath)]),  # jobs say `python`
             "OMP_NUM_THREADS": "1",
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_worker_niceness": "0",  # 15 by default: everything else on the machine would go before the replicas
             "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
             "RAY_SERVE_ENABLE_HA_PROXY": "1",
             "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",

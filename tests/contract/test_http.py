@@ -157,6 +157,14 @@ async def test_many_winners_one_a_brand_and_the_next_best_after_an_empty_budget(
     assert any(item["reason"] == "brand_budget" for item in ranked)
 
 
+async def test_the_next_bid_wins_however_many_before_it_have_no_money(api: World) -> None:
+    await api.brand("poor", daily_budget_micros=0, target_roas=0.0001)
+    bids = [bid(f"poor-{n}", "poor") for n in range(30)] + [bid("rich", price_micros=20_000)]
+    ranked = (await api.client().post("/api/score", request("late", *bids))).json()["ranked"]
+    assert [item["bid_id"] for item in ranked if item["status"] == "won"] == ["rich"]
+    assert {item["reason"] for item in ranked if item["brand_id"] == "poor"} == {"brand_budget"}
+
+
 async def test_roas_of_a_slot_that_was_seen_and_of_one_that_was_not(api: World) -> None:
     admin = api.client()
     known = (await admin.get("/api/brands/brand-atlas")).json()
