@@ -67,7 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.parse_args(argv)
     for number in STOP_SIGNALS:
-        signal.signal(number, _raise_stop)
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
+            signal.signal(number, _raise_stop)
     threading.Thread(target=_heed_make, daemon=True).start()
     try:
         run()
