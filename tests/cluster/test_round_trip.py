@@ -142,9 +142,16 @@ def wait_until(condition: Any, seconds: float) -> None:
         time.sleep(0.1)
 
 
+def command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:  # it has ended since it was listed
+        return b""
+
+
 def ledger_pid(system: System) -> int:
     for pid in processes.marked(system.run_file["system"]):
-        if b"LedgerActor" in Path(f"/proc/{pid}/cmdline").read_bytes():
+        if b"LedgerActor" in command_line(pid):
             return pid
     raise AssertionError("there is no ledger")
 
@@ -275,7 +282,7 @@ def test_serve_deploy_brings_the_same_application(system: System, http: httpx.Cl
 
     def ingresses() -> int:
         found = processes.marked(system.run_file["system"])
-        return sum(b"paceline:Ingress" in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in found)
+        return sum(b"paceline:Ingress" in command_line(pid) for pid in found)
 
     wait_until(lambda: ingresses() == 2, 60)
     wait_until(lambda: http.get("/readyz").status_code == 200, 30)
