@@ -52,9 +52,7 @@ class LedgerClient:
             if self._handle is None:
                 self._handle = await asyncio.to_thread(self._connect)
             return await getattr(self._handle, method).remote(*args)
-        except LedgerError:
-            raise
-        except RayTaskError as error:
+        except RayTaskError as error:  # it is a LedgerError too, but its text is the remote traceback
             cause = getattr(error, "cause", None)
             if isinstance(cause, LedgerError):
                 raise cause from None

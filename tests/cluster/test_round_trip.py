@@ -244,6 +244,15 @@ def test_a_second_system_on_the_same_folder_or_port_is_told_in_a_line(system: Sy
     assert taken.stderr.count("\n") == 1 and f"port {system.port}" in taken.stderr
 
 
+def test_what_the_ledger_declines_is_told_without_its_traceback(http: httpx.Client) -> None:
+    missing = http.get("/api/brands/nobody")
+    assert missing.status_code == 404
+    assert missing.json()["detail"] == "no such brand: nobody"
+    refused = http.put("/api/brands/somebody", json={"portfolio_id": "nothing"})
+    assert refused.status_code == 422
+    assert refused.json()["errors"][0]["message"] == "no such portfolio: nothing"
+
+
 def test_a_caller_that_leaves_takes_nobody_with_it(system: System, http: httpx.Client) -> None:
     """Serve cancels what was called for a caller that disconnects; a coalesced call is everybody's."""
     brand = brand_ids(http)[4]
