@@ -7,6 +7,7 @@ import datetime as dt
 import json
 import math
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +22,25 @@ from tests.contract.http import TODAY, World, world
 PLACE = {"partner_id": "p-1", "slot_id": "s-1", "device_type": "mobile", "creative_type": "300x250"}
 
 
-@pytest.fixture
-async def api(database_url: str, redis_url: str, tmp_path: Path) -> AsyncIterator[World]:
-    async with world(database_url, redis_url, tmp_path / "state") as found:
+@asynccontextmanager
+async def served(database_url: str, redis_url: str, folder: Path) -> AsyncIterator[World]:
+    """A world with a brand whose bids win; its books must balance at the end."""
+    async with world(database_url, redis_url, folder / "state") as found:
         await found.brand("cheap", daily_budget_micros=1_000_000, target_roas=0.01)
         yield found
         assert await audit(found.database) == []
+
+
+@pytest.fixture
+async def api(database_url: str, redis_url: str, tmp_path: Path) -> AsyncIterator[World]:
+    async with served(database_url, redis_url, tmp_path) as found:
+        yield found
 
 
 @pytest.fixture
 async def on_sqlite(sqlite_url: str, redis_url: str, tmp_path: Path) -> AsyncIterator[World]:
-    async with world(sqlite_url, redis_url, tmp_path / "state") as found:
-        await found.brand("cheap", daily_budget_micros=1_000_000, target_roas=0.01)
+    async with served(sqlite_url, redis_url, tmp_path) as found:
         yield found
-        assert await audit(found.database) == []
 
 
 def bid(bid_id: str = "b-1", brand: str = "cheap", **changes: Any) -> dict[str, Any]:
