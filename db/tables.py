@@ -20,6 +20,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    true,
 )
 from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import Dialect
@@ -140,14 +141,17 @@ reservations = Table(
     Column("amount_micros", MICROS, nullable=False),
     Column("held_micros", MICROS, nullable=False),
     Column("settled_micros", MICROS, nullable=False),
-    # open → settled (an event with its cost came) | expired | returned (given back by the caller's replica)
+    # open → settled (an event with its cost came) | expired | returned (given back by the caller's replica);
+    # void: recorded when there was no money behind it any more
     Column("status", WORD, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     Column("expires_at", UtcDateTime, nullable=False),
     Column("due_at", UtcDateTime, nullable=True),  # when the sweep must look at it next; null once it has ended
     Column("ended_at", UtcDateTime, nullable=True),
-    Column("confirmed", Boolean, nullable=False),  # a repeated request was told of it: it cannot be given back
-    UniqueConstraint("sub", "request_id", "brand_id"),
+    Column("session_id", BigInteger, nullable=True),  # whose lease it was drawn from
+    Column("award_id", ID, nullable=False),  # the wins of one answer share it; empty: known from an event alone
+    Column("instead_id", ID, nullable=True),  # void, because this one had been recorded for the same request and brand
+    Index("ix_reservations_sub_request_id", "sub", "request_id"),
     Index("ix_reservations_due_at", "due_at"),
     Index("ix_reservations_brand_id_day", "brand_id", "day"),
     **OPTIONS,
@@ -226,6 +230,39 @@ ledger_epochs = Table(
     **OPTIONS,
 )
 
+ledger_sessions = Table(
+    "ledger_sessions",
+    metadata,
+    # An ingress replica as a shard's ledger knows it. open → lapsed (silent: its leases wait until what it may have won
+    # with them has expired) → closed (it holds nothing any more).
+    Column("session_id", SEQUENCE, primary_key=True, autoincrement=True),
+    Column("shard", Integer, nullable=False),
+    Column("secret", HASH, nullable=False),  # hexadecimal; makes and checks its reservation ids
+    Column("status", WORD, nullable=False),
+    Column("beat", BigInteger, nullable=False),  # number of its newest one
+    Column("opened_at", UtcDateTime, nullable=False),
+    Column("renewed_at", UtcDateTime, nullable=False),
+    Index("ix_ledger_sessions_status", "status"),
+    **OPTIONS,
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    # A session's block of a brand's day. A row whose money has all gone back or become holds goes away.
+    Column("session_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("brand_id", ID, primary_key=True),
+    Column("day", Date, primary_key=True),
+    Column("portfolio_id", ID, nullable=True),
+    Column("leased_micros", MICROS, nullable=False),
+    Column("lasting", Boolean, nullable=False),  # holds drawn from it may wait for a conversion
+    Column("quarantined_until", UtcDateTime, nullable=True),  # of a lapsed session
+    Index("ix_leases_brand_id_day", "brand_id", "day"),
+    Index("ix_leases_portfolio_id_day", "portfolio_id", "day"),
+    Index("ix_leases_quarantined_until", "quarantined_until"),
+    **OPTIONS,
+)
+
 ledger_journal = Table(
     "ledger_journal",
     metadata,
@@ -233,13 +270,15 @@ ledger_journal = Table(
     Column("shard", Integer, nullable=False),
     Column("epoch", BigInteger, nullable=False),
     Column("at", UtcDateTime, nullable=False),
-    # reserve | settle | late_settle | shrink | expire | return | budget
+    # lend | take_back | reserve | settle | late_settle | shrink | expire | return | budget
     Column("kind", WORD, nullable=False),
     Column("brand_id", ID, nullable=True),  # null: a portfolio's budget moved
     Column("portfolio_id", ID, nullable=True),
     Column("day", Date, nullable=False),
     Column("reservation_id", ID, nullable=True),
+    Column("session_id", BigInteger, nullable=True),  # whose lease moved
     Column("budget_delta_micros", MICROS, nullable=False),
+    Column("leased_delta_micros", MICROS, nullable=False),
     Column("reserved_delta_micros", MICROS, nullable=False),
     Column("settled_delta_micros", MICROS, nullable=False),
     Index("ix_ledger_journal_brand_id_day", "brand_id", "day"),
@@ -287,6 +326,15 @@ lambda_fits = Table(
     Column("nu_portfolio", Double, nullable=False),
     Column("opportunities", BigInteger, nullable=False),
     Column("fitted_at", UtcDateTime, nullable=False),
+    # The limits it was fitted for; null: a fit from before they were kept, no portfolio, no limit.
+    Column("target_roas", Double, nullable=True),
+    Column("portfolio_target_roas", Double, nullable=True),
+    Column("daily_budget_micros", MICROS, nullable=True),
+    Column("portfolio_daily_budget_micros", MICROS, nullable=True),
+    # How far it is from optimal, as shares; only what has converged is used.
+    Column("kkt_residual", Double, nullable=True),
+    Column("duality_gap", Double, nullable=True),
+    Column("converged", Boolean, nullable=False, server_default=true()),
     Index("ix_lambda_fits_brand_id_seq", "brand_id", "seq"),
     **OPTIONS,
 )

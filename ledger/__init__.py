@@ -1,13 +1,10 @@
 """Who may spend what: budgets, reservations, settlement, λ and throttle.
 
-A claim's way: `actor.py` (the one writer, on Ray) → `writer.py` (many calls, one transaction) → `book.py` (`Ledger`:
-reads, decides, writes) → `claims.py`, `posting.py`, `page.py` and the rules in `account.py`, `reservation.py`,
-`settlement.py`, `pacing.py` (pure) → `store.py` (SQL). `counters.py` keeps the Redis counters and what /metrics shows;
-`audit.py` recomputes everything from the tables alone.
-
-Every win asks the ledger. An ingress replica's lease (a block of a brand's budget that it draws on in memory) will be
-granted by `book.py` and counted in `leased_micros`, which is 0 until then; its arithmetic belongs in `account.py`. A
-second shard is a second actor under another shard number: `store.py` fences each by its own epoch row.
+A win's way: an ingress replica draws it from a lease in memory (`lease.py`, pure) and tells the ledger in beats:
+`actor.py` (the one writer of a shard, on Ray) → `writer.py` (many calls, one transaction) → `book.py` (`Ledger`: reads,
+decides, writes) → `leasing.py`, `posting.py`, `page.py` and the rules in `account.py`, `reservation.py`,
+`settlement.py`, `pacing.py` (pure) → `store.py` (SQL). `ids.py` makes the reservation ids that both sides read.
+`counters.py` keeps the Redis counters and what /metrics shows; `audit.py` recomputes everything from the tables alone.
 """
 
 from ledger.account import MONEY_MOST, Budget
@@ -25,14 +22,33 @@ from ledger.errors import (
     PortfolioMismatch,
     PortfolioUnknown,
 )
+from ledger.lease import NO_LEASE, Leases
 from ledger.pacing import DaySums, admitted, current_roas, kappa, lambda_
 from ledger.settings import LedgerSettings, RoasSettings
-from ledger.types import Award, BrandTerms, Claim, Event, Offer, Result, Terms, Tuple, Win
+from ledger.shards import shard_of
+from ledger.types import (
+    Award,
+    Beat,
+    BrandTerms,
+    Claim,
+    Event,
+    Grant,
+    Line,
+    Offer,
+    Reply,
+    Result,
+    Terms,
+    Tuple,
+    Win,
+    WinRecord,
+)
 from ledger.writer import Writer
 
 __all__ = [
     "MONEY_MOST",
+    "NO_LEASE",
     "Award",
+    "Beat",
     "BrandGauges",
     "BrandTerms",
     "Budget",
@@ -44,22 +60,27 @@ __all__ = [
     "Event",
     "Fenced",
     "Gauges",
+    "Grant",
+    "Leases",
     "Ledger",
     "LedgerActor",
     "LedgerError",
     "LedgerSettings",
     "LedgerUnavailable",
+    "Line",
     "MoneyOutOfRange",
     "NotFound",
     "Offer",
     "PortfolioGauges",
     "PortfolioMismatch",
     "PortfolioUnknown",
+    "Reply",
     "Result",
     "RoasSettings",
     "Terms",
     "Tuple",
     "Win",
+    "WinRecord",
     "Writer",
     "admitted",
     "connect",
@@ -67,4 +88,5 @@ __all__ = [
     "kappa",
     "lambda_",
     "read_gauges",
+    "shard_of",
 ]

@@ -19,9 +19,9 @@ class Budget:
     `available_micros` is stored, moved by every operation, never derived. A `None` budget is unlimited: then
     `available_micros` is `None` too, and there is neither excess nor overspend.
 
-    >>> budget = Budget.of("brand", "b-7", dt.date(2024, 5, 1), 100).reserve(60)
-    >>> budget.settle(freed_micros=60, cost_micros=45).available_micros
-    55
+    >>> budget = Budget.of("brand", "b-7", dt.date(2024, 5, 1), 100).lend(80).hold(60)
+    >>> budget.settle(freed_micros=60, cost_micros=45).available_micros, budget.leased_micros
+    (35, 20)
     """
 
     owner: str  # brand | portfolio
@@ -53,11 +53,8 @@ class Budget:
     def overspend_micros(self) -> int:
         return 0 if self.budget_micros is None else max(0, self.settled_micros - self.budget_micros)
 
-    def can_reserve(self, amount_micros: int) -> bool:
-        return self.available_micros is None or amount_micros <= self.available_micros
-
-    def reserve(self, amount_micros: int) -> Self:
-        """Hold a win's predicted cost until its outcome is known.
+    def lend(self, amount_micros: int) -> Self:
+        """Debit a block that a replica may draw on.
 
         Raises:
             BudgetExhausted: it is more than what is available.
@@ -66,7 +63,17 @@ class Budget:
         _check(amount_micros)
         if self.available_micros is not None and amount_micros > self.available_micros:
             raise BudgetExhausted(self.owner, self.owner_id, amount_micros, self.available_micros)
-        return self._moved(reserved=amount_micros)
+        return self._moved(leased=amount_micros)
+
+    def take_back(self, amount_micros: int) -> Self:
+        """What a replica did not draw."""
+        _check(amount_micros)
+        return self._moved(leased=-amount_micros)
+
+    def hold(self, amount_micros: int) -> Self:
+        """A win that was drawn from a lease is recorded: its predicted cost is held until its outcome is known."""
+        _check(amount_micros)
+        return self._moved(leased=-amount_micros, reserved=amount_micros)
 
     def release(self, amount_micros: int) -> Self:
         """A hold ends, or shrinks, without a cost."""
@@ -91,19 +98,19 @@ class Budget:
             self.leased_micros, self.reserved_micros, self.settled_micros,
         )  # fmt: skip
 
-    def _moved(self, reserved: int = 0, settled: int = 0) -> Self:
-        available, moved = self.available_micros, reserved + settled
+    def _moved(self, leased: int = 0, reserved: int = 0, settled: int = 0) -> Self:
+        available, moved = self.available_micros, leased + reserved + settled
         if available is not None:
             if moved >= 0:
                 available = max(0, available - moved)
             else:
                 available += max(0, -moved - self.excess_micros)  # what comes back pays off the excess first
-        now_reserved, now_settled = self.reserved_micros + reserved, self.settled_micros + settled
-        _check(now_reserved)
-        _check(now_settled)
+        now_leased, now_reserved = self.leased_micros + leased, self.reserved_micros + reserved
+        now_settled = self.settled_micros + settled
+        for micros in (now_leased, now_reserved, now_settled):
+            _check(micros)
         return type(self)(
-            self.owner, self.owner_id, self.day, self.budget_micros, available,
-            self.leased_micros, now_reserved, now_settled,
+            self.owner, self.owner_id, self.day, self.budget_micros, available, now_leased, now_reserved, now_settled,
         )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from ledger.counters import Counters
 from ledger.errors import Fenced, LedgerUnavailable
 from ledger.pacing import DaySums
 from ledger.settings import LedgerSettings, RoasSettings
-from ledger.types import Award, Claim, Event, Result, Terms
+from ledger.types import Beat, Event, Reply, Result
 from ledger.writer import Writer
 
 logger = logging.getLogger("paceline.ledger")
@@ -113,21 +113,16 @@ class LedgerActor:
         """What it runs with; answered without the database."""
         return self._identity
 
-    # A request's way
+    # The replicas' way
 
-    async def reserve(self, claims: Sequence[Claim]) -> list[Award]:
-        received_s = time.monotonic()
-        return await self._write(lambda writer: writer.reserve(claims, received_s))
+    async def beat(self, beat: Beat) -> Reply:
+        return await self._write(lambda writer: writer.beat(beat))
 
     async def release(self, reservation_ids: Sequence[str]) -> int:
         return await self._write(lambda writer: writer.run(lambda: self._book.release(reservation_ids)))
 
     async def record(self, events: Sequence[Event]) -> list[Result]:
         return await self._write(lambda writer: writer.record(events))
-
-    async def terms(self, known_version: int = -1) -> Terms | None:
-        await self.start()
-        return self._book.terms(known_version)
 
     # Administration
 

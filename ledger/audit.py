@@ -22,12 +22,16 @@ OVERFLOWS = ("integer overflow", "BIGINT value is out of range")
 
 _OUT = "(leased_micros + reserved_micros + settled_micros)"
 _DAY = "owner, owner_id, day"
-_LINES = """
-    SELECT 'brand' AS owner, brand_id AS owner_id, day, budget_delta_micros, reserved_delta_micros, settled_delta_micros
-    FROM ledger_journal WHERE brand_id IS NOT NULL
+_DELTAS = "budget_delta_micros, leased_delta_micros, reserved_delta_micros, settled_delta_micros"
+_LINES = f"""
+    SELECT 'brand' AS owner, brand_id AS owner_id, day, {_DELTAS} FROM ledger_journal WHERE brand_id IS NOT NULL
     UNION ALL
-    SELECT 'portfolio', portfolio_id, day, budget_delta_micros, reserved_delta_micros, settled_delta_micros
-    FROM ledger_journal WHERE portfolio_id IS NOT NULL
+    SELECT 'portfolio', portfolio_id, day, {_DELTAS} FROM ledger_journal WHERE portfolio_id IS NOT NULL
+"""
+_LEASES = """
+    SELECT 'brand' AS owner, brand_id AS owner_id, day, leased_micros FROM leases
+    UNION ALL
+    SELECT 'portfolio', portfolio_id, day, leased_micros FROM leases WHERE portfolio_id IS NOT NULL
 """
 _HOLDS = """
     SELECT 'brand' AS owner, brand_id AS owner_id, day, held_micros FROM reservations
@@ -106,7 +110,8 @@ CHECKS = (
             - CASE WHEN {_OUT} > budget_micros THEN {_OUT} - budget_micros ELSE 0 END ORDER BY {_DAY}
         """,
     ),
-    _same("leased = 0 while no lease is granted", "leased_micros", _HOLDS, "0"),
+    _same("leased = Σ of what sessions hold", "leased_micros", _LEASES, "leased_micros"),
+    _same("leased = Σ of the journal", "leased_micros", _LINES, "leased_delta_micros"),
     _same("reserved = Σ of what open reservations hold", "reserved_micros", _HOLDS, "held_micros"),
     _same("reserved = Σ of the journal", "reserved_micros", _LINES, "reserved_delta_micros"),
     _same("settled = Σ of the journal", "settled_micros", _LINES, "settled_delta_micros"),
@@ -115,15 +120,41 @@ CHECKS = (
     Check(
         "a portfolio's day is the sum of its members' days",
         """
-        SELECT days.owner_id, days.day, days.reserved_micros, days.settled_micros,
-            SUM(lines_.reserved_delta_micros) AS members_reserved, SUM(lines_.settled_delta_micros) AS members_settled
+        SELECT days.owner_id, days.day, days.leased_micros, days.reserved_micros, days.settled_micros,
+            SUM(lines_.leased_delta_micros) AS members_leased, SUM(lines_.reserved_delta_micros) AS members_reserved,
+            SUM(lines_.settled_delta_micros) AS members_settled
         FROM budget_days AS days JOIN ledger_journal AS lines_
             ON lines_.portfolio_id = days.owner_id AND lines_.day = days.day AND lines_.brand_id IS NOT NULL
         WHERE days.owner = 'portfolio'
-        GROUP BY days.owner_id, days.day, days.reserved_micros, days.settled_micros
-        HAVING days.reserved_micros <> SUM(lines_.reserved_delta_micros)
+        GROUP BY days.owner_id, days.day, days.leased_micros, days.reserved_micros, days.settled_micros
+        HAVING days.leased_micros <> SUM(lines_.leased_delta_micros)
+            OR days.reserved_micros <> SUM(lines_.reserved_delta_micros)
             OR days.settled_micros <> SUM(lines_.settled_delta_micros)
         ORDER BY days.owner_id, days.day
+        """,
+    ),
+    Check(
+        "a lease holds what its session's journal says, and has a session that is not over",
+        """
+        SELECT brand_id, session_id, day, SUM(in_row) AS in_row, SUM(journal) AS journal, MAX(alive) AS alive FROM (
+            SELECT held.brand_id, held.session_id, held.day, held.leased_micros AS in_row, 0 AS journal,
+                CASE WHEN known.status IN ('open', 'lapsed') THEN 1 ELSE 0 END AS alive
+            FROM leases AS held LEFT JOIN ledger_sessions AS known ON known.session_id = held.session_id
+            UNION ALL
+            SELECT brand_id, session_id, day, 0, leased_delta_micros, 0 FROM ledger_journal
+            WHERE session_id IS NOT NULL AND leased_delta_micros <> 0
+        ) AS sides GROUP BY brand_id, session_id, day
+        HAVING SUM(in_row) <> SUM(journal) OR SUM(in_row) < 0 OR (SUM(in_row) > 0 AND MAX(alive) = 0)
+        ORDER BY brand_id, session_id, day
+        """,
+    ),
+    Check(
+        "what a lapsed session holds is in quarantine, what an open one holds is not",
+        """
+        SELECT held.brand_id, held.session_id, held.day, known.status, held.quarantined_until
+        FROM leases AS held JOIN ledger_sessions AS known ON known.session_id = held.session_id
+        WHERE (known.status = 'lapsed') <> (held.quarantined_until IS NOT NULL)
+        ORDER BY held.brand_id, held.session_id
         """,
     ),
     Check(
@@ -133,12 +164,12 @@ CHECKS = (
         WHERE held_micros < 0 OR held_micros > amount_micros
            OR (status = 'open' AND (due_at IS NULL OR ended_at IS NOT NULL))
            OR (status <> 'open' AND (due_at IS NOT NULL OR ended_at IS NULL OR held_micros <> 0))
-           OR status NOT IN ('open', 'settled', 'expired', 'returned')
+           OR status NOT IN ('open', 'settled', 'expired', 'returned', 'void')
         ORDER BY brand_id, reservation_id
         """,
     ),
     Check(
-        "every reservation was debited once, for its brand, its portfolio and its day, and holds what the journal says",
+        "a reservation was debited once (void: never) for its brand, portfolio and day, holds what the journal says",
         """
         SELECT held.brand_id, held.reservation_id, held.amount_micros, held.held_micros,
             SUM(CASE WHEN lines_.kind = 'reserve' THEN lines_.reserved_delta_micros ELSE 0 END) AS debited,
@@ -146,9 +177,11 @@ CHECKS = (
         FROM reservations AS held LEFT JOIN ledger_journal AS lines_ ON lines_.reservation_id = held.reservation_id
             AND lines_.brand_id = held.brand_id AND lines_.day = held.day
             AND COALESCE(lines_.portfolio_id, '') = COALESCE(held.portfolio_id, '')
-        GROUP BY held.brand_id, held.reservation_id, held.amount_micros, held.held_micros
-        HAVING SUM(CASE WHEN lines_.kind = 'reserve' THEN 1 ELSE 0 END) <> 1
-            OR SUM(CASE WHEN lines_.kind = 'reserve' THEN lines_.reserved_delta_micros ELSE 0 END) <> held.amount_micros
+        GROUP BY held.brand_id, held.reservation_id, held.status, held.amount_micros, held.held_micros
+        HAVING SUM(CASE WHEN lines_.kind = 'reserve' THEN 1 ELSE 0 END)
+                <> CASE held.status WHEN 'void' THEN 0 ELSE 1 END
+            OR SUM(CASE WHEN lines_.kind = 'reserve' THEN lines_.reserved_delta_micros ELSE 0 END)
+                <> CASE held.status WHEN 'void' THEN 0 ELSE held.amount_micros END
             OR SUM(lines_.reserved_delta_micros) <> held.held_micros
         ORDER BY held.brand_id, held.reservation_id
         """,
@@ -178,8 +211,10 @@ CHECKS = (
     Check(
         "a request is paid for once, whatever it is repeated with",
         """
-        SELECT sub, request_id, COUNT(DISTINCT request_hash) AS bodies FROM reservations
-        GROUP BY sub, request_id HAVING COUNT(DISTINCT request_hash) > 1 ORDER BY sub, request_id
+        SELECT sub, request_id, COUNT(DISTINCT award_id) AS awards, MIN(brand_id) AS brand_id FROM reservations
+        WHERE award_id <> '' AND status <> 'void'
+        GROUP BY sub, request_id HAVING COUNT(DISTINCT award_id) > 1 OR COUNT(*) > COUNT(DISTINCT brand_id)
+        ORDER BY sub, request_id
         """,
     ),
     Check(

@@ -10,8 +10,8 @@ import asyncio
 import datetime as dt
 import logging
 import os
-import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 from sqlalchemy import Connection
@@ -20,16 +20,17 @@ from db import Database
 from db.brands import BrandSettings, PortfolioSettings
 from ledger.account import Budget
 from ledger.brand import Brand, Fit, Portfolio, Scheduled
-from ledger.claims import Awarding, too_late
 from ledger.days import day_ends_at, day_of, midnight
 from ledger.errors import CurrencyFixed, NotFound, PortfolioMismatch, PortfolioUnknown
-from ledger.pacing import Throttle, kappa, lambda_
-from ledger.page import BRAND, PORTFOLIO, BudgetKey, Page, budget_keys
+from ledger.ids import decode, is_genuine
+from ledger.leasing import LeaseMismatch, Leasing
+from ledger.pacing import Throttle, lambda_
+from ledger.page import BRAND, PORTFOLIO, BudgetKey, LeaseKey, Lent, Page, budget_keys
 from ledger.posting import Posting
-from ledger.reservation import RETURNED, Lifetimes
+from ledger.reservation import RETURNED, Lifetimes, Reservation
 from ledger.settings import LedgerSettings
-from ledger.store import Signature, Store
-from ledger.types import Award, BrandTerms, Claim, Event, Result, Terms
+from ledger.store import CLOSED, LAPSED, OPEN, Session, Signature, Store
+from ledger.types import Beat, BrandTerms, Event, Grant, Reply, Result, Terms, Tuple
 
 T = TypeVar("T")
 logger = logging.getLogger("paceline.ledger")
@@ -37,9 +38,10 @@ NEVER = dt.datetime.max.replace(tzinfo=dt.UTC)
 SWEEP_ROWS = 500
 """Holds that one transaction looks at: a long queue of expiries lets reservations through in between."""
 
+LAPSE_GRACE_S = 2.0
+"""A silent session lapses this much after its leases have ended by the replica's own clock: the two may differ."""
+
 Clock = Callable[[], dt.datetime]
-Stopwatch = Callable[[], float]
-"""Monotonic seconds: only differences mean something."""
 BrandDay = tuple[str, dt.date]
 
 
@@ -60,9 +62,15 @@ def utc_now() -> dt.datetime:
     return dt.datetime.now(dt.UTC)
 
 
-def new_id() -> str:
-    """A reservation's id: its first twelve digits are the time, so that new rows lie side by side."""
-    return f"{time.time_ns() // 1_000_000:012x}{os.urandom(10).hex()}"
+def new_secret() -> bytes:
+    return os.urandom(32)
+
+
+class _Beaten(NamedTuple):
+    """What a transaction of beats has done."""
+
+    replies: list[Reply]
+    recalls: set[tuple[int, str]]  # session, brand: asked to return what it does not use
 
 
 class Ledger:
@@ -71,11 +79,10 @@ class Ledger:
     Its methods may be called concurrently: writes wait for each other.
     """
 
-    def __init__(
-        self, store: Store, settings: LedgerSettings, clock: Clock, stopwatch: Stopwatch, ids: Callable[[], str]
-    ) -> None:
-        self._store, self._settings, self._clock, self._ids = store, settings, clock, ids
-        self._stopwatch = stopwatch
+    def __init__(self, store: Store, settings: LedgerSettings, clock: Clock, secrets: Callable[[], bytes]) -> None:
+        self._store, self._settings, self._clock, self._secrets = store, settings, clock, secrets
+        self._opened_at = clock()
+        self._recalls: dict[int, set[str]] = {}
         self._lifetimes = Lifetimes(settings.reservation_ttl_s, settings.conversion_days)
         self._writing = asyncio.Lock()
         self._brands: dict[str, Brand] = {}
@@ -84,6 +91,9 @@ class Ledger:
         self._throttles: dict[str, Throttle] = {}
         self._signature: Signature | None = None
         self._terms = Terms(0, {})
+        self._whole_since = 0
+        self._changed_in: dict[str, int] = {}
+        """Of each brand, the version of the terms that changed it last."""
         self._terms_end = NEVER
         self._dirty: set[BrandDay] = set()
         self.moves = 0
@@ -98,8 +108,7 @@ class Ledger:
         settings: LedgerSettings | None = None,
         *,
         clock: Clock = utc_now,
-        stopwatch: Stopwatch = time.monotonic,
-        ids: Callable[[], str] = new_id,
+        secrets: Callable[[], bytes] = new_secret,
         shard: int = 0,
     ) -> Self:
         """Take the next epoch and read what other processes have written.
@@ -107,7 +116,7 @@ class Ledger:
         Raises:
             LedgerUnavailable: the database is away.
         """
-        ledger = cls(Store(database, shard), settings or LedgerSettings(), clock, stopwatch, ids)
+        ledger = cls(Store(database, shard), settings or LedgerSettings(), clock, secrets)
         await ledger._store.take_epoch(clock())
         await ledger.refresh()
         return ledger
@@ -131,55 +140,124 @@ class Ledger:
     def now(self) -> dt.datetime:
         return self._clock()
 
-    # A request's way
+    # The replicas' way
 
-    async def reserve(self, claims: Sequence[Claim], received_s: Sequence[float] | None = None) -> list[Award]:
-        """Hold money for the best offers that can have it, all claims in one transaction, in order.
-
-        Args:
-            received_s: when each claim came, by the ledger's stopwatch; now, if it is not given.
+    async def beat(self, beats: Sequence[Beat]) -> list[Reply]:
+        """Record wins, take back and lend, for several replicas in one transaction, in order.
 
         Raises:
-            Fenced, LedgerUnavailable: repeat the claims; a request that was recorded gets its first award.
+            Fenced, LedgerUnavailable: whether it happened is not known; the replica's next beat states everything anew.
         """
-        if received_s is None:
-            received_s = [self._stopwatch()] * len(claims)
-        ends = [came + claim.within_s for came, claim in zip(received_s, claims, strict=True)]
 
-        def work(connection: Connection) -> list[Award]:
-            now, now_s = self._clock(), self._stopwatch()
-            is_live = [end > now_s for end in ends]
-            live = [claim for claim, waits in zip(claims, is_live, strict=True) if waits]
-            brands = self._named(connection, {offer.where.brand_id for claim in live for offer in claim.offers}, now)
-            recorded = self._store.recorded(connection, [(claim.sub, claim.request_id) for claim in live])
-            keys = {
-                key
-                for brand in brands.values()
-                for key in budget_keys(brand.brand_id, brand.settings.portfolio_id, brand.day(now))
-            }
-            page = self._page(connection, now, keys)
-            awarding = Awarding(page, recorded, brands, self._lifetimes, self._ids)
-            awards = [
-                awarding.award(claim) if waits else too_late(claim)
-                for claim, waits in zip(claims, is_live, strict=True)
-            ]
-            self._store.write(connection, page, awarding.rows)
-            self._store.confirm(connection, awarding.confirmed)
-            return awards
+        def work(connection: Connection) -> _Beaten:
+            now = self._clock()
+            known = self._store.sessions(connection, {beat.session_id for beat in beats if beat.session_id})
+            sessions = dict(known)
+            live = [beat for beat in beats if not _is_stale(beat, sessions)]
+            brands = self._named(connection, {line.brand_id for beat in live for line in beat.lines}, now)
+            wins = [win for beat in live for win in beat.wins]
+            leases = self._leases_of(connection, live, brands, now)
+            keys = {key for lease, lent in leases.items() for key in _budget_keys_of(lease, lent)}
+            for brand in brands.values():
+                keys.update(budget_keys(brand.brand_id, brand.settings.portfolio_id, brand.day(now)))
+            page = Page(now, self._store.budgets(connection, keys), self._limit, leases)
+            leasing = Leasing(
+                page,
+                brands,
+                self._store.reservations(connection, [win.reservation_id for win in wins]),
+                self._store.recorded(connection, [(win.sub, win.request_id) for win in wins]),
+                self._lifetimes,
+                len(self._store.open_sessions(connection)),
+            )
+            replies = []
+            for beat in beats:
+                if beat.session_id is None:
+                    session = self._store.open_session(connection, self._secrets(), beat.number - 1, now)
+                    sessions[session.session_id] = session
+                    beat = replace(beat, session_id=session.session_id)
+                replies.append(self._answer(beat, sessions, leasing, page, now))
+            before = {id_: one.status for id_, one in known.items()}
+            self._store.put_sessions(connection, sessions.values())
+            self._store.write(connection, page, leasing.rows)
+            for session in sessions.values():
+                if session.status == LAPSED and before.get(session.session_id) == OPEN:
+                    self._quarantine(connection, session.session_id, now)
+            self._store.complete_reservations(connection, leasing.completed)
+            asking = {beat.session_id for beat in live}
+            lenders = self._store.lenders(connection, leasing.short) if leasing.short else {}
+            recalls = {(key.session_id, key.brand_id) for key in lenders if key.session_id not in asking}
+            return _Beaten(replies, recalls)
 
-        return await self._move(work)
+        replies, recalls = await self._move(work)
+        for session_id, brand_id in recalls:
+            self._recalls.setdefault(session_id, set()).add(brand_id)
+        return [
+            replace(
+                reply,
+                recalled=tuple(sorted(self._recalls.pop(reply.session_id, ()))),
+                terms=self.terms(beat.known_version),
+            )
+            for beat, reply in zip(beats, replies, strict=True)
+        ]
+
+    def _leases_of(
+        self, connection: Connection, beats: Sequence[Beat], brands: Mapping[str, Brand], now: dt.datetime
+    ) -> dict[LeaseKey, Lent]:
+        """The leases that these beats bear on."""
+        keys: set[LeaseKey] = set()
+        found: dict[LeaseKey, Lent] = {}
+        for beat in beats:
+            session_id = beat.session_id
+            if session_id is None:
+                continue
+            if beat.is_last:
+                found |= self._store.leases_of(connection, session_id)
+            for win in beat.wins:
+                if (drawn := decode(win.reservation_id)) is not None:
+                    keys.add(LeaseKey(session_id, win.where.brand_id, drawn.day))
+            for line in beat.lines:
+                keys.add(LeaseKey(session_id, line.brand_id, line.day))
+                if (brand := brands.get(line.brand_id)) is not None:
+                    keys.add(LeaseKey(session_id, line.brand_id, brand.day(now)))
+        return found | self._store.leases(connection, keys - found.keys())
+
+    def _answer(
+        self, beat: Beat, sessions: dict[int, Session], leasing: Leasing, page: Page, now: dt.datetime
+    ) -> Reply:
+        """What a beat does. `sessions` is brought up to date."""
+        assert beat.session_id is not None
+        session = sessions.get(beat.session_id)
+        if session is None:  # of another database
+            return Reply(beat.session_id, b"", now, 0.0, is_open=False)
+        reply = Reply(session.session_id, session.secret, now, self._settings.lease_s, session.status == OPEN)
+        if _is_stale(beat, sessions):
+            return reply  # nobody waits for it: a later one has been answered
+        for win in beat.wins:
+            leasing.record(session.session_id, win)
+        status = session.status
+        if beat.is_last:
+            leasing.give_up([key for key in page.leases if key.session_id == session.session_id])
+            status = CLOSED
+        elif status == OPEN:
+            try:
+                reply = _with_grants(
+                    reply, [(line.brand_id, leasing.state(session.session_id, line)) for line in beat.lines]
+                )
+            except LeaseMismatch as error:
+                logger.error("%s: the session ends", error)
+                status = LAPSED
+        renewed_at = now if status == OPEN else session.renewed_at
+        sessions[session.session_id] = session._replace(status=status, beat=beat.number, renewed_at=renewed_at)
+        return replace(reply, is_open=status == OPEN)
 
     async def release(self, reservation_ids: Collection[str]) -> int:
-        """Give back holds that nobody will use. Returns how many went back.
-
-        One that has ended, or that a repetition of its request was told of meanwhile, stays as it is.
-        """
+        """Give back holds that nobody will use. Returns how many went back; one that has ended stays as it is."""
 
         def work(connection: Connection) -> int:
             now = self._clock()
             held = self._store.reservations(connection, reservation_ids)
             page = self._page(connection, now, _keys_of(held.values()))
-            returned = sum(page.end(held[id_], RETURNED) for id_ in sorted(held) if not held[id_].confirmed)
+            returned = sum(page.end(held[id_], RETURNED) for id_ in sorted(held))
             self._store.write(connection, page)
             return returned
 
@@ -195,14 +273,15 @@ class Ledger:
         def work(connection: Connection) -> tuple[list[Result], set[BrandDay]]:
             now = self._clock()
             brands = self._named(connection, {event.brand_id for event in events}, now)
-            posting = self._posting(connection, events, brands, now)
-            page = self._page(connection, now, posting.budget_keys)
+            page, leasing = self._adopted(connection, events, now)
+            posting = self._posting(connection, events, brands, page)
+            page.add(self._store.budgets(connection, posting.budget_keys - page.existing))
             figures = self._store.figures(connection, posting.row_keys)
             results = posting.post(page, figures)
             self._store.insert_events(connection, posting.event_rows)
             self._store.complete_events(connection, posting.completed)
             self._store.put_figures(connection, figures, posting.changed_figures)
-            self._store.write(connection, page)
+            self._store.write(connection, page, leasing.rows)
             return results, {(key.place.brand_id, key.hour.date()) for key in posting.changed_figures}
 
         results, dirty = await self._move(work)
@@ -215,8 +294,33 @@ class Ledger:
             self.moves += 1
             return answer
 
+    def _adopted(self, connection: Connection, events: Sequence[Event], now: dt.datetime) -> tuple[Page, Leasing]:
+        """A page with the holds of wins that these events name and no replica has recorded yet.
+
+        The replica may have died, or its next beat be on its way: the money was drawn from its lease all the same.
+        """
+        named = {event.reservation_id: event for event in events if event.reservation_id is not None}
+        drawn = {id_: one for id_ in named if (one := decode(id_)) is not None}
+        known = self._store.reservations(connection, drawn)
+        sessions = self._store.sessions(connection, {drawn[id_].session_id for id_ in drawn.keys() - known.keys()})
+        genuine = [
+            id_
+            for id_ in sorted(drawn.keys() - known.keys())
+            if (session := sessions.get(drawn[id_].session_id)) is not None
+            and is_genuine(id_, named[id_].brand_id, named[id_].partner_id, session.secret)
+        ]
+        leases = self._store.leases(
+            connection, [LeaseKey(drawn[id_].session_id, named[id_].brand_id, drawn[id_].day) for id_ in genuine]
+        )
+        keys = {key for lease, lent in leases.items() for key in _budget_keys_of(lease, lent)}
+        page = Page(now, self._store.budgets(connection, keys), self._limit, leases)
+        leasing = Leasing(page, {}, {}, {}, self._lifetimes, 1)
+        for id_ in genuine:
+            leasing.adopt(id_, _place(named[id_]))
+        return page, leasing
+
     def _posting(
-        self, connection: Connection, events: Sequence[Event], brands: Mapping[str, Brand], now: dt.datetime
+        self, connection: Connection, events: Sequence[Event], brands: Mapping[str, Brand], page: Page
     ) -> Posting:
         """The events with everything recorded that bears on them."""
         known = [event for event in events if event.brand_id in brands]
@@ -241,8 +345,15 @@ class Ledger:
             [(event.brand_id, event.conversion_id) for event in conversions if event.conversion_id] + waiting,
         )
         named = [event.reservation_id for event in known] + [row.reservation_id for row in (*clicks, *groups)]
-        reservations = self._store.reservations(connection, [id_ for id_ in named if id_ is not None])
-        return Posting(now, events, brands, hashes, clicks, groups, reservations)
+        reservations = self._reservations(connection, {id_ for id_ in named if id_ is not None}, page)
+        return Posting(page.now, events, brands, hashes, clicks, groups, reservations)
+
+    def _reservations(self, connection: Connection, ids: set[str], page: Page) -> dict[str, Reservation]:
+        """By the id that was named; a request's void win stands for the one that was recorded first."""
+        found = self._store.reservations(connection, ids) | page.new_reservations
+        instead = {id_: held.instead_id for id_, held in found.items() if held.instead_id is not None}
+        first = self._store.reservations(connection, set(instead.values()))
+        return found | first | {id_: first[other] for id_, other in instead.items() if other in first}
 
     def _page(self, connection: Connection, now: dt.datetime, keys: Iterable[BudgetKey]) -> Page:
         return Page(now, self._store.budgets(connection, keys), self._limit)
@@ -271,11 +382,44 @@ class Ledger:
             in_turn: runs one transaction; others may have theirs between two of the sweep's.
         """
         await in_turn(self._start_scheduled)
+        await in_turn(lambda: self._move(self._lapse))
+        while await in_turn(lambda: self._move(self._end_quarantines)) == SWEEP_ROWS:
+            pass
         looked, goes_on = 0, True
         while goes_on:
             number, goes_on = await in_turn(lambda: self._move(self._sweep_some))
             looked += number
         return looked
+
+    def _lapse(self, connection: Connection) -> None:
+        """Sessions that have been silent for too long. After a start they all have their time again."""
+        now = self._clock()
+        silent_since = now - dt.timedelta(seconds=self._settings.lease_s + LAPSE_GRACE_S)
+        if self._opened_at > silent_since:
+            return
+        for session in self._store.open_sessions(connection):
+            if session.renewed_at <= silent_since:
+                logger.warning("session %d is silent: its leases wait until its wins have expired", session.session_id)
+                self._store.put_sessions(connection, [session._replace(status=LAPSED)])
+                self._quarantine(connection, session.session_id, now)
+
+    def _quarantine(self, connection: Connection, session_id: int, now: dt.datetime) -> None:
+        """What a session has not returned stays debited until the last win that it may have made has expired."""
+        ttl = dt.timedelta(seconds=self._lifetimes.reservation_ttl_s)
+        lasting = max(ttl, dt.timedelta(days=self._lifetimes.conversion_days))
+        self._store.quarantine(connection, session_id, now + ttl, now + lasting)
+
+    def _end_quarantines(self, connection: Connection) -> int:
+        now = self._clock()
+        leases = self._store.out_of_quarantine(connection, now, SWEEP_ROWS)
+        if leases:
+            keys = {key for lease, lent in leases.items() for key in _budget_keys_of(lease, lent)}
+            page = Page(now, self._store.budgets(connection, keys), self._limit, leases)
+            for key, lent in sorted(leases.items()):
+                page.take_back(key, lent.leased_micros)
+            self._store.write(connection, page)
+            self._store.close_emptied(connection)
+        return len(leases)
 
     def _sweep_some(self, connection: Connection) -> Swept:
         now, moved = self._clock(), 0
@@ -333,8 +477,18 @@ class Ledger:
     # Terms
 
     def terms(self, known_version: int = -1) -> Terms | None:
-        """What replicas need of every brand; None: nothing has changed since that version."""
-        return None if known_version == self._terms.version else self._terms
+        """What replicas need of every brand, or of those that have changed since the version that they know.
+
+        None: nothing has.
+        """
+        version = self._terms.version
+        if known_version == version:
+            return None
+        if not self._whole_since <= known_version < version:
+            return self._terms
+        brands = self._terms.brands
+        changed = {id_: brands[id_] for id_, since in self._changed_in.items() if since > known_version}
+        return Terms(version, changed, is_whole=False)
 
     def set_throttles(self, throttles: Mapping[str, Throttle]) -> None:
         """Shares of auctions by brand; a brand that is not named takes part in all."""
@@ -381,14 +535,27 @@ class Ledger:
 
     def _make_terms(self) -> None:
         now = self._clock()
-        brands = {id_: self._terms_of(brand.at(now), now) for id_, brand in self._brands.items()}
-        self._terms_end = min((terms.day_ends_at for terms in brands.values()), default=NEVER)
-        if brands != self._terms.brands or self._terms.version < self.epoch << 32:
-            # The epoch comes first: a version never returns, whoever counts.
-            self._terms = Terms(max(self._terms.version, self.epoch << 32) + 1, brands)
+        days: dict[str, tuple[dt.date, dt.datetime]] = {}
+        for brand in self._brands.values():
+            timezone = brand.at(now).settings.timezone
+            if timezone not in days:
+                days[timezone] = day_of(timezone, now), day_ends_at(timezone, now)
+        brands = {id_: self._terms_of(brand.at(now), days) for id_, brand in self._brands.items()}
+        self._terms_end = min((end for _, end in days.values()), default=NEVER)
+        before = self._terms.brands
+        # The epoch comes first: a version never returns, whoever counts.
+        version = max(self._terms.version, self.epoch << 32) + 1
+        if self._terms.version < self.epoch << 32 or before.keys() - brands.keys():
+            self._whole_since, self._changed_in = version, {}
+        elif changed := [id_ for id_, terms in brands.items() if before.get(id_) != terms]:
+            self._changed_in |= dict.fromkeys(changed, version)
+        else:
+            return
+        self._terms = Terms(version, brands)
 
-    def _terms_of(self, brand: Brand, now: dt.datetime) -> BrandTerms:
+    def _terms_of(self, brand: Brand, days: Mapping[str, tuple[dt.date, dt.datetime]]) -> BrandTerms:
         settings, throttle = brand.settings, self.throttle(brand.brand_id)
+        day, ends_at = days[settings.timezone]
         return BrandTerms(
             currency=settings.currency,
             active=settings.active,
@@ -397,29 +564,21 @@ class Ledger:
             lambda_=self._lambda(brand),
             share=throttle.share,
             throttled=throttle.throttled,
-            day_ends_at=day_ends_at(settings.timezone, now),
+            day=day,
+            day_ends_at=ends_at,
+            portfolio_id=settings.portfolio_id,
+            budget_micros=settings.daily_budget_micros,
+            portfolio_budget_micros=self._limit(PORTFOLIO, settings.portfolio_id) if settings.portfolio_id else None,
         )
 
     def _lambda(self, brand: Brand) -> float:
-        """The fit's multipliers with the targets of now, and not below the fit's own κ while those are the fit's.
-
-        The fit raised its κ until every limit held over the opportunities: with lumpy ones the multipliers alone
-        would miss the target. A fit keeps no targets; a brand or portfolio that was written since may have others.
-        """
         settings, fit = brand.settings, self._fits.get(brand.brand_id)
         portfolio = self._portfolios.get(settings.portfolio_id or "")
         price = settings.target_roas
         if fit is not None:
-            price = kappa(
-                fit.mu_brand,
-                settings.target_roas,
-                fit.mu_portfolio,
-                portfolio.settings.target_roas if portfolio is not None else 0.0,
-                fit.nu_brand,
-                fit.nu_portfolio,
-            )
-            if fit.fitted_at > max(owner.updated_at for owner in (brand, portfolio) if owner is not None):
-                price = max(price, fit.kappa)
+            owners = (brand,) if portfolio is None else (brand, portfolio)
+            untouched = all(fit.fitted_at > owner.updated_at for owner in owners)
+            price = fit.price(settings, portfolio.settings if portfolio else None, untouched)
         return lambda_(settings.strategy_multiplier, price)
 
     # Administration
@@ -605,6 +764,31 @@ def _is_member(brand: Brand, portfolio_id: str) -> bool:
 
 def _keys_of(reservations: Iterable[Any]) -> set[BudgetKey]:
     return {key for held in reservations for key in budget_keys(held.brand_id, held.portfolio_id, held.day)}
+
+
+def _is_stale(beat: Beat, sessions: Mapping[int, Session]) -> bool:
+    """A later beat of its session has been answered."""
+    session = sessions.get(beat.session_id or 0)
+    return session is not None and beat.number <= session.beat
+
+
+def _with_grants(reply: Reply, answers: Iterable[tuple[str, Grant | str | None]]) -> Reply:
+    answers = list(answers)
+    return replace(
+        reply,
+        grants=tuple(answer for _, answer in answers if isinstance(answer, Grant)),
+        refused={brand_id: answer for brand_id, answer in answers if isinstance(answer, str)},
+    )
+
+
+def _budget_keys_of(lease: LeaseKey, lent: Lent) -> list[BudgetKey]:
+    return budget_keys(lease.brand_id, lent.portfolio_id, lease.day)
+
+
+def _place(event: Event) -> Tuple:
+    """Where the event says that the win was; an event need not say it."""
+    unknown = event.slot_id or "", event.device_type or "", event.creative_type or ""
+    return Tuple(event.brand_id, event.partner_id, *unknown, event.placement_score)
 
 
 def _states(budget: Budget) -> dict[str, int | None]:

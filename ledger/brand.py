@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from db.brands import BrandSettings, PortfolioSettings
 from ledger.days import day_of
+from ledger.pacing import kappa
 
 
 class Scheduled(NamedTuple):
@@ -19,15 +20,45 @@ class Scheduled(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """A brand's newest λ fit."""
+    """A brand's newest λ fit that converged."""
 
     fitted_at: dt.datetime
-    kappa: float  # of the multipliers, and raised until every limit held over the opportunities
+    kappa: float  # of the multipliers, and moved until the targets held over whole opportunities
 
     mu_brand: float
     mu_portfolio: float
     nu_brand: float
     nu_portfolio: float
+    target_roas: float | None  # None: fitted before limits were kept
+    portfolio_target_roas: float | None  # None: fitted alone
+    daily_budget_micros: int | None
+    portfolio_daily_budget_micros: int | None
+
+    def price(self, brand: BrandSettings, portfolio: PortfolioSettings | None, untouched: bool) -> float:
+        """κ under the limits of now: the fit's own while they are the fit's.
+
+        Otherwise its multipliers with the targets of now, raised as much as the fit had to raise its own κ. A brand
+        that has joined or left a portfolio since is priced at its target, as one that has no fit.
+
+        Args:
+            untouched: brand and portfolio have not been written since the fit; decides where it kept no limits.
+        """
+        targets = (brand.target_roas, portfolio.target_roas if portfolio else None)
+        if self.target_roas is None:
+            return max(self.kappa, self._kappa(*targets)) if untouched else self._kappa(*targets)
+        budgets = (brand.daily_budget_micros, portfolio.daily_budget_micros if portfolio else None)
+        fitted = (self.target_roas, self.portfolio_target_roas)
+        if (targets, budgets) == (fitted, (self.daily_budget_micros, self.portfolio_daily_budget_micros)):
+            return self.kappa
+        if (portfolio is None) != (self.portfolio_target_roas is None):
+            return brand.target_roas
+        explained = self._kappa(*fitted)
+        return self._kappa(*targets) * (self.kappa / explained if explained > 0 else 1.0)
+
+    def _kappa(self, target_brand: float, target_portfolio: float | None) -> float:
+        return kappa(
+            self.mu_brand, target_brand, self.mu_portfolio, target_portfolio or 0.0, self.nu_brand, self.nu_portfolio
+        )
 
 
 @dataclass(frozen=True, slots=True)

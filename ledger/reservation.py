@@ -10,7 +10,7 @@ from typing import NamedTuple, Self
 
 from ledger.days import ONE_DAY
 
-OPEN, SETTLED, EXPIRED, RETURNED = "open", "settled", "expired", "returned"
+OPEN, SETTLED, EXPIRED, RETURNED, VOID = "open", "settled", "expired", "returned", "void"
 CONVERSION_MODELS = ("cpa", "revshare")
 """Paid when a conversion comes, days after the click: the hold must outlive both."""
 
@@ -43,7 +43,9 @@ class Reservation:
     expires_at: dt.datetime
     due_at: dt.datetime | None  # when it expires or shrinks next
     ended_at: dt.datetime | None = None
-    confirmed: bool = False  # a repetition of its request was told of it: who heard nothing cannot give it back
+    session_id: int | None = None  # whose lease it was drawn from
+    award_id: str = ""  # the wins of one answer have one; empty: an event brought it to mind, its replica has not yet
+    instead_id: str | None = None  # void, for its request had been paid for: events go to this one
 
     @property
     def is_open(self) -> bool:
@@ -52,7 +54,7 @@ class Reservation:
     @property
     def is_late(self) -> bool:
         """Its money went back before the cost came."""
-        return self.status in (EXPIRED, RETURNED)
+        return self.status in (EXPIRED, RETURNED, VOID)
 
     def end(self, status: str, now: dt.datetime) -> Self:
         if not self.is_open:

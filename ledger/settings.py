@@ -19,17 +19,17 @@ class LedgerSettings(BaseModel, frozen=True, extra="forbid", use_attribute_docst
     conversion_days: Annotated[int, Field(ge=1, le=365)] = 30
     """How long a cpa or revshare hold lives; it shrinks along the conversion-delay curve meanwhile."""
     lease_s: PositiveFloat = 5.0
-    """How long an ingress replica may draw on a lease. Leases are not granted yet: every win asks the ledger."""
+    """How long an ingress replica may draw on its leases without an answer from the ledger."""
+    beat_s: PositiveFloat = 0.5
+    """How often an ingress replica tells the ledger its wins, and hears of λ, throttle, pauses and budgets."""
     shards: Annotated[int, AfterValidator(_one_shard)] = 1
     """Ledgers that share the portfolios by hash."""
     sweep_s: PositiveFloat = 1.0
     """How often expired holds return their money."""
     refresh_s: PositiveFloat = 1.0
     """How often brands, portfolios and λ fits that other processes wrote are picked up."""
-    batch_claims: PositiveInt = 256
-    """Claims that share one transaction at most."""
     batch_events: PositiveInt = 1000
-    """Events that share one transaction at most: a large batch lets reservations through in between."""
+    """Events that share one transaction at most: a large batch lets heartbeats through in between."""
     gauges_s: PositiveFloat = 5.0
     """How soon changed budgets show in Redis for the monitor."""
 

@@ -39,13 +39,14 @@ from db.brands import BrandSettings, PortfolioSettings
 from db.performance import PRECEDENCE, key_hash
 from ledger.account import MONEY_MOST, Budget
 from ledger.brand import Brand, Fit, Portfolio, Scheduled
-from ledger.claims import Recorded
 from ledger.errors import Fenced, LedgerUnavailable, StatementRefused
-from ledger.page import BudgetKey, Page
+from ledger.leasing import Recorded
+from ledger.page import BudgetKey, LeaseKey, Lent, Page
 from ledger.reservation import Reservation
 from ledger.settlement import Fact, Figures, RowKey
 
 T = TypeVar("T")
+OPEN, LAPSED, CLOSED = "open", "lapsed", "closed"
 CHUNK = 500
 """Keys in one IN list."""
 
@@ -61,8 +62,13 @@ _R = t.reservations.c
 _RESERVATION = (
     _R.reservation_id, _R.brand_id, _R.portfolio_id, _R.partner_id, _R.pricing_model, _R.day, _R.amount_micros,
     _R.held_micros, _R.settled_micros, _R.status, _R.created_at, _R.expires_at, _R.due_at, _R.ended_at,
-    _R.confirmed,
+    _R.session_id, _R.award_id, _R.instead_id,
 )  # fmt: skip
+_S = t.ledger_sessions.c
+_L = t.leases.c
+_LEASE_KEY = and_(
+    _L.session_id == bindparam("k_session_id"), _L.brand_id == bindparam("k_brand_id"), _L.day == bindparam("k_day")
+)
 _E = t.events.c
 _EVENT = (
     _E.brand_id, _E.partner_id, _E.event_id, _E.type, _E.occurred_at, _E.slot_id, _E.device_type, _E.creative_type,
@@ -107,6 +113,28 @@ _UPDATE_RESERVATION = (
     .where(_R.reservation_id == bindparam("k_reservation_id"))
     .values({name: bindparam(name) for name in ("held_micros", "settled_micros", "status", "due_at", "ended_at")})
 )
+_COMPLETE_RESERVATION = (
+    update(t.reservations)
+    .where(_R.reservation_id == bindparam("k_reservation_id"))
+    .values(
+        {
+            name: bindparam(name)
+            for name in (
+                "award_id", "sub", "request_id", "request_hash", "bid_id", "slot_id", "device_type", "creative_type",
+                "placement_score",
+            )
+        }
+    )
+)  # fmt: skip
+_UPDATE_LEASE = (
+    update(t.leases).where(_LEASE_KEY).values({name: bindparam(name) for name in ("leased_micros", "lasting")})
+)
+_DELETE_LEASE = delete(t.leases).where(_LEASE_KEY)
+_RENEW_SESSION = (
+    update(t.ledger_sessions)
+    .where(_S.session_id == bindparam("k_session_id"))
+    .values({name: bindparam(name) for name in ("status", "beat", "renewed_at")})
+)
 _UPDATE_FIGURES = (
     update(t.performance_hourly)
     .where(_P.key_hash == bindparam("k_key_hash"))
@@ -138,6 +166,16 @@ class Signature(NamedTuple):
     portfolios: tuple[Any, ...]
     lambda_seq: int
     imports: tuple[Any, ...]
+
+
+class Session(NamedTuple):
+    """An ingress replica, as a shard's ledger knows it."""
+
+    session_id: int
+    secret: bytes
+    status: str  # open | lapsed | closed
+    beat: int
+    renewed_at: dt.datetime
 
 
 class Store:
@@ -254,9 +292,9 @@ class Store:
             )
 
     def fits(self, connection: Connection) -> dict[str, Fit]:
-        """Each brand's newest λ fit."""
+        """Each brand's newest λ fit that converged."""
         fits = t.lambda_fits.c
-        newest = select(func.max(fits.seq)).group_by(fits.brand_id)
+        newest = select(func.max(fits.seq)).where(fits.converged).group_by(fits.brand_id)
         query = select(fits.brand_id, *(fits[name] for name in Fit._fields)).where(fits.seq.in_(newest))
         return {row[0]: Fit(*row[1:]) for row in connection.execute(query)}
 
@@ -297,19 +335,92 @@ class Store:
     ) -> dict[tuple[str, str], list[Recorded]]:
         """The wins of requests that were recorded before, by (sub, request_id)."""
         found: dict[tuple[str, str], list[Recorded]] = {}
-        query = select(
-            _R.sub, _R.request_id, _R.request_hash, _R.status, _R.bid_id, _R.reservation_id, _R.amount_micros,
-            _R.expires_at,
-        ).order_by(_R.sub, _R.request_id, _R.reservation_id)  # fmt: skip
+        query = select(_R.sub, _R.request_id, _R.award_id, _R.reservation_id, _R.brand_id, _R.status)
         for chunk in chunks(sorted(set(requests))):
             for row in connection.execute(query.where(tuple_(_R.sub, _R.request_id).in_(chunk))):
                 found.setdefault((row[0], row[1]), []).append(Recorded(*row[2:]))
         return found
 
-    def confirm(self, connection: Connection, ids: Iterable[str]) -> None:
-        """A repeated claim is told of these reservations: nobody can give them back any more."""
+    def complete_reservations(self, connection: Connection, said: Mapping[str, Mapping[str, Any]]) -> None:
+        """What the record of a win adds to a hold that an event had brought to mind before."""
+        if said:
+            rows = [{"k_reservation_id": id_, **columns} for id_, columns in sorted(said.items())]
+            connection.execute(_COMPLETE_RESERVATION, rows)
+
+    # Sessions and leases
+
+    def open_session(self, connection: Connection, secret: bytes, number: int, now: dt.datetime) -> Session:
+        values = {
+            "shard": self.shard, "secret": secret.hex(), "status": OPEN, "beat": number, "opened_at": now,
+            "renewed_at": now,
+        }  # fmt: skip
+        (session_id,) = connection.execute(insert(t.ledger_sessions), values).inserted_primary_key or (0,)
+        return Session(int(session_id), secret, OPEN, number, now)
+
+    def sessions(self, connection: Connection, ids: Collection[int]) -> dict[int, Session]:
+        found: dict[int, Session] = {}
         for chunk in chunks(sorted(ids)):
-            connection.execute(update(t.reservations).where(_R.reservation_id.in_(chunk)).values(confirmed=True))
+            found |= {one.session_id: one for one in self._sessions(connection, _S.session_id.in_(chunk))}
+        return found
+
+    def open_sessions(self, connection: Connection) -> list[Session]:
+        """This shard's."""
+        return self._sessions(connection, and_(_S.shard == self.shard, _S.status == OPEN))
+
+    def _sessions(self, connection: Connection, condition: ColumnElement[bool]) -> list[Session]:
+        query = select(_S.session_id, _S.secret, _S.status, _S.beat, _S.renewed_at).where(condition)
+        return [Session(row[0], bytes.fromhex(row[1]), *row[2:]) for row in connection.execute(query)]
+
+    def put_sessions(self, connection: Connection, sessions: Iterable[Session]) -> None:
+        rows = [
+            {"k_session_id": one.session_id, "status": one.status, "beat": one.beat, "renewed_at": one.renewed_at}
+            for one in sorted(sessions)
+        ]
+        if rows:
+            connection.execute(_RENEW_SESSION, rows)
+
+    def leases(self, connection: Connection, keys: Iterable[LeaseKey]) -> dict[LeaseKey, Lent]:
+        columns = tuple_(_L.session_id, _L.brand_id, _L.day)
+        found: dict[LeaseKey, Lent] = {}
+        for chunk in chunks(sorted(set(keys))):
+            found |= self._leases(connection, columns.in_(chunk))
+        return found
+
+    def leases_of(self, connection: Connection, session_id: int) -> dict[LeaseKey, Lent]:
+        return self._leases(connection, _L.session_id == session_id)
+
+    def lenders(self, connection: Connection, short: Iterable[tuple[str, str | None, dt.date]]) -> dict[LeaseKey, Lent]:
+        """Who has something of these brands' and portfolios' days, or of a lapsed session's."""
+        found: dict[LeaseKey, Lent] = {}
+        for brand_id, portfolio_id, day in sorted(short, key=repr):
+            owned = _L.brand_id == brand_id if portfolio_id is None else _L.portfolio_id == portfolio_id
+            found |= self._leases(connection, and_(owned, _L.day == day, _L.quarantined_until.is_(None)))
+        return found
+
+    def _leases(
+        self, connection: Connection, condition: ColumnElement[bool], limit: int | None = None
+    ) -> dict[LeaseKey, Lent]:
+        query = select(_L.session_id, _L.brand_id, _L.day, _L.portfolio_id, _L.leased_micros, _L.lasting).limit(limit)
+        return {LeaseKey(*row[:3]): Lent(*row[3:]) for row in connection.execute(query.where(condition))}
+
+    def quarantine(
+        self, connection: Connection, session_id: int, until: dt.datetime, lasting_until: dt.datetime
+    ) -> None:
+        """Nothing of this session's leases goes back before what it may have won with them has expired."""
+        for lasting, end in ((False, until), (True, lasting_until)):
+            connection.execute(
+                update(t.leases)
+                .where(_L.session_id == session_id, _L.lasting.is_(lasting))
+                .values(quarantined_until=end)
+            )
+
+    def out_of_quarantine(self, connection: Connection, now: dt.datetime, limit: int) -> dict[LeaseKey, Lent]:
+        return self._leases(connection, _L.quarantined_until <= now, limit)
+
+    def close_emptied(self, connection: Connection) -> None:
+        """Lapsed sessions that hold nothing any more."""
+        holding = exists().where(_L.session_id == _S.session_id)
+        connection.execute(update(t.ledger_sessions).where(_S.status == LAPSED, ~holding).values(status=CLOSED))
 
     def write(self, connection: Connection, page: Page, claims: Mapping[str, Mapping[str, Any]] | None = None) -> None:
         """Everything that the page has changed.
@@ -355,9 +466,28 @@ class Store:
                 for id_, reservation in sorted(page.changed_reservations.items())
             ]
             connection.execute(_UPDATE_RESERVATION, rows)
+        self._write_leases(connection, page)
         if page.entries:
             common = {"shard": self.shard, "epoch": self.epoch, "at": page.now}
             connection.execute(insert(t.ledger_journal), [{**entry._asdict(), **common} for entry in page.entries])
+
+    def _write_leases(self, connection: Connection, page: Page) -> None:
+        new, old, gone = [], [], []
+        for key, lent in sorted(page.changed_leases.items()):
+            keys = {"k_session_id": key.session_id, "k_brand_id": key.brand_id, "k_day": key.day}
+            if not lent.leased_micros:
+                if key in page.existing_leases:
+                    gone.append(keys)
+            elif key in page.existing_leases:
+                old.append({**keys, "leased_micros": lent.leased_micros, "lasting": lent.lasting})
+            else:
+                new.append({**key._asdict(), **lent._asdict(), "quarantined_until": None})
+        if new:
+            connection.execute(insert(t.leases), new)
+        if old:
+            connection.execute(_UPDATE_LEASE, old)
+        if gone:
+            connection.execute(_DELETE_LEASE, gone)
 
     # Events and performance
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 
@@ -37,11 +37,10 @@ class Claim:
     request_hash: str
     winners: int
     offers: tuple[Offer, ...]
-    within_s: float  # from when the ledger receives it; after this nobody waits: nothing may be reserved
+    within_s: float  # after this nobody waits for the answer
 
 
-@dataclass(frozen=True, slots=True)
-class Win:
+class Win(NamedTuple):
     bid_id: str
     reservation_id: str
     reserved_micros: int
@@ -54,8 +53,68 @@ class Award:
 
     wins: tuple[Win, ...]
     refused: dict[str, str]  # bid_id → brand_budget | portfolio_budget | brand_paused | brand_unknown | no_lease
-    repeated: bool = False  # the request was recorded before; of its wins, those that still hold or have spent stand
-    conflict: bool = False  # the same request_id was recorded before with another body; nothing was reserved
+
+
+# Between an ingress replica and the ledger of a shard: one beat at a time, each answered by one reply.
+
+
+class WinRecord(NamedTuple):
+    """A win that was answered: what its id does not say."""
+
+    reservation_id: str  # says the session, the amount, the day, the pricing model and the time
+    award_id: str  # the wins of one answer have one
+    sub: str
+    request_id: str
+    request_hash: str
+    bid_id: str
+    where: Tuple
+
+
+class Line(NamedTuple):
+    """What a replica says of a brand's lease, and what more it wants."""
+
+    brand_id: str
+    day: dt.date  # of the lease; of the brand's today, as far as the replica knows, where it has none
+    holds_micros: int  # not drawn yet. What the ledger has lent beyond this and the beat's wins goes back
+    least_micros: int = 0  # less is of no use
+    want_micros: int = 0
+    lasting: bool = False  # it may be drawn on for holds that wait for a conversion
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """A replica's heartbeat: its wins since the last one that was answered, its leases, its wants."""
+
+    session_id: int | None  # None: open one
+    number: int  # grows; the ledger ignores what comes after a greater one
+    wins: tuple[WinRecord, ...] = ()
+    lines: tuple[Line, ...] = ()
+    known_version: int = -1  # of the terms
+    is_last: bool = False  # nothing is drawn any more: every lease of the session goes back
+    seen: bytes = b""  # the opportunities since the last beat, as `sketch.py` writes them
+
+
+class Grant(NamedTuple):
+    """An addition to a lease."""
+
+    brand_id: str
+    day: dt.date
+    micros: int
+    lasting: bool
+    ends_in_s: float  # until the brand's midnight
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    session_id: int
+    secret: bytes
+    now: dt.datetime  # the ledger's clock
+    lease_s: float  # leases hold this long from when the beat was sent
+    is_open: bool = True  # False: the session has lapsed; its leases are void, its wins have been recorded
+    grants: tuple[Grant, ...] = ()
+    refused: dict[str, str] = field(default_factory=dict)  # brand_id → brand_budget | portfolio_budget | …
+    recalled: tuple[str, ...] = ()  # brands of whose budget others need what is not used
+    terms: Terms | None = None  # None: those that are known
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +164,11 @@ class BrandTerms:
     lambda_: float  # strategy_multiplier × κ
     share: float  # of auctions that the brand takes part in, 1 unless throttled
     throttled: bool
+    day: dt.date  # the budget day
     day_ends_at: dt.datetime
+    portfolio_id: str | None
+    budget_micros: int | None  # the daily ones: with another budget there may be room again
+    portfolio_budget_micros: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,3 +177,4 @@ class Terms:
 
     version: int
     brands: dict[str, BrandTerms]
+    is_whole: bool = True  # False: only the brands that have changed since the version that was known

@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 from ledger.book import Ledger
 from ledger.errors import LedgerError, StatementRefused
-from ledger.types import Award, Claim, Event, Result
+from ledger.types import Beat, Event, Reply, Result
 
 logger = logging.getLogger("paceline.ledger")
+BEATS_TOGETHER = 64
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
-
-
-class _Received(NamedTuple):
-    claim: Claim
-    came_s: float
 
 
 @dataclass(slots=True)
@@ -32,24 +27,21 @@ class _Call(Generic[Item, Answer]):
 
 
 class Writer:
-    """Serialises the ledger's writes. Claims go before events: somebody waits for them.
+    """Serialises the ledger's writes. Beats go before events: requests may wait for a lease.
 
     Answers leave after the commit of the transaction that they were part of.
     """
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._claims: deque[_Call[_Received, Award]] = deque()
+        self._beats: deque[_Call[Beat, Reply]] = deque()
         self._events: deque[_Call[Event, Result]] = deque()
         self._others: deque[tuple[Callable[[], Awaitable[Any]], asyncio.Future[Any]]] = deque()
         self._work = asyncio.Event()
 
-    async def reserve(self, claims: Sequence[Claim], received_s: float | None = None) -> list[Award]:
-        """Args:
-        received_s: when they came, by the monotonic clock; now, if it is not given.
-        """
-        came_s = time.monotonic() if received_s is None else received_s
-        return await self._submit(self._claims, [_Received(claim, came_s) for claim in claims])
+    async def beat(self, beat: Beat) -> Reply:
+        (reply,) = await self._submit(self._beats, [beat])
+        return reply
 
     async def record(self, events: Sequence[Event]) -> list[Result]:
         """The batch in parts that others can get between. Clicks come first: conversions inherit from them."""
@@ -83,23 +75,20 @@ class Writer:
         while True:
             await self._work.wait()
             self._work.clear()
-            while self._claims or self._events or self._others:
+            while self._beats or self._events or self._others:
                 await self._turn()
 
     async def _turn(self) -> None:
-        """One transaction for all claims that wait, then one for some of the rest."""
-        if self._claims:
-            calls = _take(self._claims, self._ledger.settings.batch_claims)
-            await self._together(calls, self._reserve)
+        """One transaction for all beats that wait, then one for some of the rest."""
+        if self._beats:
+            calls = _take(self._beats, BEATS_TOGETHER)
+            await self._together(calls, self._ledger.beat)
         if self._others:
             work, done = self._others.popleft()
             await _answer(done, work)
         if self._events:
             calls_ = _take(self._events, self._ledger.settings.batch_events)
             await self._together(calls_, self._ledger.record)
-
-    async def _reserve(self, waiting: Sequence[_Received]) -> list[Award]:
-        return await self._ledger.reserve([one.claim for one in waiting], [one.came_s for one in waiting])
 
     async def _together(
         self, calls: list[_Call[Item, Answer]], do: Callable[[Sequence[Item]], Awaitable[list[Answer]]]

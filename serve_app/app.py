@@ -22,7 +22,7 @@ from serve_app.ingress import Api
 from serve_app.monitor import Monitor
 from serve_app.predictor import Live, Predictor, Slot
 from serve_app.ranking import Expectation
-from serve_app.reserve import LedgerClient
+from serve_app.reserve import LedgerClient, Shard
 from serve_app.settings import Settings, load, with_state
 from serve_app.versions import Versions
 from training import Columns, Explanation
@@ -118,7 +118,7 @@ class IngressReplica:
         self._api = Api(
             settings,
             Pool(predictor),
-            LedgerClient(connector(settings, decided_at), settings.score.terms_poll_s),
+            LedgerClient([Shard(connector(settings, decided_at), settings.ledger)]),
             database,
             Monitor(redis),
             Authenticator(keys),

@@ -52,6 +52,9 @@ SENDING_S = 0.004
 DEADLINE_MARGIN = 0.1
 """This share of the deadline is kept for ranking and writing the answer."""
 PERFORMANCE_MARGIN_S = 30.0
+FIRST_BEAT_S = 5.0
+SHOWN_WITHIN_S = 1.0
+"""Figures that are shown wait so long for what this replica has not told the ledger yet."""
 Parsed = TypeVar("Parsed", bound=BaseModel)
 
 
@@ -113,15 +116,16 @@ class Api:
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _app: Any) -> AsyncIterator[None]:
-        await self._ledger.refresh_terms()
-        loops = (self._ledger.keep_terms(), self._monitor.keep_flushing(), self._log.keep_flushing())
+        loops = (self._ledger.keep_beating(), self._monitor.keep_flushing(), self._log.keep_flushing())
         tasks = [asyncio.create_task(loop) for loop in loops]
+        await self._ledger.beat_within(FIRST_BEAT_S)
         try:
             yield
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await self._ledger.close()
             await self.flush()
 
     async def flush(self) -> None:
@@ -141,12 +145,6 @@ class Api:
         body = await self._body(request)
         caller.require("admin")
         return caller, body
-
-    async def _ask_ledger(self, method: str, *args: Any, seconds: float = LEDGER_WAIT_S) -> Any:
-        try:
-            return await self._ledger.call_within(seconds, method, *args)
-        except LedgerError as error:
-            raise of_ledger(error) from None
 
     def _terms(self) -> Mapping[str, BrandTerms]:
         if self._ledger.terms.version < 0:
@@ -209,8 +207,8 @@ class Api:
         """Nobody heard of these wins. If nobody asks again in time, their money goes back."""
 
         def give_back() -> None:
-            if entry.askers == 0 and entry.reservation_ids:
-                self._ledger.release(entry.reservation_ids)
+            if entry.askers == 0 and entry.wins:
+                self._ledger.release(entry.wins)
 
         asyncio.get_running_loop().call_later(self._settings.score.idempotency_s, give_back)
 
@@ -240,9 +238,8 @@ class Api:
                 within_s=until - time.monotonic(),
             )
         )
-        if award.conflict:
-            raise Problem(409, f"request_id {wanted.request_id} was used with another body", "request-id-reused")
-        entry.reservation_ids = [win.reservation_id for win in award.wins]
+        brand_of = {bid.bid_id: bid.brand_id for bid in wanted.bids}
+        entry.wins = [(brand_of[win.bid_id], win.reservation_id) for win in award.wins]
         items = answer(wanted.bids, ranking, terms, award)
         self._monitor.tally.bids(len(wanted.bids) - len(ranking.rejected))
         if explanation is not None:
@@ -294,11 +291,12 @@ class Api:
         wanted = parse(schemas.PerformanceRequest, body)
         refused = [_refusal(caller, event) for event in wanted.events]
         allowed = [event for event, refusal in zip(wanted.events, refused, strict=True) if refusal is None]
-        recorded = iter(
-            await self._ask_ledger("record", [_event(item, caller) for item in allowed], seconds=PERFORMANCE_MARGIN_S)
-            if allowed
-            else []
-        )
+        with _ledger_problems():
+            recorded = iter(
+                await self._ledger.record(PERFORMANCE_MARGIN_S, [_event(item, caller) for item in allowed])
+                if allowed
+                else []
+            )
         items = []
         for event, refusal in zip(wanted.events, refused, strict=True):
             status, code, message = ("rejected", *refusal) if refusal else next(recorded)[1:]
@@ -343,7 +341,10 @@ class Api:
                 slot = await self._predictions.slot(columns_of([_as_bid(query)], int(now.timestamp())))
         with _database_problems():
             found = await actuals.window(self._database, where, now.date(), days)
-        actual_roas = await self._ask_ledger("slot_roas", query.brand_id, found.days, days, _share_of_day(now))
+        with _ledger_problems():
+            actual_roas = await self._ledger.of_brand(
+                LEDGER_WAIT_S, "slot_roas", query.brand_id, found.days, days, _share_of_day(now)
+            )
         return reply(
             {
                 "brand_id": query.brand_id,
@@ -375,7 +376,9 @@ class Api:
     async def brands(self, request: Request) -> Response:
         (await self._caller(request)).require("admin")
         page = parse_query(schemas.PageQuery, request)
-        found, cursor = await self._ask_ledger("list_brands", page.cursor, page.limit)
+        await self._ledger.beat_within(SHOWN_WITHIN_S)
+        with _ledger_problems():
+            found, cursor = await self._ledger.list_brands(LEDGER_WAIT_S, page.cursor, page.limit)
         return reply({"brands": found, "next_cursor": cursor})
 
     async def brand(self, request: Request) -> Response:
@@ -389,26 +392,34 @@ class Api:
         caller.require("admin", "brand")
         brand_id = request.path_params["brand_id"]
         caller.must_own_brand(brand_id)
-        return reply(await self._ask_ledger("get_brand", brand_id))
+        await self._ledger.beat_within(SHOWN_WITHIN_S)
+        with _ledger_problems():
+            return reply(await self._ledger.of_brand(LEDGER_WAIT_S, "get_brand", brand_id))
 
     async def _put_brand(self, request: Request) -> Response:
         _, body = await self._admin(request)
         brand_id = path_id(request, "brand_id")
         settings = parse_over(BrandSettings, self._settings.new_brand.model_dump(), body)
-        shown = await self._ask_ledger("put_brand", brand_id, settings)
-        await self._ledger.refresh_terms()  # whoever has put a brand may score it next, here at least
+        with _ledger_problems():
+            shown = await self._ledger.put_brand(LEDGER_WAIT_S, brand_id, settings)
+        await self._ledger.beat_within(LEDGER_WAIT_S)  # whoever has put a brand may score it next, here at least
         return reply(shown)
 
     async def _get_portfolio(self, request: Request) -> Response:
         (await self._caller(request)).require("admin")
-        return reply(await self._ask_ledger("get_portfolio", request.path_params["portfolio_id"]))
+        await self._ledger.beat_within(SHOWN_WITHIN_S)
+        with _ledger_problems():
+            return reply(
+                await self._ledger.of_portfolio(LEDGER_WAIT_S, "get_portfolio", request.path_params["portfolio_id"])
+            )
 
     async def _put_portfolio(self, request: Request) -> Response:
         _, body = await self._admin(request)
         portfolio_id = path_id(request, "portfolio_id")
         defaults = {**PortfolioSettings().model_dump(), "currency": self._settings.general.currency}
         settings = parse_over(PortfolioSettings, defaults, body)
-        return reply(await self._ask_ledger("put_portfolio", portfolio_id, settings))
+        with _ledger_problems():
+            return reply(await self._ledger.of_portfolio(LEDGER_WAIT_S, "put_portfolio", portfolio_id, settings))
 
     async def models(self, request: Request) -> Response:
         (await self._caller(request)).require("admin")
@@ -521,6 +532,15 @@ def _prediction_problems() -> Iterator[None]:
             raise unavailable("no model has been published yet", "no-model", 10) from None
         logger.warning("no prediction: %s", (str(error) or repr(error)).splitlines()[0])
         raise unavailable("no predictor is free; try again", "predictor-unavailable") from None
+
+
+@contextlib.contextmanager
+def _ledger_problems() -> Iterator[None]:
+    """What the ledger declines has its own status and words."""
+    try:
+        yield
+    except LedgerError as error:
+        raise of_ledger(error) from None
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ class Remembered:
     body_hash: str
     since: float  # monotonic seconds
     answer: asyncio.Future[bytes] = field(init=False)
-    reservation_ids: list[str] = field(default_factory=list)
+    wins: list[tuple[str, str]] = field(default_factory=list)  # brand_id, reservation_id
     askers: int = 0  # who waited for the answer and has got it, or still waits
     bytes: int = 0
 

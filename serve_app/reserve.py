@@ -1,46 +1,83 @@
-"""The ingress replica's side of the ledger: terms in memory, claims in groups, nothing won without it."""
+"""The ingress replica's side of the ledger: wins are drawn on leases in memory, the ledger hears of them in beats.
+
+`LedgerClient` is what the routes use. Behind it stands one `Shard` for each shard of the ledger, with the replica's
+`Leases` of it; a request asks a ledger only when a bid that would win has no lease yet.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 from ray.exceptions import RayError, RayTaskError
 
-from ledger import Award, Claim, LedgerError, LedgerUnavailable, Terms
-from serve_app.coalesce import CallLost, Coalescer
+from ledger import (
+    NO_LEASE,
+    Award,
+    Beat,
+    BrandTerms,
+    Claim,
+    Event,
+    Leases,
+    LedgerError,
+    LedgerSettings,
+    LedgerUnavailable,
+    Offer,
+    Reply,
+    Result,
+    Terms,
+    Win,
+    shard_of,
+)
+from ledger.reservation import Lifetimes
 
 logger = logging.getLogger("paceline.reserve")
 T = TypeVar("T")
-OFFERS_PER_CALL = 20_000
-OFFERS_AT_FIRST = 8
-RETRY_S, LATE_S = 0.1, 10.0
+RETRY_S = 0.1
+BEAT_S = 10.0
+"""A beat that has not been answered by then is given up; the next one states everything anew."""
+
+SILENCE_S = 3.0
+"""A ledger that has not even said its name for so long is replaced."""
+
+ASK_AT_FIRST = 8
+"""So many bids without a lease are asked for at once, then twice as many…"""
+
+COLD_WAIT_S = 0.25
+"""A request that could be served by a lower bid waits so long for the leases of better ones."""
+
+Connect = Callable[[], Any]
+"""Blocking: the handle of the shard's ledger, which is made where there is none."""
 
 
-def no_lease(claim: Claim) -> Award:
-    """What a request gets when the ledger does not answer in time."""
-    return Award(wins=(), refused={offer.bid_id: "no_lease" for offer in claim.offers})
+class Shard:
+    """One shard's ledger, and this replica's leases of it.
 
+    Args:
+        connect: see `Connect`.
+        replace: blocking: puts a new ledger in the place of one that is silent.
+    """
 
-class LedgerClient:
-    """Calls to the ledger actor. `connect` gives its handle, and makes the actor where there is none."""
-
-    def __init__(self, connect: Callable[[], Any], terms_poll_s: float) -> None:
-        self._connect, self._terms_poll_s = connect, terms_poll_s
+    def __init__(
+        self,
+        connect: Connect,
+        settings: LedgerSettings,
+        replace: Callable[[], Any] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._connect, self._replace, self._settings, self._clock = connect, replace, settings, clock
+        self.leases = Leases(Lifetimes(settings.reservation_ttl_s, settings.conversion_days))
+        self.on_terms: Callable[[Mapping[str, BrandTerms]], None] = lambda _: None
+        self.seen: Callable[[], bytes] = lambda: b""
         self._handle: Any = None
-        self.terms = Terms(version=-1, brands={})
-        self._claims: Coalescer[tuple[Claim, float], Award] = Coalescer(
-            self._reserve,
-            lambda waiting: len(waiting[0].offers),
-            OFFERS_PER_CALL,
-            in_flight=2,
-            abandoned=self._give_back,
-        )
-        self._background: set[asyncio.Task[None]] = set()
+        self._urgent = asyncio.Event()
+        self._waiting: list[asyncio.Future[None]] = []
+        self._beating = asyncio.Lock()
+        self._is_away = True
 
     async def call(self, method: str, *args: Any) -> Any:
         """One call to the ledger.
@@ -64,94 +101,278 @@ class LedgerClient:
             logger.warning("the ledger is not there: %s", reason)
             raise LedgerUnavailable(reason) from None
 
-    async def call_within(self, seconds: float, method: str, *args: Any, grace_s: float = 0.0) -> Any:
-        """A call that may be repeated without harm, tried again while the ledger restarts.
-
-        Args:
-            seconds: after these nothing new is tried.
-            grace_s: a call on its way is awaited that much longer.
-        """
-        end = time.monotonic() + seconds
+    async def call_within(self, seconds: float, method: str, *args: Any) -> Any:
+        """A call that may be repeated without harm, tried again while the ledger restarts."""
+        end = self._clock() + seconds
         while True:
             try:
-                async with asyncio.timeout(max(0.0, end - time.monotonic()) + grace_s):
+                async with asyncio.timeout(max(0.0, end - self._clock())):
                     return await self.call(method, *args)
             except TimeoutError:
                 raise LedgerUnavailable("the ledger did not answer in time") from None
             except LedgerUnavailable:
-                if time.monotonic() + RETRY_S > end:
+                if self._clock() + RETRY_S > end:
                     raise
                 await asyncio.sleep(RETRY_S)
 
-    async def reserve(self, claim: Claim) -> Award:
-        """The claim's award. When the ledger is silent until the claim has expired, nothing is won.
+    # Beats
 
-        One winner is mostly among the first few offers: the rest travels only if none of them could be held. Several
-        winners are decided in one go, because a second claim of a request only repeats what its first has won.
+    @property
+    def is_reachable(self) -> bool:
+        """Whether the last beat was answered: only then is it worth a request's time to ask."""
+        return not self._is_away
+
+    async def beaten(self) -> None:
+        """Wait for a beat that begins after this call."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(done)
+        self._urgent.set()
+        await done
+
+    async def keep_beating(self) -> None:
+        """For ever."""
+        while True:
+            try:
+                async with asyncio.timeout(self._settings.beat_s):
+                    await self._urgent.wait()
+            except TimeoutError:
+                pass
+            await self.beat()
+            if self._is_away:
+                await asyncio.sleep(RETRY_S)
+
+    async def beat(self, is_last: bool = False) -> None:
+        """One beat, or the few that open a session; errors are logged once an outage."""
+        async with self._beating:
+            self._urgent.clear()
+            waiting, self._waiting = self._waiting, []
+            try:
+                await self._beat(is_last)
+                while not is_last and not self.leases.is_open:
+                    await self._beat()
+            except (LedgerError, TimeoutError) as error:
+                if not self._is_away:
+                    logger.warning("no answer from the ledger: %s", str(error) or repr(error))
+                self._is_away = True
+            except Exception:
+                logger.exception("a beat failed")
+                self._is_away = True
+            else:
+                self._is_away = False
+            finally:
+                for done in waiting:
+                    if not done.done():
+                        done.set_result(None)
+
+    async def _beat(self, is_last: bool = False) -> None:
+        beat = self.leases.beat(self._clock(), self.seen(), is_last)
+        asked_s = self._clock()
+        try:
+            reply = await self._answer(beat)
+        except BaseException:
+            self.leases.failed(beat)
+            raise
+        self.leases.heard(beat, reply, asked_s, self._clock())
+        if reply.terms is not None:
+            self.on_terms(reply.terms.brands)
+
+    async def _answer(self, beat: Beat) -> Reply:
+        """The beat's answer. While it lets us wait, the ledger is asked for its name: one that is silent is replaced.
+
+        Raises:
+            LedgerUnavailable, TimeoutError: it may have arrived all the same.
         """
-        step = OFFERS_AT_FIRST if claim.winners == 1 else max(len(claim.offers), 1)
+        call = asyncio.ensure_future(self.call("beat", beat))
+        try:
+            heard_s = began_s = self._clock()
+            while not call.done():
+                now_s = self._clock()
+                if now_s - began_s > BEAT_S:
+                    raise LedgerUnavailable("the ledger did not answer in time")
+                if now_s - heard_s > SILENCE_S and self._replace is not None:
+                    logger.error("the ledger has been silent for %.0f s: replacing it", now_s - heard_s)
+                    self._handle = await asyncio.to_thread(self._replace)
+                    raise LedgerUnavailable("the ledger was silent and has been replaced")
+                await asyncio.wait([call], timeout=SILENCE_S / 3)
+                if not call.done() and await self._says_its_name():
+                    heard_s = self._clock()
+            reply: Reply = await call
+            return reply
+        finally:
+            call.cancel()
+
+    async def _says_its_name(self) -> bool:
+        try:
+            async with asyncio.timeout(SILENCE_S / 3):
+                await self.call("identity")
+        except (LedgerError, TimeoutError):
+            return False
+        return True
+
+
+class LedgerClient:
+    """All shards: terms in memory, wins from leases, calls to whom they concern."""
+
+    def __init__(self, shards: Sequence[Shard]) -> None:
+        self._shards = shards
+        self.terms = Terms(version=-1, brands={})
+        self._owner: dict[str, Shard] = {}
+        self._nonce, self._awards = os.urandom(6).hex(), 0
+        self._background: set[asyncio.Task[Any]] = set()
+        for shard in shards:
+            shard.on_terms = lambda changed, shard=shard: self._learn(shard, changed)  # type: ignore[misc]
+
+    def _learn(self, shard: Shard, changed: Mapping[str, BrandTerms]) -> None:
+        self._owner.update(dict.fromkeys(changed, shard))
+        if len(self._shards) == 1:
+            self.terms = shard.leases.terms
+        elif all(one.leases.terms.version >= 0 for one in self._shards):
+            merged: dict[str, BrandTerms] = {}
+            for one in self._shards:
+                merged |= {id_: terms for id_, terms in one.leases.terms.brands.items() if self._owner.get(id_) is one}
+            self.terms = Terms(max(self.terms.version + 1, 0), merged)
+
+    # POST /api/score
+
+    async def reserve(self, claim: Claim) -> Award:
+        """The best offers that have money behind them. In the steady state nothing is awaited.
+
+        A better bid without a lease is worth a moment's wait; without any other that could win, the whole deadline.
+        """
         until = time.monotonic() + claim.within_s
+        patience, step = min(until, time.monotonic() + COLD_WAIT_S), ASK_AT_FIRST
+        while True:
+            now_s = time.monotonic()
+            chosen, refused, missing = self._choose(claim, now_s)
+            asked = [offer for offer in missing if self._shard(offer).is_reachable][:step]
+            waits_s = (patience if chosen else until) - now_s
+            if not asked or waits_s <= 0:
+                break
+            for offer in asked:
+                self._shard(offer).leases.want(offer)
+            if not await _within(waits_s, [shard.beaten() for shard in {self._shard(offer) for offer in asked}]):
+                chosen, refused, missing = self._choose(claim, time.monotonic())
+                break
+            step *= 2
+        for offer in missing:  # for those who come after us
+            self._shard(offer).leases.want(offer)
+        if time.monotonic() >= until and missing:
+            return Award((), refused | {offer.bid_id: NO_LEASE for offer in chosen})
+        return Award(self._draw(claim, chosen), refused)
+
+    def _choose(self, claim: Claim, now_s: float) -> tuple[list[Offer], dict[str, str], list[Offer]]:
+        """(offers that win now, why better ones do not, which of those an answer of the ledger might help)."""
+        chosen: list[Offer] = []
         refused: dict[str, str] = {}
-        for start in range(0, len(claim.offers), step):
-            part = replace(claim, offers=claim.offers[start : start + step], within_s=until - time.monotonic())
-            award = await self._reserve_part(part)
-            refused |= award.refused
-            if award.wins or award.repeated or award.conflict:
-                return replace(award, refused=refused)
-        return Award(wins=(), refused=refused)
+        missing: list[Offer] = []
+        winners: set[str] = set()
+        for offer in claim.offers:
+            if len(chosen) >= claim.winners:
+                break
+            brand_id = offer.where.brand_id
+            if brand_id in winners:
+                continue
+            reason = self._shard(offer).leases.refusal(offer, now_s)
+            if reason is None:
+                chosen.append(offer)
+                winners.add(brand_id)
+                continue
+            refused[offer.bid_id] = reason
+            if reason == NO_LEASE:
+                missing.append(offer)
+        return chosen, refused, missing
 
-    async def _reserve_part(self, claim: Claim) -> Award:
-        if claim.within_s <= 0:
-            return no_lease(claim)
+    def _draw(self, claim: Claim, chosen: Sequence[Offer]) -> tuple[Win, ...]:
+        if not chosen:
+            return ()
+        self._awards += 1
+        award_id, now_s = f"{self._nonce}-{self._awards}", time.monotonic()
+        return tuple(self._shard(offer).leases.draw(claim, award_id, offer, now_s) for offer in chosen)
+
+    def _shard(self, offer: Offer) -> Shard:
+        return self._owner.get(offer.where.brand_id, self._shards[0])
+
+    def release(self, wins: Collection[tuple[str, str]]) -> None:
+        """Nobody heard of these wins (brand, reservation): their money goes back, in the background."""
+        self._spawn(self._release(wins))
+
+    async def _release(self, wins: Collection[tuple[str, str]]) -> None:
         try:
-            async with asyncio.timeout(claim.within_s):
-                return await self._claims.submit((claim, time.monotonic() + claim.within_s))
-        except (TimeoutError, LedgerUnavailable, CallLost):
-            return no_lease(claim)
-
-    async def _reserve(self, waiting: Sequence[tuple[Claim, float]]) -> Sequence[Award]:
-        # Repeating a claim is harmless: the ledger answers a recorded request with its first record.
-        now = time.monotonic()
-        claims = [replace(claim, within_s=until - now) for claim, until in waiting]
-        longest = max(claim.within_s for claim in claims)
-        # The call outlives its askers, each of which keeps its own time: what it still brings is given back.
-        awards: Sequence[Award] = await self.call_within(max(longest, 0.0), "reserve", claims, grace_s=LATE_S)
-        return awards
-
-    def _give_back(self, _waiting: tuple[Claim, float], award: Award) -> None:
-        """The asker has been told `no_lease`; what was reserved for it goes back."""
-        if award.wins and not award.repeated:
-            self.release([win.reservation_id for win in award.wins])
-
-    def release(self, reservation_ids: Sequence[str]) -> None:
-        self._spawn(self._release(list(reservation_ids)))
-
-    async def _release(self, reservation_ids: list[str]) -> None:
-        try:
-            await self.call_within(30.0, "release", reservation_ids)
+            for shard, ids in self._by_shard(wins, lambda win: win[0]).items():
+                await shard.beaten()  # what is given back must have been recorded
+                await shard.call_within(30.0, "release", [reservation_id for _, reservation_id in ids])
         except LedgerError as error:
-            logger.warning("%d reservations stay until they expire: %s", len(reservation_ids), error)
+            logger.warning("%d reservations stay until they expire: %s", len(wins), error)
 
-    def _spawn(self, work: Any) -> None:
-        task = asyncio.get_running_loop().create_task(work)
+    def _spawn(self, work: Awaitable[Any]) -> None:
+        task = asyncio.ensure_future(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    async def refresh_terms(self) -> None:
-        """Ask once; keeps what it has when the ledger is silent."""
-        try:
-            async with asyncio.timeout(5.0):
-                terms = await self.call("terms", self.terms.version)
-            if terms is not None:
-                self.terms = terms
-        except (LedgerError, TimeoutError) as error:
-            logger.warning("the terms are those of before: %s", str(error) or repr(error))
+    # What concerns one shard, or all
 
-    async def keep_terms(self) -> None:
-        """Refresh for ever."""
-        while True:
-            try:
-                await self.refresh_terms()
-            except Exception:
-                logger.exception("terms could not be refreshed")
-            await asyncio.sleep(self._terms_poll_s)
+    async def beat_within(self, seconds: float) -> None:
+        """Tell the ledgers what they do not know yet, and hear what is new; when they are silent, go on without."""
+        await _within(seconds, [shard.beaten() for shard in self._shards])
+
+    async def of_brand(self, seconds: float, method: str, brand_id: str, *args: Any) -> Any:
+        """A call about a brand. Raises: LedgerError."""
+        return await self._of(brand_id).call_within(seconds, method, brand_id, *args)
+
+    async def put_brand(self, seconds: float, brand_id: str, settings: Any) -> Any:
+        shard = self._owner.get(brand_id) or self._by_hash(settings.portfolio_id, brand_id)
+        return await shard.call_within(seconds, "put_brand", brand_id, settings)
+
+    async def of_portfolio(self, seconds: float, method: str, portfolio_id: str, *args: Any) -> Any:
+        """A call about a portfolio. Raises: LedgerError."""
+        return await self._by_hash(portfolio_id, "").call_within(seconds, method, portfolio_id, *args)
+
+    async def list_brands(self, seconds: float, cursor: str | None, limit: int) -> tuple[list[Any], str | None]:
+        pages = await asyncio.gather(
+            *(shard.call_within(seconds, "list_brands", cursor, limit) for shard in self._shards)
+        )
+        brands = sorted((brand for page, _ in pages for brand in page), key=lambda brand: str(brand["brand_id"]))
+        more = len(brands) > limit or any(next_cursor for _, next_cursor in pages)
+        brands = brands[:limit]
+        return brands, brands[-1]["brand_id"] if brands and more else None
+
+    async def record(self, seconds: float, events: Sequence[Event]) -> list[Result]:
+        """The events' results, in order. A batch that concerns several shards is several transactions."""
+        results: dict[int, Result] = {}
+        numbered = list(enumerate(events))
+        for shard, items in self._by_shard(numbered, lambda item: item[1].brand_id).items():
+            answers = await shard.call_within(seconds, "record", [event for _, event in items])
+            results |= zip((number for number, _ in items), answers, strict=True)
+        return [results[number] for number in range(len(events))]
+
+    def _of(self, brand_id: str) -> Shard:
+        return self._owner.get(brand_id, self._shards[0])
+
+    def _by_hash(self, portfolio_id: str | None, brand_id: str) -> Shard:
+        return self._shards[shard_of(portfolio_id, brand_id, len(self._shards))]
+
+    def _by_shard(self, items: Collection[T], brand_of: Callable[[T], str]) -> dict[Shard, list[T]]:
+        found: dict[Shard, list[T]] = {}
+        for item in items:
+            found.setdefault(self._of(brand_of(item)), []).append(item)
+        return found
+
+    # The replica's life
+
+    async def keep_beating(self) -> None:
+        """For ever."""
+        await asyncio.gather(*(shard.keep_beating() for shard in self._shards))
+
+    async def close(self) -> None:
+        """Tell the last wins and return every lease."""
+        await _within(BEAT_S, [shard.beat(is_last=True) for shard in self._shards])
+
+
+async def _within(seconds: float, works: Sequence[Awaitable[Any]]) -> bool:
+    """Whether all of it was done in time; the rest is let go."""
+    try:
+        async with asyncio.timeout(max(seconds, 0.0)):
+            await asyncio.gather(*works)
+    except TimeoutError:
+        return False
+    return True

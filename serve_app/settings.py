@@ -80,8 +80,6 @@ class ScoreSettings(BaseModel, frozen=True, extra="forbid", use_attribute_docstr
     """Share of requests whose bids go to score_log, from which λ learns."""
     log_rows_per_s: PositiveInt = 1000
     """Rows that one replica writes to score_log in a second at most; the rest is dropped and counted."""
-    terms_poll_s: PositiveFloat = 0.5
-    """How often a replica asks the ledger for λ, throttle and settings."""
 
 
 DEPLOYABLE = ("http", "serve", "score", "ledger", "roas")

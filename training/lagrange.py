@@ -3,14 +3,24 @@
 Maximise Σ revenue over the opportunities that are won, subject for the brand (b) and its portfolio (p) to
 Σ revenue ≥ τ · Σ cost and Σ cost ≤ budget. With multipliers μ on the first and ν on the second constraint an
 opportunity is won iff revenue ≥ κ · cost, where κ = (μ_b τ_b + μ_p τ_p + ν_b + ν_p) ÷ (1 + μ_b + μ_p).
+
+The LP that may win an opportunity in part has the dual Σ max(0, (1 + μ_b + μ_p) · revenue − (…) · cost) + Σ ν · budget.
+It is convex and piecewise linear, with kinks where κ = revenue ÷ cost, and its derivative by a multiplier is the slack
+of that multiplier's constraint. `fit` descends it by projected gradient, a block of multipliers at a time, with the
+exact step: opportunities sorted by revenue ÷ cost, slacks as prefix sums, the step ends at the kink where the slope
+turns. A brand's best revenue is concave in its cost, so its limits ask for one least price whatever the portfolio
+charges, and the portfolio's price is a floor under those of its members: two rounds are exact. That is not taken on
+trust. A round ends with the KKT residual and the duality gap of multipliers and wins, and they decide whether the fit
+has converged.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,14 +29,17 @@ Floats = npt.NDArray[np.float64]
 
 LEAST_OPPORTUNITIES = 200
 """Fewer logged opportunities say too little: the brand keeps its cold start."""
-ROUNDS = 3_000
-TOLERANCE = 1e-3
-"""Stop when constraints and duality gap are within this share."""
-MOST = 1e4
-"""A multiplier beyond this means that nothing satisfies its constraint."""
-MARGIN = 0.002
-"""Opportunities within this share of κ are won in part, so that the dual's gradient is continuous."""
-FIRST_STEP, LEAST_STEP, FASTER, SLOWER = 0.05, 1e-7, 1.2, 0.5
+TOLERANCE = 1e-6
+"""A fit has converged when its KKT residual and its duality gap are within this share."""
+ROUNDING = 1e-9
+"""A limit holds when it is exceeded by no more than this share; ratios within it are one."""
+MOST_MU = 1e9
+"""A target that nothing can reach would have no finite multiplier; at this one κ is the target but for ROUNDING."""
+MOST_RATIO = 1e12
+"""Revenue ÷ cost beyond this is as good as free; κ stays finite."""
+SAMPLE = 5_000
+"""Opportunities in one check against the LP."""
+TINY = 1e-300
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,169 +56,320 @@ class Opportunities:
 
     revenue_micros: Floats  # predicted, ≥ 0
     cost_micros: Floats  # predicted, ≥ 0
-    weight: Floats  # how many such opportunities one row stands for
+    weight: Floats  # how many such opportunities one row stands for, > 0
+
+
+class Convergence(NamedTuple):
+    """How far multipliers and wins prove each other's optimality."""
+
+    rounds: int
+    kkt_residual: float  # the worst excess of a limit, or what its multiplier charges for its slack; shares
+    duality_gap: float  # 1 − revenue won ÷ dual value
+    converged: bool
 
 
 class BrandFit(NamedTuple):
     brand_id: str
-    kappa: float
-    mu_brand: float
+    kappa: float  # of the policy: whole opportunities, so that the targets hold
+    mu_brand: float  # the multipliers are the LP's
     mu_portfolio: float
     nu_brand: float
     nu_portfolio: float
     opportunities: int
+    limit: Constraint
+    shared: Constraint | None  # the portfolio's
+    unreachable: bool  # no opportunity reaches the target: κ is the target, and nothing costly is won
+    convergence: Convergence  # of the brand and all that it shares a portfolio with
 
 
-class _Sorted:
-    """Opportunities by revenue ÷ cost, best first, as prefix sums: what is won at κ is one search."""
+class LpCheck(NamedTuple):
+    """A sample fitted anew, beside the LP's optimum as HiGHS finds it. Shares of that optimum."""
 
-    def __init__(self, seen: Opportunities) -> None:
-        ratio = seen.revenue_micros / np.maximum(seen.cost_micros, 1e-9)
-        order = np.argsort(-ratio, kind="stable")
-        self._worse = -ratio[order]  # ascending
-        self._revenue = np.concatenate([[0.0], np.cumsum((seen.revenue_micros * seen.weight)[order])])
-        self._cost = np.concatenate([[0.0], np.cumsum((seen.cost_micros * seen.weight)[order])])
-
-    def won(self, kappa: float, margin: float = MARGIN) -> tuple[float, float]:
-        """(revenue, cost) of the opportunities worth κ; those within the margin in part."""
-        points = kappa * (1 + margin * np.linspace(-1, 1, 17)) if margin else np.array([kappa])
-        at = np.searchsorted(self._worse, -points, side="right")
-        return float(self._revenue[at].mean()), float(self._cost[at].mean())
-
-    @property
-    def total_cost(self) -> float:
-        return float(self._cost[-1])
+    opportunities: int
+    lp_gap: float  # how far dual value or revenue won (in part) are from it
+    policy_loss: float  # what κ loses because it wins opportunities whole; below 0 a budget is exceeded by the last one
 
 
-def fit(brands: Mapping[str, tuple[Opportunities, Constraint]], portfolio: Constraint | None = None) -> list[BrandFit]:
+Brands = Mapping[str, tuple[Opportunities, Constraint]]
+NO_LIMIT = Constraint(None, None)
+
+
+def fit(brands: Brands, portfolio: Constraint | None = None) -> list[BrandFit]:
     """κ of every brand with enough opportunities; together, when they share a portfolio.
+
+    A brand with too few of them has no fit of its own, but spends its part of the portfolio's budget.
 
     Args:
         brands: brand_id → what it could have won, and its own limits.
-        portfolio: the limits that they share; None when each stands alone (then fit them one at a time).
+        portfolio: the limits that they share; None when each stands alone.
 
     Returns:
-        One fit a brand, in the order of their ids; brands with too few opportunities have none.
+        One fit a brand, in the order of their ids. Against the LP that wins in part, κ loses at most one marginal
+        opportunity (all that tie with it) for each binding limit: with m the multipliers that the policy's own prices
+        imply, LP − revenue ≤ Σ m · slack ≤ Σ over binding limits of m · (what the first one not won would use of it).
+
+    Raises:
+        ValueError: revenue or cost is negative or not finite, or a weight is not positive.
 
     Source: Lagrangian of revenue under ROAS and budget constraints, arXiv:2302.08530.
 
     >>> seen = Opportunities(np.array([3.0, 1.0] * 100), np.ones(200), np.ones(200))
+    >>> [round(f.kappa, 1) for f in fit({"b": (seen, Constraint(1.9, None))})]
+    [0.0]
     >>> [round(f.kappa, 1) for f in fit({"b": (seen, Constraint(2.5, None))})]
-    [1.0]
+    [2.0]
     """
-    chosen = sorted(name for name, (seen, _) in brands.items() if len(seen.weight) >= LEAST_OPPORTUNITIES)
-    if not chosen:
-        return []
-    if portfolio is None and len(chosen) > 1:
-        return [one for name in chosen for one in fit({name: brands[name]})]
-    problem = _Problem(
-        [_Sorted(brands[name][0]) for name in chosen],
-        [brands[name][1] for name in chosen],
-        portfolio or Constraint(None, None),
+    if portfolio is None:
+        groups = [{name: brands[name]} for name in sorted(brands)]
+    else:
+        groups = [{name: brands[name] for name in sorted(brands)}]
+    found: list[BrandFit] = []
+    for group in groups:
+        if any(len(seen.weight) >= LEAST_OPPORTUNITIES for seen, _ in group.values()):
+            found += [one for one in _Group(group, portfolio).fits() if one.opportunities >= LEAST_OPPORTUNITIES]
+    return found
+
+
+def sample(brands: Brands, seed: int, most: int = SAMPLE) -> dict[str, tuple[Opportunities, Constraint]]:
+    """At most so many of the opportunities, of every brand its part, with weights that make up for the others."""
+    random = np.random.default_rng(seed)
+    share = min(1.0, most / max(1, sum(len(seen.weight) for seen, _ in brands.values())))
+    drawn = {}
+    for name in sorted(brands):
+        seen, limit = brands[name]
+        rows = random.permutation(len(seen.weight))[: math.floor(len(seen.weight) * share)]
+        weight = seen.weight[rows] * (len(seen.weight) / max(1, len(rows)))
+        drawn[name] = (Opportunities(seen.revenue_micros[rows], seen.cost_micros[rows], weight), limit)
+    return drawn
+
+
+def lp_gap(brands: Brands, portfolio: Constraint | None = None) -> LpCheck:
+    """Fit the given opportunities and solve their LP, each without a look at the other.
+
+    Args:
+        brands, portfolio: as for `fit`; thousands of opportunities, not millions (see `sample`).
+
+    Returns:
+        The relative differences; NaN where HiGHS finds no optimum.
+    """
+    from scipy.optimize import linprog  # takes a second to import, and only the night needs it
+
+    group = _Group(dict(sorted(brands.items())), portfolio)
+    fitted = group.descend()
+    uses = np.array([use for use, _ in group.limits()] or np.zeros((1, len(group.revenue))))
+    bounds = np.array([bound for _, bound in group.limits()] or [0.0])
+    size = np.maximum(np.abs(uses).max(axis=1, initial=0.0), TINY)
+    money = max(float(group.revenue.max(initial=0.0)), TINY)
+    solved = linprog(
+        -group.revenue / money, A_ub=uses / size[:, None], b_ub=bounds / size, bounds=(0, 1), method="highs"
     )
-    multipliers = _descend(problem)
-    kappas = problem.tightened(problem.kappas(multipliers))
-    mu_b, nu_b, mu_p, nu_p = problem.split(multipliers)
-    return [
-        BrandFit(name, kappa, float(mu), mu_p, float(nu), nu_p, len(brands[name][0].weight))
-        for name, kappa, mu, nu in zip(chosen, kappas, mu_b, nu_b, strict=True)
-    ]
+    if solved.status != 0:
+        return LpCheck(len(group.revenue), math.nan, math.nan)
+    best = -float(solved.fun) * money
+    won = float(group.revenue @ group.policy()[1])
+    off = max(abs(fitted.dual - best), abs(fitted.revenue - best))
+    scale = max(best, group.least)
+    return LpCheck(len(group.revenue), off / scale, (best - won) / scale)
 
 
-class _Problem:
-    """The dual's value and gradient. Money is in shares of all cost, so that one step size fits every brand."""
+class _Cut(NamedTuple):
+    """What a pair of limits leaves of opportunities: everything above a price."""
 
-    def __init__(self, seen: list[_Sorted], limits: list[Constraint], shared: Constraint) -> None:
-        self.seen, self.limits, self.shared = seen, limits, shared
-        self.n = len(seen)
-        self.scale = max(sum(one.total_cost for one in seen), 1e-9)
-
-    def split(self, multipliers: Floats) -> tuple[Floats, Floats, float, float]:
-        """(μ of the brands, ν of the brands, μ and ν of the portfolio)."""
-        n = self.n
-        return multipliers[:n], multipliers[n : 2 * n], float(multipliers[2 * n]), float(multipliers[2 * n + 1])
-
-    def kappas(self, multipliers: Floats) -> list[float]:
-        mu_b, nu_b, mu_p, nu_p = self.split(multipliers)
-        shared = mu_p * (self.shared.target_roas or 0.0) + nu_p
-        return [
-            float((mu * (limit.target_roas or 0.0) + nu + shared) / (1 + mu + mu_p))
-            for mu, nu, limit in zip(mu_b, nu_b, self.limits, strict=True)
-        ]
-
-    def slack(self, kappas: list[float], margin: float = MARGIN) -> tuple[Floats, Floats, float]:
-        """(how much of each constraint is left, its size, the revenue), in the multipliers' order.
-
-        The slack of a constraint is the dual's derivative by its multiplier; infinite where there is no such limit.
-        """
-        won = [one.won(kappa, margin) for one, kappa in zip(self.seen, kappas, strict=True)]
-        revenue = np.array([r for r, _ in won]) / self.scale
-        cost = np.array([c for _, c in won]) / self.scale
-        parts = [
-            *((limit.target_roas, None, r, c) for limit, r, c in zip(self.limits, revenue, cost, strict=True)),
-            *((None, limit.budget_micros, r, c) for limit, r, c in zip(self.limits, revenue, cost, strict=True)),
-            (self.shared.target_roas, None, revenue.sum(), cost.sum()),
-            (None, self.shared.budget_micros, revenue.sum(), cost.sum()),
-        ]
-        slack, size = np.full(len(parts), np.inf), np.ones(len(parts))
-        for position, (target, budget, r, c) in enumerate(parts):
-            if target is not None:
-                slack[position], size[position] = r - target * c, max(target * c, 1e-12)
-            elif budget is not None:
-                slack[position], size[position] = budget / self.scale - c, max(budget / self.scale, 1e-12)
-        return slack, size, float(revenue.sum())
-
-    def tightened(self, kappas: list[float]) -> list[float]:
-        """κ raised until every limit holds without the margin: brands first, then the portfolio's common floor."""
-        raised = []
-        for position, kappa in enumerate(kappas):
-            one = _Problem([self.seen[position]], [self.limits[position]], Constraint(None, None))
-            raised.append(_least(kappa, lambda k, one=one: one._holds([k])))  # type: ignore[misc]
-        floor = _least(0.0, lambda low: self._holds([max(low, kappa) for kappa in raised]))
-        return [max(floor, kappa) for kappa in raised]
-
-    def _holds(self, kappas: list[float]) -> bool:
-        slack, size, _ = self.slack(kappas, margin=0.0)
-        return bool((slack >= -1e-9 * size).all())
+    share: Floats  # (n,) of each that is won
+    price: float
+    binding: Literal["target", "budget"] | None
+    overflows: bool = False  # won as they come, its opportunities outlast the budget
 
 
-def _least(kappa: float, holds: Callable[[float], bool]) -> float:
-    """The least κ at or above the given one with which the limits hold, to six digits."""
-    if holds(kappa):
-        return kappa
-    low, high = kappa, max(kappa, 1e-6) * 1.001
-    while not holds(high) and high < 1e12:
-        low, high = high, high * 1.5
-    while high - low > 1e-7 * high:
-        middle = (low + high) / 2
-        low, high = (low, middle) if holds(middle) else (middle, high)
-    return high
+Last = Literal["in part", "stays", "goes"]
+"""What becomes of the marginal opportunity: the LP's answer; won whole where that pays; never won."""
 
 
-def _descend(problem: _Problem) -> Floats:
-    """Projected gradient on the dual; a step of its own for each multiplier, halved when its slope turns.
+class _Fitted(NamedTuple):
+    mu: Floats  # (brands,)
+    nu: Floats
+    mu_portfolio: float
+    nu_portfolio: float
+    unreachable: npt.NDArray[np.bool_]
+    revenue: float  # won, in part
+    dual: float
+    convergence: Convergence
 
-    Stops when no limit is exceeded and the duality gap (Σ multiplier × slack) has closed, both to TOLERANCE.
-    """
-    n = 2 * problem.n + 2
-    multipliers, step, last = np.zeros(n), np.full(n, FIRST_STEP), np.zeros(n)
-    best, best_gap = multipliers, math.inf
-    for _ in range(ROUNDS):
-        slack, size, revenue = problem.slack(problem.kappas(multipliers))
-        limited = np.isfinite(slack)
-        excess = float(np.max(np.where(limited, -slack / size, 0.0), initial=0.0))
-        gap = float(np.sum(multipliers[limited] * np.abs(slack[limited]))) / max(revenue, 1e-12)
-        if max(excess, gap) < best_gap:
-            best, best_gap = multipliers, max(excess, gap)
-        if best_gap <= TOLERANCE:
-            break
-        direction = np.where(limited, -np.sign(slack), 0.0)
-        turned = direction * last < 0
-        step = np.clip(
-            np.where(turned, step * SLOWER, np.where(direction == last, step * FASTER, step)), LEAST_STEP, 10.0
+
+class _Group:
+    """The brands that share a portfolio, or one that stands alone: their opportunities in one flat array."""
+
+    def __init__(self, brands: Brands, portfolio: Constraint | None) -> None:
+        self.names, self.portfolio, self.shared = list(brands), portfolio, portfolio or NO_LIMIT
+        self.own = [limit for _, limit in brands.values()]
+        seen = [one for one, _ in brands.values()]
+        self.counts = [len(one.weight) for one in seen]
+        revenue, cost, weight = (
+            np.concatenate([np.asarray(getattr(one, name), np.float64) for one in seen])
+            for name in ("revenue_micros", "cost_micros", "weight")
         )
-        last = direction
-        multipliers = np.clip(multipliers + direction * step, 0.0, MOST)
-        # At its bound a multiplier waits: its step starts small again.
-        step = np.where(multipliers == 0.0, FIRST_STEP, step)
-    return best
+        if (
+            not all((np.isfinite(column) & (column >= 0)).all() for column in (revenue, cost, weight))
+            or not weight.all()
+        ):
+            raise ValueError("opportunities need finite revenue ≥ 0, cost ≥ 0 and weight > 0")
+        self.revenue, self.cost, self.ratio = revenue * weight, cost * weight, _ratio(revenue, cost)  # (n,) each
+        self.least = max(TOLERANCE * float(self.revenue.sum()), TINY)  # no optimum is measured by less
+        ends = np.cumsum([0, *self.counts])
+        self.rows = [slice(start, end) for start, end in itertools.pairwise(ends)]
+
+    def fits(self) -> list[BrandFit]:
+        fitted = self.descend()
+        kappas = self.policy()[0]
+        return [
+            BrandFit(
+                *(name, kappas[b], float(fitted.mu[b]), fitted.mu_portfolio, float(fitted.nu[b]), fitted.nu_portfolio),
+                *(self.counts[b], self.own[b], self.portfolio, bool(fitted.unreachable[b]), fitted.convergence),
+            )
+            for b, name in enumerate(self.names)
+        ]
+
+    def descend(self) -> _Fitted:
+        """Projected gradient on the dual: the brands' multipliers; then, unless that was enough, the portfolio's."""
+        own, won = self._brands_step(["in part"] * len(self.own))
+        shared = _Cut(np.ones(len(won)), 0.0, None)
+        fitted = self._judged(1, own, shared, won)
+        if not fitted.convergence.converged and self.shared != NO_LIMIT:
+            shared = self._portfolio_step(won, "in part")
+            fitted = self._judged(2, own, shared, won * shared.share)
+        return fitted
+
+    def policy(self) -> tuple[list[float], Floats]:
+        """(κ of every brand, (n,) share won): the same two steps with whole opportunities."""
+        last: list[Last] = ["stays"] * len(self.own)
+        while True:
+            own, won = self._brands_step(last)
+            shared = self._portfolio_step(won, "stays")
+            floored = [b for b, cut in enumerate(own) if cut.overflows and cut.price < shared.price]
+            if not floored:
+                return [max(cut.price, shared.price) for cut in own], won * shared.share
+            for b in floored:  # what was to stay does not: its money is free for the better ones
+                last[b] = "goes"
+
+    def limits(self) -> list[tuple[Floats, float]]:
+        """The LP's rows: (what winning each opportunity uses of a limit, the limit)."""
+        rows = []
+        for members, limit in [*zip(self.rows, self.own, strict=True), (slice(None), self.shared)]:
+            mine = np.zeros(len(self.revenue))
+            mine[members] = 1.0
+            if limit.target_roas is not None:
+                rows.append(((limit.target_roas * self.cost - self.revenue) * mine, 0.0))
+            if limit.budget_micros is not None:
+                rows.append((self.cost * mine, limit.budget_micros))
+        return rows
+
+    def _brands_step(self, last: Sequence[Last]) -> tuple[list[_Cut], Floats]:
+        own = [
+            _cut(self.ratio[rows], self.revenue[rows], self.cost[rows], limit, brands_last)
+            for rows, limit, brands_last in zip(self.rows, self.own, last, strict=True)
+        ]
+        return own, np.concatenate([cut.share for cut in own])
+
+    def _portfolio_step(self, won: Floats, last: Last) -> _Cut:
+        return _cut(self.ratio, self.revenue * won, self.cost * won, self.shared, last)
+
+    def _judged(self, rounds: int, own: Sequence[_Cut], shared: _Cut, won: Floats) -> _Fitted:
+        """The multipliers that make the cuts' prices, and how far they and the wins are from optimal."""
+        mu_p, nu_p = _multipliers(shared, self.shared, shared.price)
+        floor = ((self.shared.target_roas or 0.0) * mu_p + nu_p) / (1 + mu_p)
+        pairs = [
+            _multipliers(cut, limit, (1 + mu_p) * max(cut.price - floor, 0.0))
+            for cut, limit in zip(own, self.own, strict=True)
+        ]
+        mu, nu = np.array(pairs).reshape(-1, 2).T
+        parts, dual = [], nu_p * (self.shared.budget_micros or 0.0)
+        kkt, charged = 0.0, 0.0
+        for rows, limit, mu_b, nu_b in zip(self.rows, self.own, mu, nu, strict=True):
+            price = mu_b * (limit.target_roas or 0.0) + nu_b + (1 + mu_p) * floor
+            worth = (1 + mu_b + mu_p) * self.revenue[rows] - price * self.cost[rows]
+            dual += float(np.maximum(worth, 0.0).sum()) + nu_b * (limit.budget_micros or 0.0)
+            parts.append((float(self.revenue[rows] @ won[rows]), float(self.cost[rows] @ won[rows]), limit, mu_b, nu_b))
+        revenue, cost = sum(part[0] for part in parts), sum(part[1] for part in parts)
+        for earned, spent, limit, mu_j, nu_j in [*parts, (revenue, cost, self.shared, mu_p, nu_p)]:
+            for most, used, multiplier in (
+                (earned, (limit.target_roas or 0.0) * spent, mu_j if limit.target_roas is not None else 0.0),
+                (math.inf if limit.budget_micros is None else limit.budget_micros, spent, nu_j),
+            ):
+                kkt = max(kkt, (used - most) / max(used, TINY))
+                charged += multiplier * abs(most - used) if multiplier else 0.0
+        scale = max(dual, self.least)
+        kkt, gap = max(kkt, charged / scale), (dual - revenue) / scale
+        enough = kkt <= TOLERANCE and abs(gap) <= TOLERANCE
+        nothing = shared.binding == "target" and cost <= 0
+        unreachable = np.array(
+            [nothing or (cut.binding == "target" and part[1] <= 0) for cut, part in zip(own, parts, strict=True)]
+        )
+        return _Fitted(
+            mu, nu, mu_p, nu_p, unreachable, revenue, dual, Convergence(rounds, float(kkt), float(gap), bool(enough))
+        )
+
+
+def _ratio(revenue: Floats, cost: Floats) -> Floats:
+    """(n,) revenue ÷ cost; infinite where winning is free."""
+    with np.errstate(all="ignore"):
+        return np.where(cost > 0, np.minimum(revenue / cost, MOST_RATIO), np.inf)
+
+
+def _cut(ratio: Floats, revenue: Floats, cost: Floats, limit: Constraint, last: Last) -> _Cut:
+    """The exact step: best opportunities first, as far as the limits allow.
+
+    Args:
+        ratio: (n,) revenue ÷ cost of the opportunities.
+        revenue, cost: (n,) what they bring, by weight, and by the share that other limits have left of them.
+        last: what becomes of the marginal opportunity, and of all that tie with it.
+
+    Returns:
+        What is won, and the price that says so: in part, the marginal opportunity's ratio; whole, between it and the
+        next better one. A target is kept by leaving the marginal ones out. A budget is kept by the ledger anyway: they
+        stay where everything together, won as it comes until the money is gone, earns more than doing without them.
+    """
+    n = len(ratio)
+    order = np.argsort(-ratio, kind="stable")
+    best = ratio[order]
+    earned, spent = (np.concatenate([[0.0], np.cumsum(column[order])]) for column in (revenue, cost))
+    target, budget = limit.target_roas, limit.budget_micros
+    by_target = math.inf if target is None else _crossing(earned - target * spent, earned)
+    by_budget = math.inf if budget is None else _crossing(budget - spent, np.full(n + 1, budget))
+    reach = min(by_target, by_budget)
+    if reach >= n:
+        return _Cut(np.ones(n), 0.0, None)
+    binding: Literal["target", "budget"] = "target" if by_target <= by_budget else "budget"
+    share, price = np.empty(n), float(best[int(reach)])
+    if last == "in part":
+        share[order] = np.clip(reach - np.arange(n), 0.0, 1.0)
+        return _Cut(share, price, binding)
+    start = int(np.searchsorted(-best, -price * (1 + ROUNDING), side="left"))
+    end = int(np.searchsorted(-best, -price * (1 - ROUNDING), side="right"))
+    if last == "stays" and budget is not None and by_target >= end:
+        paid = np.where(np.isinf(best), 1.0, min(1.0, budget / max(float(spent[end]), TINY)))
+        share[order] = np.where(np.arange(n) < end, paid, 0.0)
+        if float(share @ revenue) > earned[start]:
+            return _Cut(share, price * (1 - ROUNDING), binding, overflows=True)
+    share[order] = np.arange(n) < start
+    if start > 0 and math.isfinite(best[start - 1]):
+        return _Cut(share, float(price + best[start - 1]) / 2, binding)
+    return _Cut(share, float(target or 1.0) if binding == "target" else max(target or 1.0, 2 * price), binding)
+
+
+def _crossing(slack: Floats, size: Floats) -> float:
+    """How many opportunities a limit allows, the last in part. Slack, (n + 1,), once below zero stays there."""
+    exceeded = np.flatnonzero(slack < -ROUNDING * size)
+    if not len(exceeded):
+        return math.inf
+    after = max(int(exceeded[0]), 1)
+    before = max(float(slack[after - 1]), 0.0)
+    return after - 1 + min(before / max(before - float(slack[after]), TINY), 1 - ROUNDING)
+
+
+def _multipliers(cut: _Cut, limit: Constraint, charge: float) -> tuple[float, float]:
+    """(μ, ν) of the limit that binds, for what it has to charge on top of the price that all pay."""
+    if cut.binding == "budget":
+        return 0.0, charge
+    if cut.binding == "target" and limit.target_roas is not None and charge > 0:
+        return min(MOST_MU, charge / max(limit.target_roas - cut.price, TINY)), 0.0
+    return 0.0, 0.0

@@ -67,6 +67,7 @@ class Night(NamedTuple):
     simulated: bool
     metrics: dict[str, Any]
     lambdas: int
+    lambda_fit: dict[str, Any]  # which did not converge or cannot reach their target; distances from the optimum
     seconds: dict[str, float]
 
 
@@ -123,13 +124,13 @@ async def run(
     simulated = await _is_simulated(database, day_of(newest))
     candidate = await asyncio.to_thread(assemble, data, newest, boosters, settings, champion, parent, simulated)
     clock.done("gate", ("accepted: " if candidate.verdict.accepted else "rejected: ") + candidate.verdict.reason)
-    fits = await fit_lambdas(database)
-    clock.done("lambda", f"{len(fits)} brands fitted from logged opportunities")
-    model = candidate.model.with_manifest(**{"lambda": {fit.brand_id: fit.kappa for fit in fits}})
+    prices = await fit_lambdas(database)
+    clock.done("lambda", f"{len(prices.usable)} brands fitted from logged opportunities")
+    for line in prices.warnings():
+        say(line)
+    model = candidate.model.with_manifest(**{"lambda": {fit.brand_id: fit.kappa for fit in prices.usable}})
     accepted = candidate.verdict.accepted
-    await publish_version(
-        database, state, model, redis_url=redis_url, accepted=accepted, fits=fits if accepted else (), say=say
-    )
+    await publish_version(database, state, model, redis_url=redis_url, accepted=accepted, fits=prices.fits, say=say)
     clock.done("publish", f"{model.version}{' (simulated market)' if simulated else ''}")
     if accepted:
         await activate(database, state, model.version, redis_url=redis_url, reason="nightly", say=say)
@@ -144,7 +145,8 @@ async def run(
         len(frame),
         simulated,
         model.manifest["metrics"],
-        len(fits),
+        len(prices.usable),
+        prices.summary(),
         clock.seconds,
     )
 

@@ -79,15 +79,19 @@ async def publish_version(
 ) -> None:
     """Make a version known. It is not live before `activate`; one that lost at the gate is kept to look at.
 
+    λ is fitted to the log, not to the trees: the fits count whichever version is live. One that did not converge is
+    stored to look at, and not used.
+
     Raises:
         OSError: the directory cannot be written; the database does not hear of the version.
     """
     key = model_key(state)
     directory = await asyncio.to_thread(model.save, state.models, key)
     now = dt.datetime.now(dt.UTC)
+    parent = model.manifest["parent"]
     row = {
         "version": model.version,
-        "parent": model.manifest["parent"],
+        "parent": parent,
         "engine": model.manifest["engine"],
         "trained_through": model.trained_through,
         "status": "published" if accepted else "rejected",
@@ -96,7 +100,8 @@ async def publish_version(
         "simulated": model.simulated,
         "created_at": now,
     }
-    lambdas = [fit._asdict() | {"model_version": model.version, "fitted_at": now} for fit in fits]
+    live = model.version if accepted or parent is None else parent
+    lambdas = [_lambda_row(fit) | {"model_version": live, "fitted_at": now} for fit in fits]
 
     async def write(connection: AsyncConnection) -> None:
         known = select(model_versions.c.version).where(model_versions.c.version == model.version)
@@ -117,6 +122,27 @@ async def publish_version(
     if redis_url is not None:
         await _to_redis(redis_url, {redis_key(model.version): bundle}, say)
     await asyncio.to_thread(_to_git, state.registry, model.version, bundle, say)
+
+
+def _lambda_row(fit: BrandFit) -> dict[str, Any]:
+    """The fit and the limits it was made for."""
+    brand, portfolio = fit.limit, fit.shared
+    return {
+        "brand_id": fit.brand_id,
+        "kappa": fit.kappa,
+        "mu_brand": fit.mu_brand,
+        "mu_portfolio": fit.mu_portfolio,
+        "nu_brand": fit.nu_brand,
+        "nu_portfolio": fit.nu_portfolio,
+        "opportunities": fit.opportunities,
+        "target_roas": brand.target_roas,
+        "portfolio_target_roas": portfolio.target_roas if portfolio else None,
+        "daily_budget_micros": brand.budget_micros,
+        "portfolio_daily_budget_micros": portfolio.budget_micros if portfolio else None,
+        "kkt_residual": fit.convergence.kkt_residual,
+        "duality_gap": fit.convergence.duality_gap,
+        "converged": fit.convergence.converged,
+    }
 
 
 async def activate(

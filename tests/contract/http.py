@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import json
 from collections.abc import AsyncIterator
@@ -19,7 +20,7 @@ from serve_app.auth import Authenticator, Secret
 from serve_app.ingress import Api
 from serve_app.monitor import Monitor
 from serve_app.predictor import Predictor
-from serve_app.reserve import LedgerClient
+from serve_app.reserve import LedgerClient, Shard
 from serve_app.settings import Settings, load
 from serve_app.versions import Versions
 from training import first_model, import_frame
@@ -81,7 +82,7 @@ class World:
         """Put a brand and wait until it is heard of."""
         answer = await self.client().put(f"/api/brands/{brand_id}", settings)
         assert answer.status_code == 200, answer.text
-        await self.ledger.refresh_terms()
+        await self.ledger.beat_within(10.0)
 
 
 @asynccontextmanager
@@ -114,8 +115,10 @@ async def world(
         stack.push_async_callback(predictor.close)
         actor = LedgerActor(settings.database, redis_url, settings.ledger, settings.roas)
         stack.push_async_callback(actor.close)
-        ledger = LedgerClient(lambda: Local(actor), 0.1)
-        await ledger.refresh_terms()
+        ledger = LedgerClient([Shard(lambda: Local(actor), settings.ledger)])
+        beating = asyncio.create_task(ledger.keep_beating())
+        stack.callback(beating.cancel)
+        await ledger.beat_within(10.0)
         versions = Versions(database, state, redis_url)
         api = Api(settings, predictor, ledger, database, Monitor(redis), Authenticator(Secret(SECRET)), versions)
         transport = httpx.ASGITransport(api.app(), raise_app_exceptions=False)

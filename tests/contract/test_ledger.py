@@ -10,6 +10,7 @@ from db import Database, DatabaseSettings
 from db import tables as t
 from db.brands import BrandSettings, PortfolioSettings
 from ledger import (
+    Beat,
     Claim,
     CurrencyFixed,
     Event,
@@ -28,6 +29,7 @@ from ledger.audit import audit
 from ledger.pacing import Throttle
 from ledger.page import Page
 from ledger.writer import Writer
+from tests.contract.replica import Replica, reserve
 
 NOON = dt.datetime(2024, 5, 1, 12, tzinfo=dt.UTC)
 HOUR, DAY = dt.timedelta(hours=1), dt.timedelta(days=1)
@@ -90,7 +92,9 @@ async def today(ledger, brand_id="b"):
 async def journal(database):
     async with database.read() as connection:
         query = (
-            select(t.ledger_journal.c.kind).where(t.ledger_journal.c.kind != "budget").order_by(t.ledger_journal.c.seq)
+            select(t.ledger_journal.c.kind)
+            .where(t.ledger_journal.c.kind.not_in(("budget", "lend", "take_back")))
+            .order_by(t.ledger_journal.c.seq)
         )
         return list((await connection.execute(query)).scalars())
 
@@ -105,7 +109,7 @@ def statuses(results):
 
 async def test_a_win_is_held_then_settled(ledger, clock, database):
     await brand(ledger)
-    (award,) = await ledger.reserve([claim(clock, "r")])
+    (award,) = await reserve(ledger, [claim(clock, "r")])
     (win,) = award.wins
     assert (win.bid_id, win.reserved_micros, win.expires_at) == ("bid-b", 100, NOON + HOUR / 2)
     assert await today(ledger) == (1000, 900, 100, 0, 0, 0)
@@ -117,7 +121,7 @@ async def test_a_win_is_held_then_settled(ledger, clock, database):
 
 async def test_money_comes_back_when_nothing_happens(ledger, clock, database):
     await brand(ledger)
-    await ledger.reserve([claim(clock, "r")])
+    await reserve(ledger, [claim(clock, "r")])
     clock.forward(HOUR / 2 - dt.timedelta(microseconds=1))
     assert await ledger.sweep() == 0
     clock.forward(dt.timedelta(microseconds=1))
@@ -129,7 +133,7 @@ async def test_money_comes_back_when_nothing_happens(ledger, clock, database):
 
 async def test_a_conversions_hold_shrinks_by_the_day(ledger, clock, database):
     await brand(ledger)
-    await ledger.reserve([claim(clock, "r", offer(amount=300, model="cpa"))])
+    await reserve(ledger, [claim(clock, "r", offer(amount=300, model="cpa"))])
     for days, held in [(1, 290), (10, 200), (29, 10), (30, 0)]:
         clock.now = NOON + days * DAY
         await ledger.sweep()
@@ -141,7 +145,7 @@ async def test_a_conversions_hold_shrinks_by_the_day(ledger, clock, database):
 
 async def test_many_expiries_are_swept_in_parts(ledger, clock):
     await brand(ledger, budget=10**9)
-    await ledger.reserve([claim(clock, f"r{n}") for n in range(1100)])
+    await reserve(ledger, [claim(clock, f"r{n}") for n in range(1100)])
     clock.forward(HOUR)
     assert await ledger.sweep() == 1100
     assert await today(ledger) == (10**9, 10**9, 0, 0, 0, 0)
@@ -150,7 +154,7 @@ async def test_many_expiries_are_swept_in_parts(ledger, clock):
 async def test_a_hold_keeps_the_lifetime_it_was_promised(ledger, clock, database, monkeypatch):
     monkeypatch.setattr(book, "SWEEP_ROWS", 2)
     await brand(ledger)
-    await ledger.reserve([claim(clock, str(n), offer(amount=300, model="cpa")) for n in range(3)])
+    await reserve(ledger, [claim(clock, str(n), offer(amount=300, model="cpa")) for n in range(3)])
     shorter = await Ledger.open(database, LedgerSettings(conversion_days=7), clock=clock)
     clock.forward(10 * DAY)
     async with asyncio.timeout(30):
@@ -163,7 +167,7 @@ async def test_a_hold_keeps_the_lifetime_it_was_promised(ledger, clock, database
 async def test_a_sweep_that_gets_nowhere_stops(ledger, clock, monkeypatch):
     monkeypatch.setattr(book, "SWEEP_ROWS", 2)
     await brand(ledger)
-    await ledger.reserve([claim(clock, str(n)) for n in range(5)])
+    await reserve(ledger, [claim(clock, str(n)) for n in range(5)])
     clock.forward(HOUR)
     with monkeypatch.context() as stuck:
         stuck.setattr(Page, "look", lambda *_: None)
@@ -172,10 +176,10 @@ async def test_a_sweep_that_gets_nowhere_stops(ledger, clock, monkeypatch):
     assert await ledger.sweep() == 5
 
 
-async def test_claims_get_between_the_parts_of_a_sweep(ledger, clock, monkeypatch):
+async def test_beats_get_between_the_parts_of_a_sweep(ledger, clock, monkeypatch):
     monkeypatch.setattr(book, "SWEEP_ROWS", 2)
     await brand(ledger, budget=10**6)
-    await ledger.reserve([claim(clock, str(n)) for n in range(100)])
+    await reserve(ledger, [claim(clock, str(n)) for n in range(100)])
     clock.forward(HOUR)
     writer, moves = Writer(ledger), ledger.moves
     loop = asyncio.create_task(writer.keep_writing())
@@ -184,78 +188,61 @@ async def test_claims_get_between_the_parts_of_a_sweep(ledger, clock, monkeypatc
         if ledger.moves > moves:  # the sweep has begun
             break
         await asyncio.sleep(0.001)
-    (award,) = await writer.reserve([claim(clock, "r")])
-    assert award.wins and not sweep.done()
+    reply = await writer.beat(Beat(None, 1))
+    assert reply.is_open and not sweep.done()
     assert await sweep == 100
     loop.cancel()
 
 
 async def test_what_the_caller_gives_back_is_available_again(ledger, clock):
     await brand(ledger)
-    (award,) = await ledger.reserve([claim(clock, "r")])
+    (award,) = await reserve(ledger, [claim(clock, "r")])
     ids = [award.wins[0].reservation_id, "no-such"]
     assert await ledger.release(ids) == 1
     assert await ledger.release(ids) == 0
     assert await today(ledger) == (1000, 1000, 0, 0, 0, 0)
-    (again,) = await ledger.reserve([claim(clock, "r")])
-    assert again.repeated, "the request was answered before; its money does not come back a second time"
-    assert (again.wins, again.refused) == ((), {"bid-b": "no_lease"})
+    (again,) = await reserve(ledger, [claim(clock, "r")])
+    assert again.wins, "it may be ranked afresh"
+    assert await ledger.release([again.wins[0].reservation_id]) == 0, (
+        "but the request's first record stands: this is void"
+    )
+    assert await today(ledger) == (1000, 1000, 0, 0, 0, 0)
 
 
-async def test_what_a_repetition_was_told_of_cannot_be_given_back(ledger, clock, database):
-    """The first asker heard nothing and gives back later; the second was told that it has won."""
+async def test_a_request_that_two_replicas_answered_is_paid_for_once(ledger, clock, database):
+    """The first record stands; the other's money returns, and its events go to the first one's hold."""
     await brand(ledger)
-    first, _ = await ledger.reserve([claim(clock, "r"), claim(clock, "other")])
-    (again,) = await ledger.reserve([claim(clock, "r")])
-    assert again.wins == first.wins
-    successor = await Ledger.open(database, clock=clock)
-    assert await successor.release([win.reservation_id for win in first.wins]) == 0
-    assert await today(successor) == (1000, 800, 200, 0, 0, 0)
-    clock.forward(HOUR)
-    assert await successor.sweep() == 2
-    (late,) = await successor.reserve([claim(clock, "r")])
-    assert (late.wins, late.refused) == ((), {"bid-b": "no_lease"})
-
-
-async def test_one_batch_may_bring_a_request_twice(ledger, clock):
-    await brand(ledger)
-    first, second = await ledger.reserve([claim(clock, "r"), claim(clock, "r")])
-    assert second.wins == first.wins
+    await brand(ledger, "c")
+    one, two = Replica(ledger), Replica(ledger)
+    (first,) = await one.reserve([claim(clock, "r", offer("b"))])
+    (second,) = await two.reserve([claim(clock, "r", offer("b"), offer("c"), winners=2, body="other")])
+    assert len(second.wins) == 2
+    assert await today(ledger) == (1000, 900, 100, 0, 0, 0)
+    assert await today(ledger, "c") == (1000, 1000, 0, 0, 0, 0)
+    b, c = (win.reservation_id for win in second.wins)
+    paid = [
+        event("1", "impression", reservation_id=b, cost_micros=80),
+        event("2", "impression", brand_id="c", reservation_id=c, cost_micros=7),
+    ]
+    assert statuses(await ledger.record(paid)) == ["accepted", "accepted"]
+    assert await today(ledger) == (1000, 920, 0, 80, 0, 0)
+    assert await today(ledger, "c") == (1000, 993, 0, 7, 0, 0)
+    assert (await journal(database))[-1] == "late_settle"
     assert await ledger.release([first.wins[0].reservation_id]) == 0
 
 
-async def test_nothing_is_reserved_for_somebody_who_has_gone(database, clock):
-    """The ledger's own stopwatch counts: the clocks of two machines differ."""
-    stopwatch = iter([10.0, 10.9, 11.0, 11.5]).__next__
-    ledger = await Ledger.open(database, clock=clock, stopwatch=stopwatch)
-    await brand(ledger)
-    (award,) = await ledger.reserve([claim(clock, "1", within_s=1.0)])  # came at 10, begun at 10.9
-    assert award.wins
-    awards = await ledger.reserve([claim(clock, "2", within_s=1.0), claim(clock, "3", within_s=2.0)], [9.9, 9.9])
-    assert [award.refused for award in awards] == [{"bid-b": "no_lease"}, {}]
-    (repeated,) = await ledger.reserve([claim(clock, "1", within_s=1.0)], [10.5])
-    assert (repeated.wins, repeated.refused) == ((), {"bid-b": "no_lease"})
-    assert await today(ledger) == (1000, 800, 200, 0, 0, 0)
-
-
-async def test_a_repeated_request_gets_its_first_award(ledger, clock):
+async def test_several_winners_of_one_answer_all_stand(ledger, clock):
     await brand(ledger)
     await brand(ledger, "c")
-    both = (offer("b"), offer("c"))
-    (first,) = await ledger.reserve([claim(clock, "r", *both, winners=2)])
-    (again,) = await ledger.reserve([claim(clock, "r", *reversed(both), winners=2)])
-    (other,) = await ledger.reserve([claim(clock, "r", *both, body="other")])
-    assert len(first.wins) == 2
-    assert set(again.wins) == set(first.wins)
-    assert again.repeated
-    assert (other.conflict, other.wins) == (True, ())
-    assert await today(ledger) == (1000, 900, 100, 0, 0, 0)
+    (award,) = await reserve(ledger, [claim(clock, "r", offer("b"), offer("c"), winners=2)])
+    assert len(award.wins) == 2
+    assert [(await today(ledger, id_))[2] for id_ in "bc"] == [100, 100]
 
 
 async def test_ids_differ_by_case(ledger, clock):
     await brand(ledger, "b")
     await brand(ledger, "B", budget=50)
-    awards = await ledger.reserve([claim(clock, "r", offer("b")), claim(clock, "R", offer("B"))])
+    awards = await reserve(ledger, [claim(clock, "r", offer("b")), claim(clock, "R", offer("B"))])
     assert [len(award.wins) for award in awards] == [1, 0]
     batch = [event("e", "impression", cost_micros=1), event("E", "impression", cost_micros=2)]
     assert statuses(await ledger.record(batch)) == ["accepted", "accepted"]
@@ -266,7 +253,7 @@ async def test_brand_and_portfolio_are_debited_together(ledger, clock):
     await ledger.put_portfolio("f", PortfolioSettings(daily_budget_micros=150))
     await brand(ledger, "a", portfolio_id="f")
     await brand(ledger, "b", portfolio_id="f")
-    first, second = await ledger.reserve([claim(clock, "1", offer("a")), claim(clock, "2", offer("b"))])
+    first, second = await reserve(ledger, [claim(clock, "1", offer("a")), claim(clock, "2", offer("b"))])
     assert first.wins
     assert second.refused == {"bid-b": "portfolio_budget"}
     shown = await ledger.get_portfolio("f")
@@ -279,14 +266,14 @@ async def test_brand_and_portfolio_are_debited_together(ledger, clock):
 
 async def test_a_paused_brand_wins_nothing(ledger, clock):
     await brand(ledger, active=False)
-    (award,) = await ledger.reserve([claim(clock, "r")])
+    (award,) = await reserve(ledger, [claim(clock, "r")])
     assert award.refused == {"bid-b": "brand_paused"}
     assert not ledger.newest_terms.brands["b"].active
 
 
 async def test_a_budget_moves_during_the_day(ledger, clock):
     await brand(ledger, budget=1000)
-    await ledger.reserve([claim(clock, "r", offer(amount=600))])
+    await reserve(ledger, [claim(clock, "r", offer(amount=600))])
     for budget, expected in [
         (500, (500, 0, 600, 0, 100, 0)),
         (800, (800, 200, 600, 0, 0, 0)),
@@ -301,7 +288,7 @@ async def test_a_budget_moves_during_the_day(ledger, clock):
 async def test_a_top_up_before_the_first_win_makes_the_day(ledger, clock):
     await brand(ledger, budget=10)
     await brand(ledger, budget=200)
-    (award,) = await ledger.reserve([claim(clock, "r")])
+    (award,) = await reserve(ledger, [claim(clock, "r")])
     assert award.wins
     assert await today(ledger) == (200, 100, 100, 0, 0, 0)
 
@@ -321,11 +308,11 @@ async def test_a_budget_day_ends_at_the_brands_midnight(ledger, clock, timezone,
     await brand(ledger, budget=100, timezone=timezone)
     assert ledger.newest_terms.brands["b"].day_ends_at == midnight
     clock.now = midnight - dt.timedelta(microseconds=1)
-    full, empty = await ledger.reserve([claim(clock, "1"), claim(clock, "2")])
+    full, empty = await reserve(ledger, [claim(clock, "1"), claim(clock, "2")])
     assert full.wins
     assert empty.refused == {"bid-b": "brand_budget"}
     clock.now = midnight
-    (award,) = await ledger.reserve([claim(clock, "3")])
+    (award,) = await reserve(ledger, [claim(clock, "3")])
     assert award.wins, "a new day, a new budget"
     assert await today(ledger) == (100, 0, 100, 0, 0, 0)
     await ledger.refresh()
@@ -334,7 +321,7 @@ async def test_a_budget_day_ends_at_the_brands_midnight(ledger, clock, timezone,
 
 async def test_late_and_unknown_reservations_settle_all_the_same(ledger, clock, database):
     await brand(ledger)
-    (award,) = await ledger.reserve([claim(clock, "r")])
+    (award,) = await reserve(ledger, [claim(clock, "r")])
     clock.forward(HOUR)
     await ledger.sweep()
     late = event("1", "impression", reservation_id=award.wins[0].reservation_id, cost_micros=70)
@@ -346,7 +333,7 @@ async def test_late_and_unknown_reservations_settle_all_the_same(ledger, clock, 
 
 async def test_a_conversion_is_restated_in_any_order(ledger, clock):
     await brand(ledger)
-    (award,) = await ledger.reserve([claim(clock, "r", offer(model="cpa"))])
+    (award,) = await reserve(ledger, [claim(clock, "r", offer(model="cpa"))])
     click = event("k", "click", click_id="k-1", reservation_id=award.wins[0].reservation_id)
     later = update_of("u2", NOON + 2 * HOUR, conversion_id="c", status="approved")
     sooner = update_of("u1", NOON + HOUR, conversion_id="c", status="rejected", cost_micros=60)
@@ -365,7 +352,7 @@ async def test_a_conversion_is_restated_in_any_order(ledger, clock):
 async def test_a_click_may_come_after_its_conversion(ledger, clock):
     """The conversion then belongs to the click's reservation and its day; the audit agrees."""
     await brand(ledger)
-    (award,) = await ledger.reserve([claim(clock, "r", offer(model="cpa"))])
+    (award,) = await reserve(ledger, [claim(clock, "r", offer(model="cpa"))])
     clock.forward(DAY)
     conversion = event("c", "conversion", NOON + DAY, click_id="k", conversion_id="c", status="pending", cost_micros=90)
     await ledger.record([conversion])
@@ -435,9 +422,11 @@ async def test_a_conversion_restated_thousands_of_times_ends_at_the_latest_word(
 
 async def test_the_last_cents_are_won_once(ledger, clock):
     await brand(ledger, budget=1050)
-    awards = await asyncio.gather(*(ledger.reserve([claim(clock, f"r{n}")]) for n in range(100)))
-    assert sum(len(award.wins) for (award,) in awards) == 10
-    assert {reason for (award,) in awards for reason in award.refused.values()} == {"brand_budget"}
+    replicas = [Replica(ledger) for _ in range(8)]
+    awards = await asyncio.gather(*(replica.reserve([claim(clock, f"{n}-{m}") for m in range(5)])
+        for n, replica in enumerate(replicas)))  # fmt: skip
+    assert sum(len(award.wins) for part in awards for award in part) == 10
+    assert {reason for part in awards for award in part for reason in award.refused.values()} == {"brand_budget"}
     assert await today(ledger) == (1050, 50, 1000, 0, 0, 0)
 
 
@@ -446,14 +435,14 @@ async def test_two_ledgers_never_write_together(ledger, clock, database):
     newer = await Ledger.open(database, clock=clock)
     assert newer.epoch == ledger.epoch + 1
     with pytest.raises(Fenced):
-        await ledger.reserve([claim(clock, "1")])
+        await reserve(ledger, [claim(clock, "1")])
     with pytest.raises(Fenced):
         await ledger.record([event("1", "impression", cost_micros=5)])
     with pytest.raises(Fenced):
         await brand(ledger, budget=5)
     with pytest.raises(Fenced):
         await ledger.sweep()
-    (award,) = await newer.reserve([claim(clock, "1")])
+    (award,) = await reserve(newer, [claim(clock, "1")])
     assert award.wins
     assert await today(newer) == (1000, 900, 100, 0, 0, 0)
 
@@ -465,7 +454,7 @@ async def test_two_old_ledgers_racing_with_a_new_one_lose(ledger, clock, databas
         won = 0
         for n in range(start, start + 30):
             try:
-                won += len((await book.reserve([claim(clock, f"r{n}")]))[0].wins)
+                won += len((await reserve(book, [claim(clock, f"r{n}")]))[0].wins)
             except Fenced:
                 return won
         return won
@@ -481,7 +470,7 @@ async def test_two_old_ledgers_racing_with_a_new_one_lose(ledger, clock, databas
 async def test_a_killed_ledger_comes_back_the_same(ledger, clock, database):
     await ledger.put_portfolio("f", PortfolioSettings(daily_budget_micros=5000))
     await brand(ledger, portfolio_id="f", strategy_multiplier=1.5)
-    awards = await ledger.reserve([claim(clock, f"r{n}") for n in range(5)])
+    awards = await reserve(ledger, [claim(clock, f"r{n}") for n in range(5)])
     await ledger.record([event("i", "impression", reservation_id=awards[0].wins[0].reservation_id, cost_micros=33)])
     before = await ledger.get_brand("b"), await ledger.get_portfolio("f"), ledger.newest_terms.brands
     again = await Ledger.open(database, clock=clock)
@@ -496,7 +485,7 @@ async def test_the_currency_is_fixed_once_money_has_moved(ledger, clock):
     await brand(ledger, currency="USD")
     await ledger.record([event("1", "impression")])
     await brand(ledger, currency="GBP")
-    await ledger.reserve([claim(clock, "r")])
+    await reserve(ledger, [claim(clock, "r")])
     with pytest.raises(CurrencyFixed):
         await brand(ledger, currency="EUR")
     assert (await ledger.get_brand("b"))["currency"] == "GBP"
@@ -528,7 +517,7 @@ async def test_a_change_of_portfolio_waits_for_midnight(ledger, clock, database)
     for id_ in "fg":
         await ledger.put_portfolio(id_, PortfolioSettings(daily_budget_micros=500))
     await brand(ledger, portfolio_id="f")
-    await ledger.reserve([claim(clock, "1")])
+    await reserve(ledger, [claim(clock, "1")])
     shown = await brand(ledger, portfolio_id="g")
     assert shown["portfolio_id"] == "f"
     assert shown["scheduled"] == {
@@ -536,12 +525,12 @@ async def test_a_change_of_portfolio_waits_for_midnight(ledger, clock, database)
         "timezone": "UTC",
         "from": dt.datetime(2024, 5, 2, tzinfo=dt.UTC),
     }
-    await ledger.reserve([claim(clock, "2")])
+    await reserve(ledger, [claim(clock, "2")])
     assert (await ledger.get_portfolio("f"))["today"]["reserved"] == 200
     with pytest.raises(PortfolioMismatch):
         await ledger.put_portfolio("g", PortfolioSettings(timezone="Europe/London"))
     clock.forward(DAY / 2)  # midnight: no sweep has run yet
-    await ledger.reserve([claim(clock, "3")])
+    await reserve(ledger, [claim(clock, "3")])
     assert (await ledger.get_portfolio("g"))["today"]["reserved"] == 100
     await ledger.sweep()
     again = await Ledger.open(database, clock=clock)
@@ -565,7 +554,7 @@ async def test_terms_change_when_something_in_them_does(ledger, clock, database)
     assert terms.brands["b"].lambda_ == 3.0
     assert (terms.brands["b"].share, terms.brands["b"].throttled) == (1.0, False)
     assert ledger.terms(terms.version) is None
-    await ledger.reserve([claim(clock, "r")])
+    await reserve(ledger, [claim(clock, "r")])
     await ledger.refresh()
     assert ledger.terms(terms.version) is None, "money moves outside the terms"
     ledger.set_throttles({"b": Throttle(0.4, True)})
@@ -618,10 +607,10 @@ async def test_an_imported_brand_can_bid_at_once(ledger, clock, database):
     }
     async with database.write() as connection:
         await connection.execute(insert(t.brands), row)
-    (award,) = await ledger.reserve([claim(clock, "r")])
-    assert award.wins
     assert await ledger.refresh()
     assert "b" in ledger.newest_terms.brands
+    (award,) = await reserve(ledger, [claim(clock, "r")])
+    assert award.wins
     assert not await ledger.refresh(), "nothing has changed since"
 
 
@@ -638,7 +627,7 @@ async def test_brands_are_listed_in_pages(ledger):
 async def test_a_conversion_hold_may_be_configured(database, clock):
     ledger = await Ledger.open(database, LedgerSettings(reservation_ttl_s=60.0, conversion_days=2), clock=clock)
     await brand(ledger)
-    awards = await ledger.reserve([claim(clock, "1"), claim(clock, "2", offer(model="cpa"))])
+    awards = await reserve(ledger, [claim(clock, "1"), claim(clock, "2", offer(model="cpa"))])
     assert [award.wins[0].expires_at - NOON for award in awards] == [dt.timedelta(seconds=60), 2 * DAY]
 
 
@@ -664,7 +653,18 @@ async def test_a_conversion_hold_may_be_configured(database, clock):
         ("UPDATE events SET cost_micros = 79", "what the events cost", "owner_id=b"),
         ("DELETE FROM events", "shows in the performance once", "brand_id=b"),
         ("DELETE FROM budget_days", "settled = Σ", "owner_id=b"),
-        ("UPDATE reservations SET request_hash = reservation_id, request_id = 'r'", "paid for once", "request_id=r"),
+        ("UPDATE reservations SET request_id = 'r'", "paid for once", "request_id=r"),
+        ("UPDATE budget_days SET leased_micros = 1, available_micros = 819", "leased = Σ", "owner_id=b"),
+        (
+            "INSERT INTO leases VALUES (1, 'b', '2024-05-01', NULL, 5, 0, NULL)",
+            "a lease holds what its session's journal says",
+            "brand_id=b",
+        ),
+        (
+            "INSERT INTO leases SELECT session_id, 'b', '2024-05-01', NULL, 0, 0, renewed_at FROM ledger_sessions",
+            "is in quarantine",
+            "brand_id=b",
+        ),
         ("UPDATE ledger_journal SET epoch = 99 WHERE kind = 'budget'", "no epoch", "epoch=1"),
     ],
 )
@@ -672,12 +672,10 @@ async def test_the_audit_names_what_is_broken(database_url, clock, sabotage, pro
     database = Database(DatabaseSettings(url=database_url))
     ledger = await Ledger.open(database, clock=clock)
     await brand(ledger)
-    two = await ledger.reserve([claim(clock, "1"), claim(clock, "2")])
+    two = await reserve(ledger, [claim(clock, "1"), claim(clock, "2")])
     await ledger.record([event("i", "impression", reservation_id=two[0].wins[0].reservation_id, cost_micros=80)])
     assert await audit(database) == []
     async with database.write() as connection:
-        if "request_id = 'r'" in sabotage:
-            await connection.execute(text("UPDATE reservations SET brand_id = reservation_id"))
         await connection.execute(text(sabotage))
     problems = await audit(database)
     await database.close()
@@ -701,7 +699,7 @@ async def test_the_audit_knows_a_portfolios_members(database_url, clock):
     ledger = await Ledger.open(database, clock=clock)
     await ledger.put_portfolio("f", PortfolioSettings(daily_budget_micros=500))
     await brand(ledger, portfolio_id="f")
-    await ledger.reserve([claim(clock, "1")])
+    await reserve(ledger, [claim(clock, "1")])
     assert await audit(database) == []
     async with database.write() as connection:
         moved = {"reserved_micros": 90, "available_micros": 410}
