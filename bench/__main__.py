@@ -21,8 +21,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import httpx
+import numpy as np
 
+from bench import ledger
 from serve_app import processes, token
+from training.lagrange import Constraint, Opportunities, fit, lp_gap, sample
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
@@ -51,11 +54,16 @@ class Runner(NamedTuple):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    asked = sys.argv[1:] if argv is None else list(argv)
+    if asked[:1] == ["lambda"]:
+        return fit_lambda(asked[1:])
+    if asked[:1] == ["ledger"]:
+        return ledger.main(asked[1:])
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="turns of each (default 5)")
     parser.add_argument("--seconds", type=int, default=8, help="length of a turn (default 8)")
     parser.add_argument("--connections", type=int, default=16)
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_args(asked)
     missing = [str(path) for path in (PEER, LOAD, DATA) if not path.exists()]
     if missing or not shutil.which("wrk"):
         print(
@@ -82,6 +90,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     RESULTS.write_text(text)
     print(f"written to {RESULTS.relative_to(ROOT)}")
     return 0
+
+
+def fit_lambda(argv: Sequence[str]) -> int:
+    """`python -m bench lambda`: seconds of a night's λ fit, and how far from the LP's optimum it ends."""
+    parser = argparse.ArgumentParser(prog="python -m bench lambda", description=fit_lambda.__doc__)
+    parser.add_argument("--opportunities", type=int, default=1_000_000, help="(default 1,000,000)")
+    parser.add_argument("--brands", type=int, default=100, help="(default 100)")
+    parser.add_argument("--portfolios", type=int, default=20, help="that share them (default 20)")
+    arguments = parser.parse_args(argv)
+    random, each = np.random.default_rng(0), arguments.opportunities // arguments.brands
+    groups: list[dict[str, tuple[Opportunities, Constraint]]] = [{} for _ in range(arguments.portfolios)]
+    for number in range(arguments.brands):
+        cost = random.lognormal(6, 1, each)
+        revenue = cost * random.lognormal(0, 0.8, each) * random.uniform(0.6, 1.6)
+        limit = Constraint(random.uniform(1, 2), 10 * cost.sum() * random.uniform(0.1, 0.9))
+        seen = Opportunities(revenue, cost, np.full(each, 10.0))
+        groups[number % len(groups)][f"brand-{number}"] = (seen, limit)
+    shared = [Constraint(1.5, 0.6 * sum(limit.budget_micros or 0 for _, limit in group.values())) for group in groups]
+    began = time.perf_counter()
+    fits = [one for group, limit in zip(groups, shared, strict=True) for one in fit(group, limit)]
+    fitted_s = time.perf_counter() - began
+    checks = [lp_gap(sample(group, seed=0), limit) for group, limit in zip(groups, shared, strict=True)]
+    checked_s = time.perf_counter() - began - fitted_s
+    print(
+        f"{arguments.brands} brands in {arguments.portfolios} portfolios, {arguments.opportunities:,} opportunities:"
+        f" {fitted_s:.2f} s; {sum(one.convergence.converged for one in fits)} converged,"
+        f" worst KKT residual {max(one.convergence.kkt_residual for one in fits):.1e},"
+        f" worst duality gap {max(abs(one.convergence.duality_gap) for one in fits):.1e}"
+    )
+    print(
+        f"{len(checks)} samples of {checks[0].opportunities:,} against HiGHS: {checked_s:.2f} s; worst gap to the LP"
+        f" {max(check.lp_gap for check in checks):.1e}, worst loss of the threshold policy"
+        f" {max(check.policy_loss for check in checks):.2%}"
+    )
+    return 0 if all(one.convergence.converged for one in fits) else 1
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
     true,
 )
 from sqlalchemy.dialects import mysql
@@ -227,6 +228,9 @@ ledger_epochs = Table(
     Column("shard", Integer, primary_key=True, autoincrement=False),
     Column("epoch", BigInteger, nullable=False),
     Column("taken_at", UtcDateTime, nullable=False),
+    # The layout that the epoch belongs to; all rows say the same.
+    Column("shards", Integer, nullable=False, server_default=text("1")),
+    Column("decided_at", Double, nullable=False, server_default=text("0")),  # seconds since 1970
     **OPTIONS,
 )
 

@@ -5,25 +5,31 @@ A win's way: an ingress replica draws it from a lease in memory (`lease.py`, pur
 decides, writes) → `leasing.py`, `posting.py`, `page.py` and the rules in `account.py`, `reservation.py`,
 `settlement.py`, `pacing.py` (pure) → `store.py` (SQL). `ids.py` makes the reservation ids that both sides read.
 `counters.py` keeps the Redis counters and what /metrics shows; `audit.py` recomputes everything from the tables alone.
+
+Portfolios are shared out among ledgers by hash (`shards.py`); each is fenced by its own epoch row (`store.py`), and
+`reach.py` finds them, or starts the next one where one has gone silent.
 """
 
 from ledger.account import MONEY_MOST, Budget
-from ledger.actor import LedgerActor, connect
+from ledger.actor import LedgerActor
 from ledger.book import Ledger
 from ledger.counters import BrandGauges, Counters, Gauges, PortfolioGauges, read_gauges
 from ledger.errors import (
     BudgetExhausted,
     CurrencyFixed,
     Fenced,
+    LayoutReplaced,
     LedgerError,
     LedgerUnavailable,
     MoneyOutOfRange,
     NotFound,
+    OtherShard,
     PortfolioMismatch,
     PortfolioUnknown,
 )
 from ledger.lease import NO_LEASE, Leases
 from ledger.pacing import DaySums, admitted, current_roas, kappa, lambda_
+from ledger.reach import Reached, connect, replace
 from ledger.settings import LedgerSettings, RoasSettings
 from ledger.shards import shard_of
 from ledger.types import (
@@ -61,6 +67,7 @@ __all__ = [
     "Fenced",
     "Gauges",
     "Grant",
+    "LayoutReplaced",
     "Leases",
     "Ledger",
     "LedgerActor",
@@ -71,9 +78,11 @@ __all__ = [
     "MoneyOutOfRange",
     "NotFound",
     "Offer",
+    "OtherShard",
     "PortfolioGauges",
     "PortfolioMismatch",
     "PortfolioUnknown",
+    "Reached",
     "Reply",
     "Result",
     "RoasSettings",
@@ -88,5 +97,6 @@ __all__ = [
     "kappa",
     "lambda_",
     "read_gauges",
+    "replace",
     "shard_of",
 ]

@@ -58,9 +58,10 @@ class Budget:
 
         Raises:
             BudgetExhausted: it is more than what is available.
-            MoneyOutOfRange: it is negative or beyond `MONEY_MOST`.
+            MoneyOutOfRange: it is negative, or all of what is lent could not be held beside what is.
         """
         _check(amount_micros)
+        _check(self.leased_micros + self.reserved_micros + amount_micros)
         if self.available_micros is not None and amount_micros > self.available_micros:
             raise BudgetExhausted(self.owner, self.owner_id, amount_micros, self.available_micros)
         return self._moved(leased=amount_micros)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import math
 import os
-import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from redis.asyncio import Redis
 
@@ -17,37 +15,31 @@ from db import Database, DatabaseSettings
 from db.brands import BrandSettings, PortfolioSettings
 from ledger.book import Ledger
 from ledger.counters import Counters
-from ledger.errors import Fenced, LedgerUnavailable
+from ledger.errors import Fenced, LayoutReplaced, LedgerUnavailable
 from ledger.pacing import DaySums
+from ledger.reach import Identity, digest_of, has_successor
 from ledger.settings import LedgerSettings, RoasSettings
 from ledger.types import Beat, Event, Reply, Result
 from ledger.writer import Writer
 
 logger = logging.getLogger("paceline.ledger")
 T = TypeVar("T")
-Handle = TypeVar("Handle")
-NAMESPACE = "paceline"
 RETRY_S = 0.5
 STOP_S = 0.5
 REDIS_S = 5.0
-IDENTITY_S = 10.0
-CONNECT_TRIES, CONNECT_RETRY_S = 10, 0.1
-BORN_AT = time.time()
-"""When this process began, near enough."""
-
-
-class Identity(NamedTuple):
-    """Which settings an actor runs with."""
-
-    digest: str
-    decided_at: float  # seconds since 1970
+LINGER_S = 10.0
+"""How long the ledger of a former layout stays to say so: replicas of that layout would only start it again."""
 
 
 class LedgerActor:
     """A shard's ledger. It may be killed at any time: what it has answered is in the database.
 
     Ray starts it again by calling the constructor, on the event loop, with the same settings; it then takes the next
-    epoch. The methods are those of `Ledger`; writes go through the one `Writer`.
+    epoch, unless a younger generation has a name by now. The methods are those of `Ledger`; writes go through the one
+    `Writer`.
+
+    Args:
+        generation: its number in its shard (`reach.py`); 0: no other one is looked for.
     """
 
     def __init__(
@@ -58,6 +50,7 @@ class LedgerActor:
         roas_settings: RoasSettings,
         shard: int = 0,
         decided_at: float = 0.0,
+        generation: int = 0,
     ) -> None:
         digest = digest_of(database, redis_url, ledger_settings, roas_settings, shard)
         self._identity = Identity(digest, decided_at)
@@ -66,6 +59,8 @@ class LedgerActor:
         if redis_url is not None:
             self._redis = Redis.from_url(redis_url, socket_timeout=REDIS_S, socket_connect_timeout=REDIS_S)
         self._settings, self._roas_settings, self._shard = ledger_settings, roas_settings, shard
+        self._generation = generation
+        self._leaving: asyncio.Task[None] | None = None
         self._ledger: Ledger | None = None
         self._writer: Writer | None = None
         self._counters: Counters | None = None
@@ -80,14 +75,19 @@ class LedgerActor:
                 await self.start()
             except Exception as error:
                 logger.warning("the ledger cannot open yet: %s", error)
+                if self._leaving is not None:
+                    return
                 await asyncio.sleep(RETRY_S)
 
     async def start(self) -> int:
         """Open the ledger if it is not open yet, and return its epoch.
 
         Raises:
-            LedgerUnavailable: the database is away; it is tried again with the next call.
+            LedgerUnavailable: the database is away, and is tried again with the next call; or another ledger is this
+                one's successor.
         """
+        if self._leaving is not None:
+            raise LedgerUnavailable("another ledger has taken over")
         if self._ledger is None:
             if self._opening is None or self._opening.done():
                 self._opening = asyncio.create_task(self._open())
@@ -96,12 +96,21 @@ class LedgerActor:
         return self._ledger.epoch
 
     async def _open(self) -> None:
-        ledger = await Ledger.open(self._database, self._settings, shard=self._shard)
+        try:
+            if await self._has_successor():
+                raise Fenced(self._shard, 0, 0)
+            ledger = await Ledger.open(
+                self._database, self._settings, shard=self._shard, decided_at=self._identity.decided_at
+            )
+        except Fenced as error:
+            self._leave(error)
+            raise LedgerUnavailable("another ledger has taken over") from error
         self._writer = Writer(ledger)
         self._loops = [
             asyncio.create_task(self._writer.keep_writing()),
             asyncio.create_task(self._keep(self._writer.sweep, self._settings.sweep_s)),
             asyncio.create_task(self._keep(ledger.refresh, self._settings.refresh_s)),
+            asyncio.create_task(self._keep(ledger.check_epoch, self._settings.refresh_s)),
         ]
         if self._redis is not None:
             self._counters = Counters(ledger, self._redis, self._roas_settings)
@@ -177,7 +186,7 @@ class LedgerActor:
             return await work(self._writer)
         except Fenced as error:
             self._leave(error)
-            raise LedgerUnavailable("a newer ledger has taken over") from error
+            raise LedgerUnavailable("another ledger has taken over") from error
 
     async def _keep(self, work: Callable[[], Awaitable[Any]], every_s: float) -> None:
         """Again and again, whatever happens."""
@@ -194,97 +203,32 @@ class LedgerActor:
             await asyncio.sleep(every_s)
 
     def _leave(self, error: Fenced) -> None:
-        """Another ledger writes now. Ray starts this one again, in an epoch of its own."""
-        logger.error("%s: leaving", error)
-        asyncio.get_running_loop().call_later(RETRY_S, os._exit, 1)
+        """Another ledger writes now. Whoever has a successor ends for good; else Ray starts this one again.
 
+        Two ledgers that each started the other's successor would never end; a younger generation never gives way.
+        """
+        if self._leaving is None:
+            logger.error("%s: leaving", error)
+            self._leaving = asyncio.get_running_loop().create_task(self._go(error))
 
-def connect(
-    database: DatabaseSettings,
-    redis_url: str | None,
-    ledger_settings: LedgerSettings | None = None,
-    roas_settings: RoasSettings | None = None,
-    shard: int = 0,
-    decided_at: float | None = None,
-) -> Any:
-    """The handle of a shard's ledger; makes the actor where there is none. Ray must be initialised.
-
-    An actor that runs with other settings gives way if they are older. Every replica may call this at once.
-
-    Args:
-        decided_at: when these settings were decided, in seconds since 1970; else when this process began. In a rolling
-            deployment the replicas with the old settings began before those with the new ones, and follow them.
-
-    Raises:
-        LedgerUnavailable: there is an actor, but it does not answer yet, or is just being removed; try again.
-    """
-    import ray  # here: Ray reads its environment on import, and a supervisor imports this package before it has set it
-    from ray.exceptions import GetTimeoutError, RayActorError
-
-    settings = database, redis_url, ledger_settings or LedgerSettings(), roas_settings or RoasSettings(), shard
-    wanted = Identity(digest_of(*settings), BORN_AT if decided_at is None else decided_at)
-    actor: Any = ray.remote(LedgerActor).options(
-        name=f"paceline-ledger-{shard}",
-        namespace=NAMESPACE,
-        lifetime="detached",
-        get_if_exists=True,
-        max_restarts=-1,
-        max_task_retries=0,  # a repeated call is the caller's decision: it has the ids that make it harmless
-        num_cpus=0,
-        max_concurrency=1000,
-    )
-
-    def meet() -> tuple[Any, Identity]:
+    async def _go(self, error: Fenced) -> None:
+        for_good = isinstance(error, LayoutReplaced)
+        await asyncio.sleep(LINGER_S if for_good else RETRY_S)  # what has been answered gets away meanwhile
         try:
-            handle = actor.remote(*settings, wanted.decided_at)
-            return handle, ray.get(handle.identity.remote(), timeout=IDENTITY_S)
-        except (RayActorError, ValueError) as error:  # ValueError: the name is not free yet
-            raise LedgerUnavailable(str(error).splitlines()[0]) from None
+            if for_good or await self._has_successor():
+                await asyncio.to_thread(_end_for_good)
+                await asyncio.sleep(STOP_S)
+        finally:
+            os._exit(1)
 
-    try:
-        return agree(wanted, meet, lambda handle: ray.kill(handle, no_restart=True))
-    except GetTimeoutError:
-        raise LedgerUnavailable("its actor does not answer") from None
-
-
-def agree(
-    wanted: Identity,
-    meet: Callable[[], tuple[Handle, Identity]],
-    kill: Callable[[Handle], None],
-    sleep: Callable[[float], None] = time.sleep,
-) -> Handle:
-    """The actor with the wanted settings, or with newer ones; an older one is killed, and the epoch fences it.
-
-    Killing goes by the actor, never by its name: two replicas that met the same old one cannot hit its successor.
-
-    Args:
-        meet: finds the actor by its name, or makes it with the wanted settings.
-
-    Raises:
-        LedgerUnavailable: there was none to meet, for as long as it was tried.
-    """
-    for tries_left in reversed(range(CONNECT_TRIES)):
-        try:
-            handle, found = meet()
-        except LedgerUnavailable:
-            if not tries_left:
-                raise
-        else:
-            if found.digest == wanted.digest or found.decided_at >= wanted.decided_at:
-                return handle
-            logger.warning("the ledger runs with older settings: replacing it")
-            kill(handle)
-        sleep(CONNECT_RETRY_S)
-    raise LedgerUnavailable("an actor with older settings is still being removed")
+    async def _has_successor(self) -> bool:
+        if self._generation == 0:
+            return False
+        return await asyncio.to_thread(has_successor, self._shard, self._generation)
 
 
-def digest_of(
-    database: DatabaseSettings,
-    redis_url: str | None,
-    ledger_settings: LedgerSettings,
-    roas_settings: RoasSettings,
-    shard: int,
-) -> str:
-    """Equal for equal settings."""
-    parts = (database.model_dump_json(), redis_url, ledger_settings.model_dump_json(), roas_settings.model_dump_json())
-    return hashlib.sha256(repr((*parts, shard)).encode()).hexdigest()
+def _end_for_good() -> None:
+    """Ray's own way: it frees the name and starts nothing again."""
+    import ray
+
+    ray.kill(ray.get_runtime_context().current_actor, no_restart=True)

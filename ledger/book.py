@@ -21,14 +21,15 @@ from db.brands import BrandSettings, PortfolioSettings
 from ledger.account import Budget
 from ledger.brand import Brand, Fit, Portfolio, Scheduled
 from ledger.days import day_ends_at, day_of, midnight
-from ledger.errors import CurrencyFixed, NotFound, PortfolioMismatch, PortfolioUnknown
+from ledger.errors import CurrencyFixed, NotFound, OtherShard, PortfolioMismatch, PortfolioUnknown
 from ledger.ids import decode, is_genuine
 from ledger.leasing import LeaseMismatch, Leasing
 from ledger.pacing import Throttle, lambda_
 from ledger.page import BRAND, PORTFOLIO, BudgetKey, LeaseKey, Lent, Page, budget_keys
 from ledger.posting import Posting
-from ledger.reservation import RETURNED, Lifetimes, Reservation
+from ledger.reservation import RETURNED, DelayCurve, Lifetimes, Reservation, linear
 from ledger.settings import LedgerSettings
+from ledger.shards import shard_of
 from ledger.store import CLOSED, LAPSED, OPEN, Session, Signature, Store
 from ledger.types import Beat, BrandTerms, Event, Grant, Reply, Result, Terms, Tuple
 
@@ -89,6 +90,7 @@ class Ledger:
         self._portfolios: dict[str, Portfolio] = {}
         self._fits: dict[str, Fit] = {}
         self._throttles: dict[str, Throttle] = {}
+        self._curves: dict[str, DelayCurve] = {}
         self._signature: Signature | None = None
         self._terms = Terms(0, {})
         self._whole_since = 0
@@ -110,13 +112,19 @@ class Ledger:
         clock: Clock = utc_now,
         secrets: Callable[[], bytes] = new_secret,
         shard: int = 0,
+        decided_at: float = 0.0,
     ) -> Self:
         """Take the next epoch and read what other processes have written.
 
+        Args:
+            decided_at: when the number of shards was decided, in seconds since 1970.
+
         Raises:
+            LayoutReplaced: another number of shards was decided later.
             LedgerUnavailable: the database is away.
         """
-        ledger = cls(Store(database, shard), settings or LedgerSettings(), clock, secrets)
+        settings = settings or LedgerSettings()
+        ledger = cls(Store(database, shard, settings.shards, decided_at), settings, clock, secrets)
         await ledger._store.take_epoch(clock())
         await ledger.refresh()
         return ledger
@@ -140,6 +148,26 @@ class Ledger:
     def now(self) -> dt.datetime:
         return self._clock()
 
+    def owns(self, brand: Brand) -> bool:
+        """Whether the brand, as it is now, is this shard's: it goes with its portfolio."""
+        return self._shard_of(brand) == self.shard
+
+    def _shard_of(self, brand: Brand) -> int:
+        return shard_of(brand.settings.portfolio_id, brand.brand_id, self._settings.shards)
+
+    def _owned(self, now: dt.datetime) -> dict[str, Brand]:
+        """This shard's brands, as they are now."""
+        return {id_: brand for id_, known in self._brands.items() if self.owns(brand := known.at(now))}
+
+    async def check_epoch(self) -> None:
+        """A look whether this ledger may still write, for one that has nothing to write.
+
+        Raises:
+            Fenced: another one has taken a newer epoch.
+            LedgerUnavailable: the database is away.
+        """
+        await self._store.check_epoch()
+
     # The replicas' way
 
     async def beat(self, beats: Sequence[Beat]) -> list[Reply]:
@@ -154,13 +182,15 @@ class Ledger:
             known = self._store.sessions(connection, {beat.session_id for beat in beats if beat.session_id})
             sessions = dict(known)
             live = [beat for beat in beats if not _is_stale(beat, sessions)]
-            brands = self._named(connection, {line.brand_id for beat in live for line in beat.lines}, now)
+            named = self._named(connection, self._touched(connection, live), now)
+            lines = {line.brand_id for beat in live for line in beat.lines}
+            brands = {id_: brand for id_, brand in named.items() if id_ in lines and self.owns(brand)}
             wins = [win for beat in live for win in beat.wins]
             leases = self._leases_of(connection, live, brands, now)
             keys = {key for lease, lent in leases.items() for key in _budget_keys_of(lease, lent)}
             for brand in brands.values():
                 keys.update(budget_keys(brand.brand_id, brand.settings.portfolio_id, brand.day(now)))
-            page = Page(now, self._store.budgets(connection, keys), self._limit, leases)
+            page = self._page(connection, now, keys, leases)
             leasing = Leasing(
                 page,
                 brands,
@@ -199,6 +229,15 @@ class Ledger:
             )
             for beat, reply in zip(beats, replies, strict=True)
         ]
+
+    def _touched(self, connection: Connection, beats: Sequence[Beat]) -> set[str]:
+        """The brands that these beats bear on."""
+        ids = {line.brand_id for beat in beats for line in beat.lines}
+        ids |= {win.where.brand_id for beat in beats for win in beat.wins}
+        for beat in beats:
+            if beat.is_last and beat.session_id is not None:
+                ids |= {key.brand_id for key in self._store.leases_of(connection, beat.session_id)}
+        return ids
 
     def _leases_of(
         self, connection: Connection, beats: Sequence[Beat], brands: Mapping[str, Brand], now: dt.datetime
@@ -255,7 +294,7 @@ class Ledger:
 
         def work(connection: Connection) -> int:
             now = self._clock()
-            held = self._store.reservations(connection, reservation_ids)
+            held = self._held(connection, self._store.reservations(connection, reservation_ids))
             page = self._page(connection, now, _keys_of(held.values()))
             returned = sum(page.end(held[id_], RETURNED) for id_ in sorted(held))
             self._store.write(connection, page)
@@ -275,7 +314,7 @@ class Ledger:
             brands = self._named(connection, {event.brand_id for event in events}, now)
             page, leasing = self._adopted(connection, events, now)
             posting = self._posting(connection, events, brands, page)
-            page.add(self._store.budgets(connection, posting.budget_keys - page.existing))
+            page.add(self._store.budgets(connection, posting.budget_keys - page.existing, lock=True))
             figures = self._store.figures(connection, posting.row_keys)
             results = posting.post(page, figures)
             self._store.insert_events(connection, posting.event_rows)
@@ -313,7 +352,7 @@ class Ledger:
             connection, [LeaseKey(drawn[id_].session_id, named[id_].brand_id, drawn[id_].day) for id_ in genuine]
         )
         keys = {key for lease, lent in leases.items() for key in _budget_keys_of(lease, lent)}
-        page = Page(now, self._store.budgets(connection, keys), self._limit, leases)
+        page = self._page(connection, now, keys, leases)
         leasing = Leasing(page, {}, {}, {}, self._lifetimes, 1)
         for id_ in genuine:
             leasing.adopt(id_, _place(named[id_]))
@@ -355,16 +394,33 @@ class Ledger:
         first = self._store.reservations(connection, set(instead.values()))
         return found | first | {id_: first[other] for id_, other in instead.items() if other in first}
 
-    def _page(self, connection: Connection, now: dt.datetime, keys: Iterable[BudgetKey]) -> Page:
-        return Page(now, self._store.budgets(connection, keys), self._limit)
+    def _page(
+        self,
+        connection: Connection,
+        now: dt.datetime,
+        keys: Iterable[BudgetKey],
+        leases: Mapping[LeaseKey, Lent] | None = None,
+    ) -> Page:
+        return Page(now, self._store.budgets(connection, keys, lock=True), self._limit, leases or {})
 
     def _named(self, connection: Connection, ids: set[str], now: dt.datetime) -> dict[str, Brand]:
-        """These brands as they are now; one that was imported a moment ago is looked up."""
-        missing = ids - self._brands.keys()
-        if missing:
+        """These brands as they are now; one that was imported a moment ago is looked up.
+
+        Among several shards every transaction that moves a brand's money holds the brand's row first. A brand that
+        moves at midnight, a late event, the sweep: whichever shard comes second sees what the first has done.
+        """
+        wanted = ids if self._settings.shards > 1 else ids - self._brands.keys()
+        if wanted:
             # A new dict, for the event loop may be reading the old one.
-            self._brands = self._brands | self._store.brands(connection, missing)
+            self._brands = self._brands | self._store.brands(connection, wanted, lock=self._settings.shards > 1)
         return {id_: brand.at(now) for id_ in ids if (brand := self._brands.get(id_)) is not None}
+
+    def _held(self, connection: Connection, found: Mapping[str, Reservation]) -> dict[str, Reservation]:
+        """These reservations, once no other shard can be moving them."""
+        if self._settings.shards == 1 or not found:
+            return dict(found)
+        self._named(connection, {held.brand_id for held in found.values()}, self._clock())
+        return self._store.reservations(connection, found)
 
     def _limit(self, owner: str, owner_id: str) -> int | None:
         """The budget that a day begins with."""
@@ -378,11 +434,15 @@ class Ledger:
     async def sweep(self, in_turn: InTurn = at_once) -> int:
         """End what has expired, shrink what is due, start what was scheduled. Returns how many rows it looked at.
 
+        The first shard looks at the holds, and at the leases of lapsed sessions, of all.
+
         Args:
             in_turn: runs one transaction; others may have theirs between two of the sweep's.
         """
         await in_turn(self._start_scheduled)
         await in_turn(lambda: self._move(self._lapse))
+        if self.shard != 0:
+            return 0
         while await in_turn(lambda: self._move(self._end_quarantines)) == SWEEP_ROWS:
             pass
         looked, goes_on = 0, True
@@ -413,8 +473,11 @@ class Ledger:
         now = self._clock()
         leases = self._store.out_of_quarantine(connection, now, SWEEP_ROWS)
         if leases:
+            if self._settings.shards > 1:
+                self._named(connection, {key.brand_id for key in leases}, now)
+                leases = self._store.leases(connection, leases)
             keys = {key for lease, lent in leases.items() for key in _budget_keys_of(lease, lent)}
-            page = Page(now, self._store.budgets(connection, keys), self._limit, leases)
+            page = self._page(connection, now, keys, leases)
             for key, lent in sorted(leases.items()):
                 page.take_back(key, lent.leased_micros)
             self._store.write(connection, page)
@@ -423,28 +486,33 @@ class Ledger:
 
     def _sweep_some(self, connection: Connection) -> Swept:
         now, moved = self._clock(), 0
-        due = self._store.due(connection, now, SWEEP_ROWS)
+        found = self._store.due(connection, now, SWEEP_ROWS)
+        held = self._held(connection, {one.reservation_id: one for one in found})
+        due = [held[one.reservation_id] for one in found if (held[one.reservation_id].due_at or NEVER) <= now]
         if due:
             page = self._page(connection, now, _keys_of(due))
             for reservation in due:
-                page.look(reservation)
+                page.look(reservation, self._curves.get(reservation.brand_id, linear))
             self._store.write(connection, page)
             moved = sum((page.current(held).due_at or NEVER) > now for held in due)
-        return Swept(len(due), len(due) == SWEEP_ROWS and moved > 0)
+        return Swept(len(due), len(found) == SWEEP_ROWS and (moved > 0 or len(due) < len(found)))
 
     async def _start_scheduled(self) -> None:
         now = self._clock()
-        started = [moved for brand in self._brands.values() if (moved := brand.at(now)) is not brand]
-        if not started:
+        due = [id_ for id_, brand in self._owned(now).items() if brand is not self._brands[id_]]
+        if not due:
             return
 
-        def work(connection: Connection) -> None:
-            for brand in started:
+        def work(connection: Connection) -> dict[str, Brand]:
+            # The old portfolio's shard may have written them since we looked.
+            known = self._store.brands(connection, due, lock=True)
+            started = {id_: moved for id_, brand in known.items() if (moved := brand.at(now)) is not brand}
+            for brand in started.values():
                 self._store.put_brand(connection, brand, False, now)
+            return known | started
 
         async with self._writing:
-            await self._store.transact(work)
-            self._brands |= {brand.brand_id: brand for brand in started}
+            self._brands |= await self._store.transact(work)
             self._make_terms()
 
     async def refresh(self) -> bool:
@@ -495,6 +563,10 @@ class Ledger:
         self._throttles = dict(throttles)
         self._make_terms()
 
+    def set_delay_curves(self, curves: Mapping[str, DelayCurve]) -> None:
+        """How the holds of these brands' conversions shrink; others in a straight line."""
+        self._curves = dict(curves)
+
     def throttle(self, brand_id: str) -> Throttle:
         return self._throttles.get(brand_id, Throttle())
 
@@ -515,16 +587,27 @@ class Ledger:
         return await self._store.read(work)
 
     def brands(self) -> dict[str, BrandSettings]:
-        now = self._clock()
-        return {id_: brand.at(now).settings for id_, brand in self._brands.items()}
+        """This shard's."""
+        return {id_: brand.settings for id_, brand in self._owned(self._clock()).items()}
 
     def portfolios(self) -> dict[str, PortfolioSettings]:
-        return {id_: portfolio.settings for id_, portfolio in self._portfolios.items()}
+        """This shard's."""
+        shards = self._settings.shards
+        return {
+            id_: portfolio.settings
+            for id_, portfolio in self._portfolios.items()
+            if shard_of(id_, "", shards) == self.shard
+        }
+
+    def home_of(self, brand_id: str) -> int:
+        """The shard of a brand; of one that is not known here, this one."""
+        known = self._brands.get(brand_id)
+        return self.shard if known is None else self._shard_of(known.at(self._clock()))
 
     async def budgets_today(self) -> dict[str, Budget]:
-        """Every brand's budget of its today."""
+        """Every brand's budget of its today; this shard's brands."""
         now = self._clock()
-        brands = {id_: brand.at(now) for id_, brand in self._brands.items()}
+        brands = self._owned(now)
         keys = {id_: BudgetKey(BRAND, id_, brand.day(now)) for id_, brand in brands.items()}
         rows = await self._store.read(lambda connection: self._store.budgets(connection, keys.values()))
         found = {budget.owner_id: budget for budget in rows}
@@ -536,12 +619,15 @@ class Ledger:
     def _make_terms(self) -> None:
         now = self._clock()
         days: dict[str, tuple[dt.date, dt.datetime]] = {}
-        for brand in self._brands.values():
-            timezone = brand.at(now).settings.timezone
+        owned = self._owned(now)
+        for brand in owned.values():
+            timezone = brand.settings.timezone
             if timezone not in days:
                 days[timezone] = day_of(timezone, now), day_ends_at(timezone, now)
-        brands = {id_: self._terms_of(brand.at(now), days) for id_, brand in self._brands.items()}
-        self._terms_end = min((end for _, end in days.values()), default=NEVER)
+        brands = {id_: self._terms_of(brand, days) for id_, brand in owned.items()}
+        arrivals = (known.scheduled.start for known in self._brands.values() if known.scheduled is not None)
+        ends = (*(end for _, end in days.values()), *(start for start in arrivals if start > now))
+        self._terms_end = min(ends, default=NEVER)
         before = self._terms.brands
         # The epoch comes first: a version never returns, whoever counts.
         version = max(self._terms.version, self.epoch << 32) + 1
@@ -587,15 +673,17 @@ class Ledger:
         """Create or replace. Budgets move at once; a change of portfolio or time zone starts at the next midnight.
 
         Raises:
-            PortfolioUnknown, PortfolioMismatch, CurrencyFixed: nothing was changed.
+            PortfolioUnknown, PortfolioMismatch, CurrencyFixed, OtherShard: nothing was changed.
         """
 
         def work(connection: Connection) -> Brand:
             now = self._clock()
-            stored = (self._store.brands(connection, [brand_id])).get(brand_id)
+            stored = (self._store.brands(connection, [brand_id], lock=True)).get(brand_id)
             known = stored.at(now) if stored is not None else None
-            self._check_portfolio(brand_id, settings)
             brand = Brand(brand_id, settings, now)
+            if not self.owns(known or brand):
+                raise OtherShard("brand", brand_id, self._shard_of(known or brand))
+            self._check_portfolio(brand_id, settings)
             if known is not None:
                 if known.settings.currency == settings.currency:
                     brand = _scheduled(known, settings, now)
@@ -611,7 +699,7 @@ class Ledger:
             self._brands[brand_id] = brand
             self.moves += 1
             self._make_terms()
-        return await self.get_brand(brand_id)
+        return (await self._describe([brand]))[0]
 
     def _check_portfolio(self, brand_id: str, settings: BrandSettings) -> None:
         if settings.portfolio_id is None:
@@ -628,8 +716,9 @@ class Ledger:
         """Create or replace. Currency and time zone can change only while it has no members.
 
         Raises:
-            PortfolioMismatch, CurrencyFixed: nothing was changed.
+            PortfolioMismatch, CurrencyFixed, OtherShard: nothing was changed.
         """
+        self._check_own_portfolio(portfolio_id)
 
         def work(connection: Connection) -> Portfolio:
             now = self._clock()
@@ -657,6 +746,11 @@ class Ledger:
             self._make_terms()
         return await self.get_portfolio(portfolio_id)
 
+    def _check_own_portfolio(self, portfolio_id: str) -> None:
+        home = shard_of(portfolio_id, "", self._settings.shards)
+        if home != self.shard:
+            raise OtherShard("portfolio", portfolio_id, home)
+
     def _move_limit(
         self, connection: Connection, owner: str, owner_id: str, day: dt.date, limit: int | None, now: dt.datetime
     ) -> None:
@@ -672,16 +766,19 @@ class Ledger:
 
         Raises:
             NotFound: no such brand.
+            OtherShard: it is another shard's.
         """
         if brand_id not in self._brands:
             await self.refresh()
         if brand_id not in self._brands:
             raise NotFound("brand", brand_id)
+        if (home := self.home_of(brand_id)) != self.shard:
+            raise OtherShard("brand", brand_id, home)
         return (await self._describe([self._brands[brand_id]]))[0]
 
     async def list_brands(self, cursor: str | None = None, limit: int = 100) -> tuple[list[dict[str, Any]], str | None]:
-        """A page of brands in the order of their ids, and the cursor of the next page (None: that was the last)."""
-        ids = sorted(id_ for id_ in self._brands if cursor is None or id_ > cursor)
+        """A page of this shard's brands by their ids, and the cursor of the next page (None: that was the last)."""
+        ids = sorted(id_ for id_ in self._owned(self._clock()) if cursor is None or id_ > cursor)
         page = ids[: max(1, limit)]
         brands = await self._describe([self._brands[id_] for id_ in page])
         return brands, page[-1] if len(page) < len(ids) else None
@@ -715,6 +812,8 @@ class Ledger:
             "lambda": self._lambda(brand),
             "throttled": self.throttle(brand.brand_id).throttled,
         }
+        if notes := _notes(budget):
+            shown["notes"] = notes
         if brand.scheduled is not None:
             shown["scheduled"] = {
                 "portfolio_id": brand.scheduled.portfolio_id,
@@ -728,7 +827,9 @@ class Ledger:
 
         Raises:
             NotFound: no such portfolio.
+            OtherShard: it is another shard's.
         """
+        self._check_own_portfolio(portfolio_id)
         if portfolio_id not in self._portfolios:
             await self.refresh()
         portfolio = self._portfolios.get(portfolio_id)
@@ -744,6 +845,7 @@ class Ledger:
             **portfolio.settings.model_dump(),
             "brand_ids": members,
             "today": _states(budget),
+            **({"notes": notes} if (notes := _notes(budget)) else {}),
         }
 
 
@@ -789,6 +891,17 @@ def _place(event: Event) -> Tuple:
     """Where the event says that the win was; an event need not say it."""
     unknown = event.slot_id or "", event.device_type or "", event.creative_type or ""
     return Tuple(event.brand_id, event.partner_id, *unknown, event.placement_score)
+
+
+def _notes(budget: Budget) -> list[str]:
+    """What somebody who has just cut a budget should know."""
+    if not budget.excess_micros:
+        return []
+    return [
+        f"today's budget of {budget.budget_micros} µ is less than what is out already: "
+        f"{budget.leased_micros} µ leased, {budget.reserved_micros} µ reserved, {budget.settled_micros} µ settled. Nothing new is lent today until "
+        f"{budget.excess_micros} µ have come back."
+    ]
 
 
 def _states(budget: Budget) -> dict[str, int | None]:

@@ -1,7 +1,7 @@
 """The pulse: performance counters in Redis, the current ROAS and the throttle computed from them, gauges for /metrics.
 
 Every number in Redis is absolute and recomputed from the database, so a lost or repeated write does no harm, and Redis
-may forget everything. No money depends on it.
+may forget everything. No money depends on it. Each shard keeps its own brands; readers of the gauges see them all.
 """
 
 from __future__ import annotations
@@ -25,15 +25,13 @@ from db.brands import BrandSettings
 from ledger.account import Budget
 from ledger.book import BrandDay, Ledger
 from ledger.errors import LedgerUnavailable
-from ledger.pacing import Completed, DaySums, History, Throttle, completed, current_roas
+from ledger.pacing import Completed, DaySums, History, Throttle, completed, current_roas, still_needed
 from ledger.settings import RoasSettings
+from ledger.shards import SHARDS_MOST
 from ledger.store import PERFORMANCE, chunks, total
 
 logger = logging.getLogger("paceline.counters")
 
-GAUGES_KEY = "paceline:gauges"
-BUILT_KEY = "paceline:performance:built"
-"""Gone when Redis has lost its memory: then the window is built again."""
 
 REMEMBER_S = 3600.0
 """A throttle as old as this is not taken up again after a restart."""
@@ -42,6 +40,19 @@ HISTORY_EVENTS = 1_000_000
 """How many of the newest events a starting ledger learns approval and delays from."""
 
 FLUSH_S = 1.0
+
+
+def gauges_key(shard: int) -> str:
+    return f"paceline:gauges:{shard}"
+
+
+def built_key(shard: int) -> str:
+    """Gone when Redis has lost its memory: then the shard's window is built again."""
+    return f"paceline:performance:{shard}:built"
+
+
+def _key(shard: int, day: dt.date) -> str:
+    return f"paceline:performance:{shard}:{day.isoformat()}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +75,13 @@ class PortfolioGauges:
 
 @dataclass(frozen=True, slots=True)
 class Gauges:
-    """What /metrics shows, one entry for each active brand."""
+    """What /metrics shows, one entry for each active brand, of one shard or of all."""
 
     brands: dict[str, BrandGauges]
     portfolios: dict[str, PortfolioGauges]
     ledger_epoch: dict[int, int]  # by shard
     updated_at: dt.datetime
+    shards: int = 1  # of the layout that they were written in
 
     def to_json(self) -> str:
         return json.dumps(
@@ -86,17 +98,33 @@ class Gauges:
             portfolios={id_: PortfolioGauges(**portfolio) for id_, portfolio in raw["portfolios"].items()},
             ledger_epoch={int(shard): epoch for shard, epoch in raw["ledger_epoch"].items()},
             updated_at=dt.datetime.fromisoformat(raw["updated_at"]),
+            shards=raw["shards"],
         )
+
+    @classmethod
+    def of_shards(cls, parts: Mapping[int, Gauges]) -> Gauges | None:
+        """All together. The newest part says how many shards there are; a brand that has moved shows as its new shard
+        has it."""
+        if not parts:
+            return None
+        newest = max(parts.values(), key=lambda part: part.updated_at)
+        merged = cls({}, {}, {}, newest.updated_at, newest.shards)
+        for shard, part in sorted(parts.items(), key=lambda item: item[1].updated_at):
+            if shard < newest.shards:
+                merged.brands.update(part.brands)
+                merged.portfolios.update(part.portfolios)
+                merged.ledger_epoch.update(part.ledger_epoch)
+        return merged
 
 
 async def read_gauges(redis: Redis) -> Gauges | None:
-    """The newest gauges; None before the first.
+    """The newest gauges of all shards; None before the first.
 
     Raises:
         RedisError, OSError: Redis is away.
     """
-    text = await redis.get(GAUGES_KEY)
-    return None if text is None else Gauges.of_json(text)
+    texts = await redis.mget([gauges_key(shard) for shard in range(SHARDS_MOST)])
+    return Gauges.of_shards({shard: Gauges.of_json(text) for shard, text in enumerate(texts) if text is not None})
 
 
 class Counters:
@@ -114,6 +142,8 @@ class Counters:
         self._portfolio_roas: dict[str, float] = {}
         self._portfolio_throttles: dict[str, Throttle] = {}
         self._restored = False
+        self._kept: frozenset[str] = frozenset()
+        self._kept_version = -1
         self._is_away = False
 
     # What the loop does
@@ -148,29 +178,43 @@ class Counters:
 
     async def flush(self) -> None:
         """Bring Redis up to date: the days that changed, or everything after an import or a loss of memory."""
-        if self._imports_seen != self._ledger.imports_seen or not await self._redis.exists(BUILT_KEY):
+        if self._imports_seen != self._ledger.imports_seen or not await self._redis.exists(built_key(self._shard)):
             await self.rebuild()
             return
+        arrived = self._arrived()
         dirty = {(brand_id, day) for brand_id, day in self._ledger.take_dirty() if day >= self._first_day()}
+        dirty |= {(brand_id, day) for brand_id in arrived for day in self._all_days()}
         if not dirty:
             return
         try:
             await self._put(await self._sums(dirty), dirty)
         except BaseException:
+            self._kept -= arrived
+            self._kept_version = -1
             self._ledger.put_back_dirty(dirty)
             raise
+
+    def _arrived(self) -> frozenset[str]:
+        """Brands that another shard has counted until now; their days are here from the next write on."""
+        version = self._ledger.newest_terms.version
+        if self._ledger.settings.shards == 1 or version == self._kept_version:
+            return frozenset()
+        kept = frozenset(self._ledger.brands())
+        arrived, self._kept, self._kept_version = kept - self._kept, kept, version
+        return arrived
 
     async def rebuild(self) -> None:
         """All days that the current ROAS may look at, from the database."""
         seen = self._ledger.imports_seen
+        self._arrived()
         self._ledger.take_dirty()
-        sums = await self._sums(None)
-        days = {self._first_day() + dt.timedelta(days=ahead) for ahead in range(self._days + 1)}
+        here = self._ledger.brands()
+        sums = {key: value for key, value in (await self._sums(None)).items() if key[0] in here}
         async with self._redis.pipeline(transaction=True) as pipe:
-            for day in days:
-                pipe.delete(_key(day))
-            _set(pipe, sums, self._days)
-            pipe.set(BUILT_KEY, str(self._ledger.epoch))
+            for day in self._all_days():
+                pipe.delete(_key(self._shard, day))
+            self._set(pipe, sums)
+            pipe.set(built_key(self._shard), str(self._ledger.epoch))
             await pipe.execute()
         self._imports_seen = seen
 
@@ -190,7 +234,7 @@ class Counters:
         """Write the gauges."""
         shown = self._ledger.moves, self._ledger.newest_terms.version
         budgets = await self._ledger.budgets_today()
-        await self._redis.set(GAUGES_KEY, self._gauges(budgets).to_json())
+        await self._redis.set(gauges_key(self._shard), self._gauges(budgets).to_json())
         self._shown, self._shown_at = shown, self._ledger.now()
 
     def roas(self, brand_id: str) -> float:
@@ -217,6 +261,13 @@ class Counters:
         """The window's days, and those before it whose conversions may still come."""
         return self._settings.window_days + self._ledger.settings.conversion_days
 
+    @property
+    def _shard(self) -> int:
+        return self._ledger.shard
+
+    def _all_days(self) -> set[dt.date]:
+        return {self._first_day() + dt.timedelta(days=ahead) for ahead in range(self._days + 1)}
+
     def _first_day(self) -> dt.date:
         return self._ledger.now().date() - dt.timedelta(days=self._days - 1)
 
@@ -224,7 +275,7 @@ class Counters:
         return self._shown != (self._ledger.moves, self._ledger.newest_terms.version)
 
     async def _restore(self, now: dt.datetime) -> None:
-        """A restart does not lift the throttle."""
+        """A restart does not lift the throttle, nor does another number of shards."""
         gauges = await read_gauges(self._redis)
         if gauges is not None and _seconds(now, gauges.updated_at) < REMEMBER_S:
             self._ledger.set_throttles(
@@ -299,6 +350,7 @@ class Counters:
             },
             ledger_epoch={self._ledger.shard: self._ledger.epoch},
             updated_at=self._ledger.now(),
+            shards=self._ledger.settings.shards,
         )
 
     # The database's side
@@ -374,6 +426,9 @@ class Counters:
             counts.setdefault(brand_id, [0] * most)[days] += 1
         for brand_id, numbers in counts.items():
             self._add(brand_id, History(delays=tuple(numbers)))
+        if counts:
+            curves = {id_: still_needed(history, most) for id_, history in self._history.items()}
+            self._ledger.set_delay_curves({id_: curve for id_, curve in curves.items() if curve is not None})
         self._history_seq = newest
 
     def _add(self, brand_id: str, history: History) -> None:
@@ -383,8 +438,18 @@ class Counters:
 
     async def _put(self, sums: Mapping[BrandDay, DaySums], dirty: Collection[BrandDay]) -> None:
         async with self._redis.pipeline(transaction=True) as pipe:
-            _set(pipe, {key: sums.get(key, DaySums()) for key in dirty}, self._days)
+            self._set(pipe, {key: sums.get(key, DaySums()) for key in dirty})
             await pipe.execute()
+
+    def _set(self, pipe: Any, sums: Mapping[BrandDay, DaySums]) -> None:
+        """Each brand where its own shard looks: an event may have come by another one."""
+        by_key: dict[str, dict[str, str]] = {}
+        for (brand_id, day), values in sums.items():
+            key = _key(self._ledger.home_of(brand_id), day)
+            by_key.setdefault(key, {})[brand_id] = ",".join(map(str, values))
+        for key, fields in by_key.items():
+            pipe.hset(key, mapping=fields)
+            pipe.expire(key, (self._days + 2) * 86_400)
 
     async def _read(self, now: dt.datetime) -> dict[str, dict[int, DaySums]]:
         """By brand and how many days ago."""
@@ -392,26 +457,13 @@ class Counters:
         number = self._days if delayed else self._settings.window_days
         async with self._redis.pipeline(transaction=False) as pipe:
             for ago in range(number):
-                pipe.hgetall(_key(now.date() - dt.timedelta(days=ago)))
+                pipe.hgetall(_key(self._shard, now.date() - dt.timedelta(days=ago)))
             answers = await pipe.execute()
         found: dict[str, dict[int, DaySums]] = {}
         for ago, answer in enumerate(answers):
             for brand_id, text in answer.items():
                 found.setdefault(_text(brand_id), {})[ago] = DaySums(*map(int, _text(text).split(",")))
         return found
-
-
-def _key(day: dt.date) -> str:
-    return f"paceline:performance:{day.isoformat()}"
-
-
-def _set(pipe: Any, sums: Mapping[BrandDay, DaySums], keep_days: int) -> None:
-    by_day: dict[dt.date, dict[str, str]] = {}
-    for (brand_id, day), values in sums.items():
-        by_day.setdefault(day, {})[brand_id] = ",".join(map(str, values))
-    for day, fields in by_day.items():
-        pipe.hset(_key(day), mapping=fields)
-        pipe.expire(_key(day), (keep_days + 2) * 86_400)
 
 
 def _states(budget: Budget) -> dict[str, int | None]:

@@ -2,8 +2,10 @@
 
 LedgerError
 ├── Fenced               another ledger has taken the next epoch: this one may not write any more
+│   └── LayoutReplaced       … with another number of shards: nor may any that starts with the old one
 ├── LedgerUnavailable    the database did not answer; nothing is known about the outcome, ids make a retry harmless
-│   └── StatementRefused     it answered, and refused: what shares a transaction with the culprit is tried without it
+│   ├── StatementRefused     it answered, and refused: what shares a transaction with the culprit is tried without it
+│   └── OtherShard           another shard's ledger has that brand or portfolio: ask there
 ├── BudgetExhausted      more was asked than is available
 ├── MoneyOutOfRange      an amount or a sum beyond ±(2^53 − 1) micros
 ├── NotFound             no such brand or portfolio
@@ -28,6 +30,18 @@ class Fenced(LedgerError):
         return f"shard {self.shard}: epoch {self.epoch} has been replaced by {self.newest}"
 
 
+class LayoutReplaced(Fenced):
+    def __init__(self, shard: int, epoch: int, newest: int, shards: int) -> None:
+        super().__init__(shard, epoch, newest)
+        self.args = (shard, epoch, newest, shards)  # pickle rebuilds from these
+        self.shards = shards
+
+    def __str__(self) -> str:
+        return (
+            f"shard {self.shard}: a layout of {self.shards} shards, decided later, has replaced the one it belongs to"
+        )
+
+
 class LedgerUnavailable(LedgerError):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -40,6 +54,13 @@ class LedgerUnavailable(LedgerError):
 class StatementRefused(LedgerUnavailable):
     def __str__(self) -> str:
         return f"the ledger's database refused: {self.reason}"
+
+
+class OtherShard(LedgerUnavailable):
+    def __init__(self, kind: str, id_: str, shard: int) -> None:
+        super().__init__(f"{kind} {id_} is another shard's")
+        self.args = (kind, id_, shard)  # pickle rebuilds from these
+        self.kind, self.id, self.shard = kind, id_, shard
 
 
 class BudgetExhausted(LedgerError):

@@ -7,17 +7,24 @@ it, and nobody can make up a hold.
 
 from __future__ import annotations
 
-import base64
 import binascii
 import datetime as dt
 import hashlib
 import hmac
+import struct
 from typing import NamedTuple
 
 MODELS = ("cpm", "cpc", "cpa", "revshare")
+_NUMBER_OF = {model: number for number, model in enumerate(MODELS)}
 CODE_BYTES = 9
-_TIME, _SESSION, _SEQUENCE, _AMOUNT, _DAY = 6, 6, 4, 7, 3
-_LENGTH = _TIME + _SESSION + _SEQUENCE + _AMOUNT + _DAY + 1 + CODE_BYTES
+_BODY = struct.Struct(">QQIQIB")
+"""created_ms, session_id, sequence, amount_micros, day, model."""
+
+_LENGTH = _BODY.size + CODE_BYTES
+_TO_URL, _FROM_URL = bytes.maketrans(b"+/", b"-_"), bytes.maketrans(b"-_", b"+/")
+_MOST = 2**63 - 1
+"""Beyond it no row can have the number: the database would fail to look for it."""
+
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MILLISECOND = dt.timedelta(milliseconds=1)
 
@@ -37,21 +44,42 @@ class Drawn(NamedTuple):
         return _EPOCH + self.created_ms * _MILLISECOND
 
 
-def encode(drawn: Drawn, brand_id: str, partner_id: str, secret: bytes) -> str:
-    """48 characters that an id may have; the first say the time, so that new rows lie side by side.
+class Maker:
+    """Makes one session's ids."""
 
-    Raises:
-        OverflowError: a number has no room.
-    """
-    body = (
-        drawn.created_ms.to_bytes(_TIME, "big")
-        + drawn.session_id.to_bytes(_SESSION, "big")
-        + drawn.sequence.to_bytes(_SEQUENCE, "big")
-        + drawn.amount_micros.to_bytes(_AMOUNT, "big")
-        + drawn.day.toordinal().to_bytes(_DAY, "big")
-        + MODELS.index(drawn.pricing_model).to_bytes(1, "big")
+    def __init__(self, session_id: int, secret: bytes) -> None:
+        self._session_id, self._keyed = session_id, _keyed(secret)
+
+    def make(
+        self,
+        created_ms: int,
+        sequence: int,
+        amount_micros: int,
+        day_ordinal: int,
+        pricing_model: str,
+        brand_id: str,
+        partner_id: str,
+    ) -> str:
+        """56 characters that an id may have; the first say the time, so that new rows lie side by side.
+
+        Raises:
+            struct.error: a number has no room.
+        """
+        body = _BODY.pack(created_ms, self._session_id, sequence, amount_micros, day_ordinal, _NUMBER_OF[pricing_model])
+        return _text(body + _code(self._keyed, body, brand_id, partner_id))
+
+
+def encode(drawn: Drawn, brand_id: str, partner_id: str, secret: bytes) -> str:
+    """One id; see `Maker.make`."""
+    return Maker(drawn.session_id, secret).make(
+        drawn.created_ms,
+        drawn.sequence,
+        drawn.amount_micros,
+        drawn.day.toordinal(),
+        drawn.pricing_model,
+        brand_id,
+        partner_id,
     )
-    return base64.urlsafe_b64encode(body + _code(body, brand_id, partner_id, secret)).decode()
 
 
 def decode(reservation_id: str) -> Drawn | None:
@@ -64,12 +92,10 @@ def decode(reservation_id: str) -> Drawn | None:
     raw = _bytes(reservation_id)
     if raw is None:
         return None
-    fields, start = [], 0
-    for length in (_TIME, _SESSION, _SEQUENCE, _AMOUNT, _DAY, 1):
-        fields.append(int.from_bytes(raw[start : start + length], "big"))
-        start += length
-    created_ms, session_id, sequence, amount_micros, ordinal, model = fields
+    created_ms, session_id, sequence, amount_micros, ordinal, model = _BODY.unpack(raw[: _BODY.size])
     if not 1 <= ordinal <= dt.date.max.toordinal() or model >= len(MODELS):
+        return None
+    if max(session_id, amount_micros) > _MOST:
         return None
     try:
         drawn = Drawn(created_ms, session_id, sequence, amount_micros, dt.date.fromordinal(ordinal), MODELS[model])
@@ -85,17 +111,26 @@ def is_genuine(reservation_id: str, brand_id: str, partner_id: str, secret: byte
     if raw is None:
         return False
     body, code = raw[:-CODE_BYTES], raw[-CODE_BYTES:]
-    return hmac.compare_digest(code, _code(body, brand_id, partner_id, secret))
+    return hmac.compare_digest(code, _code(_keyed(secret), body, brand_id, partner_id))
 
 
-def _code(body: bytes, brand_id: str, partner_id: str, secret: bytes) -> bytes:
-    said = b"%b%b\x1f%b" % (body, brand_id.encode(), partner_id.encode())
-    return hashlib.blake2b(said, key=secret, digest_size=CODE_BYTES).digest()
+def _keyed(secret: bytes) -> hashlib.blake2b:
+    return hashlib.blake2b(key=secret, digest_size=CODE_BYTES)
+
+
+def _code(keyed: hashlib.blake2b, body: bytes, brand_id: str, partner_id: str) -> bytes:
+    digest = keyed.copy()
+    digest.update(b"%b%b\x1f%b" % (body, brand_id.encode(), partner_id.encode()))
+    return digest.digest()
+
+
+def _text(raw: bytes) -> str:
+    return binascii.b2a_base64(raw, newline=False).translate(_TO_URL).decode()
 
 
 def _bytes(reservation_id: str) -> bytes | None:
     try:
-        raw = base64.b64decode(reservation_id, altchars=b"-_", validate=True)
+        raw = binascii.a2b_base64(reservation_id.encode("ascii").translate(_FROM_URL), strict_mode=True)
     except (binascii.Error, ValueError):
         return None
-    return raw if len(raw) == _LENGTH and base64.urlsafe_b64encode(raw).decode() == reservation_id else None
+    return raw if len(raw) == _LENGTH and _text(raw) == reservation_id else None

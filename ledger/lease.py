@@ -17,8 +17,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ledger.ids import Drawn, encode
-from ledger.reservation import CONVERSION_MODELS, Lifetimes, expires_at
+from ledger.ids import Maker
+from ledger.reservation import CONVERSION_MODELS, Lifetimes
 from ledger.types import Beat, BrandTerms, Claim, Grant, Line, Offer, Reply, Terms, Win, WinRecord
 
 NO_LEASE = "no_lease"
@@ -32,6 +32,9 @@ REFILL_SHARE = 0.5
 """Below this share of what is wanted, more is asked for while the rest is drawn on."""
 
 RATE_HALF_LIFE_S = 2.0
+RECENT_S = 0.5
+"""Two wins of one moment are no rate: at the least so long is looked at."""
+
 DEAREST_DECAY = 0.9
 REFUSED_S, REFUSED_MOST_S = 0.25, 4.0
 """A refused budget is asked for again after so long, twice as long each time."""
@@ -53,11 +56,13 @@ class Session(NamedTuple):
 @dataclass(slots=True)
 class Lease:
     day: dt.date
+    ordinal: int  # of the day
     left_micros: int
     ends_s: float  # the brand's midnight
     lasting: bool
     used_s: float
-    drawn_micros: int = 0  # since the last beat
+    looked_s: float  # when a beat asked for more or not
+    drawn_micros: int = 0  # since then
     rate: float = 0.0  # micros a second
     dearest_micros: int = 0
 
@@ -80,9 +85,10 @@ class Leases:
     """One replica's leases of one shard's budgets."""
 
     def __init__(self, lifetimes: Lifetimes) -> None:
-        self._lifetimes = lifetimes
+        self._ttl_s, self._lasting_s = lifetimes.reservation_ttl_s, lifetimes.conversion_days * 86_400
         self.terms = Terms(version=-1, brands={})
         self._session: Session | None = None
+        self._maker = Maker(0, b"")
         self._leases: dict[str, Lease] = {}
         self._until_s = -1.0
         self._wall_ahead_s = 0.0  # the ledger's clock − ours
@@ -97,7 +103,7 @@ class Leases:
         """Leases that a lost reply may have changed: the next beat states them."""
         self._old_session: Session | None = None
         """A lapsed one that still has to be told of its last wins."""
-        self._beaten_s = self._looked_s = 0.0
+        self._looked_s = 0.0
 
     @property
     def is_open(self) -> bool:
@@ -137,8 +143,7 @@ class Leases:
 
     def draw(self, claim: Claim, award_id: str, offer: Offer, now_s: float) -> Win:
         """Take a win's hold from its lease. `refusal` must have been None just before, with no await in between."""
-        session, where, amount = self._session, offer.where, offer.amount_micros
-        assert session is not None
+        where, amount = offer.where, offer.amount_micros
         lease = self._leases[where.brand_id]
         lease.left_micros -= amount
         lease.drawn_micros += amount
@@ -148,14 +153,15 @@ class Leases:
         self._touched.add(where.brand_id)
         self._sequence += 1
         created_ms = int((now_s + self._wall_ahead_s) * 1000)
-        drawn = Drawn(created_ms, session.session_id, self._sequence, amount, lease.day, offer.pricing_model)
-        reservation_id = encode(drawn, where.brand_id, where.partner_id, session.secret)
+        model = offer.pricing_model
+        reservation_id = self._maker.make(
+            created_ms, self._sequence, amount, lease.ordinal, model, where.brand_id, where.partner_id
+        )
         self._wins.append(
             WinRecord(reservation_id, award_id, claim.sub, claim.request_id, claim.request_hash, offer.bid_id, where)
         )
-        return Win(
-            offer.bid_id, reservation_id, amount, expires_at(offer.pricing_model, drawn.created_at, self._lifetimes)
-        )
+        lives_s = self._lasting_s if model in CONVERSION_MODELS else self._ttl_s
+        return Win(offer.bid_id, reservation_id, amount, dt.datetime.fromtimestamp(created_ms / 1000 + lives_s, dt.UTC))
 
     def want(self, offer: Offer) -> None:
         """Ask for enough for this offer with the next beat."""
@@ -186,7 +192,6 @@ class Leases:
             self._leases.clear()
             return Beat(self._session.session_id, self._number, wins, is_last=True, seen=seen)
         lines = tuple(self._lines(now_s))
-        self._beaten_s = now_s
         return Beat(self._session.session_id, self._number, wins, lines, known_version, seen=seen)
 
     def heard(self, beat: Beat, reply: Reply, asked_s: float, now_s: float) -> None:
@@ -195,8 +200,10 @@ class Leases:
         Args:
             asked_s: when the beat was sent.
         """
+        for line in beat.lines:
+            self._doubtful.discard((line.brand_id, line.day))
         if reply.terms is not None:
-            self._learn(reply.terms)
+            self._learn(reply.terms)  # what it makes doubtful, the next beat states
         del self._wins[: len(beat.wins)]
         if beat.is_last:
             self._old_session = None
@@ -209,10 +216,9 @@ class Leases:
             return
         if beat.session_id is None:
             self._session = Session(reply.session_id, reply.secret)
+            self._maker = Maker(*self._session)
         self._until_s = asked_s + reply.lease_s
         self._wall_ahead_s = (reply.now - _EPOCH).total_seconds() - now_s
-        for line in beat.lines:
-            self._doubtful.discard((line.brand_id, line.day))
         for grant in reply.grants:
             self._take(grant, asked_s, now_s)
         least = {line.brand_id: line.least_micros + line.holds_micros for line in beat.lines if line.want_micros}
@@ -258,9 +264,9 @@ class Leases:
             self._doubtful.add((grant.brand_id, lease.day))
             lease = None
         if lease is None:
-            lease = self._leases[grant.brand_id] = Lease(grant.day, 0, 0.0, False, now_s)
+            lease = self._leases[grant.brand_id] = Lease(grant.day, grant.day.toordinal(), 0, 0.0, False, now_s, now_s)
         lease.left_micros += grant.micros
-        lease.lasting = lease.lasting or grant.lasting
+        lease.lasting = grant.lasting  # of all of it: what was drawn to the end, the ledger has forgotten
         lease.ends_s = asked_s + grant.ends_in_s
         self._refused.pop(grant.brand_id, None)
 
@@ -275,14 +281,16 @@ class Leases:
             }
         wanted, recalled, doubtful = self._wanted, self._recalled, self._doubtful
         self._wanted, self._recalled, self._touched = {}, set(), set()
-        stated: set[tuple[str, dt.date]] = set()
-        for brand_id in sorted(due):
-            for line in self._lines_of(brand_id, now_s, wanted.get(brand_id), brand_id in recalled):
-                stated.add((brand_id, line.day))
-                yield line
-        for brand_id, day in sorted(doubtful - stated):
+        lines = [
+            line
+            for brand_id in sorted(due)
+            for line in self._lines_of(brand_id, now_s, wanted.get(brand_id), brand_id in recalled)
+        ]
+        # First: once something new is lent of a day, "I hold nothing of it" would return that too.
+        for brand_id, day in sorted(doubtful - {(line.brand_id, line.day) for line in lines}):
             lease = self._leases.get(brand_id)
             yield Line(brand_id, day, lease.left_micros if lease is not None and lease.day == day else 0)
+        yield from lines
 
     def _lines_of(self, brand_id: str, now_s: float, want: _Want | None, is_recalled: bool) -> Iterable[Line]:
         lease = self._leases.get(brand_id)
@@ -296,9 +304,9 @@ class Leases:
                 amount = want.amount_micros
                 yield Line(brand_id, terms.day, 0, amount, AHEAD_WINS * amount, want.lasting)
             return
-        elapsed_s = max(now_s - self._beaten_s, 1e-3)
-        recent, keep = lease.drawn_micros / elapsed_s, 0.5 ** (elapsed_s / RATE_HALF_LIFE_S)
-        lease.rate = max(recent, lease.rate * keep + recent * (1 - keep))
+        elapsed_s, lease.looked_s = now_s - lease.looked_s, now_s
+        recent, keep = lease.drawn_micros / max(elapsed_s, RECENT_S), 0.5 ** (elapsed_s / RATE_HALF_LIFE_S)
+        lease.rate = max(recent, lease.rate * keep + lease.drawn_micros * math.log(2) / RATE_HALF_LIFE_S)
         lease.drawn_micros = 0
         ahead = max(int(lease.rate * AHEAD_S), AHEAD_WINS * lease.dearest_micros)
         lease.dearest_micros = int(lease.dearest_micros * DEAREST_DECAY)
@@ -313,7 +321,7 @@ class Leases:
             left = lease.left_micros
             more = max(ahead, AHEAD_WINS * want.amount_micros) - left
             least = max(want.amount_micros - left, 0)
-            yield Line(brand_id, lease.day, left, least, max(more, least, 1), want.lasting)
+            yield Line(brand_id, lease.day, left, least, max(more, least, 1), want.lasting or lease.lasting)
         elif lease.left_micros < REFILL_SHARE * ahead:
             refused = self._refused.get(brand_id)
             if refused is None or now_s >= refused.until_s:

@@ -192,7 +192,10 @@ class Leasing:
         micros = block(line.least_micros, line.want_micros, room, self._holders)
         if not micros:
             self.short.add((line.brand_id, portfolio_id, day))
-            return f"{owner}_budget" if line.least_micros else None
+            if line.least_micros:
+                return f"{owner}_budget"
+            if not (line.lasting and lent is not None and lent.leased_micros and not lent.lasting):
+                return None  # what it has stays as it is; else all of it becomes lasting
         try:
             self._page.lend(key, portfolio_id, micros, line.lasting)
         except MoneyOutOfRange:  # an unlimited budget has its end too

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
@@ -147,6 +147,16 @@ def arrived(history: History, age_days: float) -> float:
     before = sum(history.delays[:whole])
     within = history.delays[whole] if whole < len(history.delays) else 0
     return (before + (max(age_days, 0.0) - whole) * within) / total
+
+
+def still_needed(history: History, conversion_days: int) -> Callable[[float], float] | None:
+    """Share of a conversion's hold that is needed at a share of its lifetime: what has not arrived by then.
+
+    None: too few delays were ever seen; holds then shrink in a straight line.
+    """
+    if sum(history.delays) < DELAYS_LEAST:
+        return None
+    return lambda age: 1.0 - arrived(history, age * conversion_days)
 
 
 def completion(costs: Sequence[tuple[float, int]], window_days: float, history: History) -> float:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from ledger.account import Budget
-from ledger.reservation import EXPIRED, RETURNED, SETTLED, VOID, Reservation
+from ledger.reservation import EXPIRED, RETURNED, SETTLED, VOID, DelayCurve, Reservation, linear
 
 BRAND, PORTFOLIO = "brand", "portfolio"
 
@@ -189,10 +189,10 @@ class Page:
         self.changed_reservations[reservation.reservation_id] = reservation.end(status, self.now)
         return True
 
-    def look(self, reservation: Reservation) -> None:
+    def look(self, reservation: Reservation, curve: DelayCurve = linear) -> None:
         """Let time do to the hold what is due."""
         before = self.current(reservation)
-        after = before.look(self.now)
+        after = before.look(self.now, curve)
         if before.is_open and not after.is_open:
             self.end(before, EXPIRED)
             return

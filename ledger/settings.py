@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, Field, PositiveFloat, PositiveInt
+from pydantic import BaseModel, Field, PositiveFloat, PositiveInt
 
-
-def _one_shard(value: int) -> int:
-    if value != 1:
-        raise ValueError("must be 1: this version runs one ledger shard")
-    return value
+from ledger.shards import SHARDS_MOST
 
 
 class LedgerSettings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
@@ -20,10 +16,12 @@ class LedgerSettings(BaseModel, frozen=True, extra="forbid", use_attribute_docst
     """How long a cpa or revshare hold lives; it shrinks along the conversion-delay curve meanwhile."""
     lease_s: PositiveFloat = 5.0
     """How long an ingress replica may draw on its leases without an answer from the ledger."""
-    beat_s: PositiveFloat = 0.5
+    beat_s: PositiveFloat = 1.0
     """How often an ingress replica tells the ledger its wins, and hears of λ, throttle, pauses and budgets."""
-    shards: Annotated[int, AfterValidator(_one_shard)] = 1
-    """Ledgers that share the portfolios by hash."""
+    shards: Annotated[int, Field(ge=1, le=SHARDS_MOST)] = 1
+    """Ledgers that share the portfolios by hash. A deployment with another number takes over from all of the last."""
+    silence_s: PositiveFloat = 3.0
+    """How long a ledger may be silent before a new one takes its place."""
     sweep_s: PositiveFloat = 1.0
     """How often expired holds return their money."""
     refresh_s: PositiveFloat = 1.0

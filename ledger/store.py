@@ -27,10 +27,9 @@ from sqlalchemy import (
     or_,
     select,
     table,
-    tuple_,
     update,
 )
-from sqlalchemy.exc import InterfaceError, InternalError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, InterfaceError, InternalError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from db import Database
@@ -39,7 +38,7 @@ from db.brands import BrandSettings, PortfolioSettings
 from db.performance import PRECEDENCE, key_hash
 from ledger.account import MONEY_MOST, Budget
 from ledger.brand import Brand, Fit, Portfolio, Scheduled
-from ledger.errors import Fenced, LedgerUnavailable, StatementRefused
+from ledger.errors import Fenced, LayoutReplaced, LedgerUnavailable, StatementRefused
 from ledger.leasing import Recorded
 from ledger.page import BudgetKey, LeaseKey, Lent, Page
 from ledger.reservation import Reservation
@@ -156,7 +155,11 @@ _COMPLETE_EVENT = (
         }
     )
 )  # fmt: skip
-_EPOCH = select(t.ledger_epochs.c.epoch).where(t.ledger_epochs.c.shard == bindparam("shard")).with_for_update()
+_EP = t.ledger_epochs.c
+_LAYOUT = select(_EP.shard, _EP.epoch, _EP.shards, _EP.decided_at).order_by(_EP.shard).with_for_update()
+_SEEN_EPOCH = select(_EP.epoch, _EP.shards).where(_EP.shard == bindparam("shard"))
+_EPOCH = _SEEN_EPOCH.with_for_update()
+_UNMOVED = ("budget", "lend", "take_back")
 
 
 class Signature(NamedTuple):
@@ -179,21 +182,46 @@ class Session(NamedTuple):
 
 
 class Store:
-    def __init__(self, database: Database, shard: int = 0) -> None:
-        self.database, self.shard = database, shard
+    """A shard's rows, and what all shards read.
+
+    Args:
+        shards, decided_at: the layout: how many ledgers there are, and when that was decided (seconds since 1970).
+    """
+
+    def __init__(self, database: Database, shard: int = 0, shards: int = 1, decided_at: float = 0.0) -> None:
+        if not 0 <= shard < shards:
+            raise ValueError(f"there is no shard {shard} of {shards}")
+        self.database, self.shard, self.shards, self.decided_at = database, shard, shards, decided_at
         self.epoch = 0
 
     async def take_epoch(self, now: dt.datetime) -> int:
-        """Become the one writer: every older epoch's writes fail from here on."""
+        """Become the one writer of the shard: every older epoch's writes fail from here on.
+
+        Who comes with another number of shards ends the epochs of all: no two layouts ever write side by side.
+
+        Raises:
+            LayoutReplaced: another number of shards was decided later.
+            LedgerUnavailable: the database is away.
+        """
 
         def work(connection: Connection) -> int:
-            newest = connection.execute(_EPOCH, {"shard": self.shard}).scalar_one_or_none()
-            epoch = int(newest or 0) + 1
+            rows = connection.execute(_LAYOUT).all()
+            epochs = {int(row.shard): int(row.epoch) for row in rows}
+            newest = max(rows, key=lambda row: float(row.decided_at), default=None)
+            decided_at = self.decided_at
+            if newest is not None and newest.shards != self.shards:
+                if newest.decided_at >= self.decided_at:
+                    raise LayoutReplaced(self.shard, self.epoch, epochs.get(self.shard, 0), newest.shards)
+                connection.execute(update(t.ledger_epochs).values(epoch=_EP.epoch + 1, taken_at=now))
+            elif newest is not None:
+                decided_at = max(decided_at, newest.decided_at)
+            connection.execute(update(t.ledger_epochs).values(shards=self.shards, decided_at=decided_at))
+            epoch = epochs.get(self.shard, 0) + 1
             values = {"shard": self.shard, "epoch": epoch, "taken_at": now}
-            if newest is None:
-                connection.execute(insert(t.ledger_epochs), values)
+            if self.shard not in epochs:
+                connection.execute(insert(t.ledger_epochs), {**values, "shards": self.shards, "decided_at": decided_at})
             else:
-                connection.execute(update(t.ledger_epochs).where(t.ledger_epochs.c.shard == self.shard).values(values))
+                connection.execute(update(t.ledger_epochs).where(_EP.shard == self.shard).values(values))
             return epoch
 
         try:
@@ -211,12 +239,33 @@ class Store:
         """
 
         def fenced(connection: Connection) -> T:
-            newest = connection.execute(_EPOCH, {"shard": self.shard}).scalar_one_or_none()
-            if newest != self.epoch:
-                raise Fenced(self.shard, self.epoch, newest or 0)
+            self._confirm_epoch(connection, _EPOCH)
             return work(connection)
 
-        return await available(self.database.run_write(fenced))
+        try:
+            return await available(self.database.run_write(fenced))
+        except StatementRefused as error:
+            # Two shards may begin the same day of a portfolio at once, when a brand has moved: the second finds it now.
+            if self.shards == 1 or not isinstance(error.__cause__, IntegrityError):
+                raise
+            return await available(self.database.run_write(fenced))
+
+    async def check_epoch(self) -> None:
+        """A look, for those who have nothing to write.
+
+        Raises:
+            Fenced: another ledger has taken a newer epoch.
+            LedgerUnavailable: the database is away.
+        """
+        await self.read(lambda connection: self._confirm_epoch(connection, _SEEN_EPOCH))
+
+    def _confirm_epoch(self, connection: Connection, query: Any) -> None:
+        found = connection.execute(query, {"shard": self.shard}).one_or_none()
+        if found is None or found.epoch != self.epoch:
+            newest = found.epoch if found is not None else 0
+            if found is not None and found.shards != self.shards:
+                raise LayoutReplaced(self.shard, self.epoch, newest, found.shards)
+            raise Fenced(self.shard, self.epoch, newest)
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         """`work` in a read transaction.
@@ -244,13 +293,21 @@ class Store:
         ).one()
         return Signature(tuple(row[0:2]), tuple(row[2:4]), int(row[4] or 0), tuple(row[5:7]))
 
-    def brands(self, connection: Connection, ids: Collection[str] | None = None) -> dict[str, Brand]:
-        """These brands, or all."""
+    def brands(
+        self, connection: Connection, ids: Collection[str] | None = None, lock: bool = False
+    ) -> dict[str, Brand]:
+        """These brands, or all.
+
+        Args:
+            lock: nobody else may write them, or move their money, before this transaction ends.
+        """
         found: dict[str, Brand] = {}
         for chunk in [None] if ids is None else chunks(sorted(ids)):
             query = select(t.brands)
             if chunk is not None:
-                query = query.where(t.brands.c.brand_id.in_(chunk))
+                query = query.where(t.brands.c.brand_id.in_(chunk)).order_by(t.brands.c.brand_id)
+            if lock:
+                query = query.with_for_update()
             for row in connection.execute(query):
                 found[row.brand_id] = _brand(row)
         return found
@@ -299,22 +356,37 @@ class Store:
         return {row[0]: Fit(*row[1:]) for row in connection.execute(query)}
 
     def brand_money_moved(self, connection: Connection, brand_id: str) -> bool:
-        """Whether any amount in the brand's currency has been held, spent or earned. Imports do not count."""
-        lines = exists().where(t.ledger_journal.c.brand_id == brand_id, t.ledger_journal.c.kind != "budget")
+        """Whether any amount in the brand's currency has been held, spent or earned, or may be just now.
+
+        Imports do not count, nor does a lease that went back undrawn.
+        """
+        lines = exists().where(t.ledger_journal.c.brand_id == brand_id, t.ledger_journal.c.kind.not_in(_UNMOVED))
+        lent = exists().where(_L.brand_id == brand_id)
         sums = exists().where(_E.brand_id == brand_id, or_(_E.cost_micros.is_not(None), _E.revenue_micros.is_not(None)))
-        return bool((connection.execute(select(or_(lines, sums)))).scalar_one())
+        return bool((connection.execute(select(or_(lines, lent, sums)))).scalar_one())
 
     def portfolio_money_moved(self, connection: Connection, portfolio_id: str) -> bool:
-        lines = exists().where(t.ledger_journal.c.portfolio_id == portfolio_id, t.ledger_journal.c.kind != "budget")
-        return bool(connection.execute(select(lines)).scalar_one())
+        """The same of a portfolio's members while they were in it."""
+        j = t.ledger_journal.c
+        lines = exists().where(j.portfolio_id == portfolio_id, j.kind.not_in(_UNMOVED))
+        lent = exists().where(_L.portfolio_id == portfolio_id)
+        return bool(connection.execute(select(or_(lines, lent))).scalar_one())
 
     # Budgets, reservations, journal
 
-    def budgets(self, connection: Connection, keys: Iterable[BudgetKey]) -> list[Budget]:
-        columns = tuple_(t.budget_days.c.owner, t.budget_days.c.owner_id, t.budget_days.c.day)
+    def budgets(self, connection: Connection, keys: Iterable[BudgetKey], lock: bool = False) -> list[Budget]:
+        """The days that exist among these.
+
+        Args:
+            lock: for a transaction that writes them: another shard may have the same portfolio's old day in hand.
+        """
+        key = (t.budget_days.c.owner, t.budget_days.c.owner_id, t.budget_days.c.day)
+        query = select(*_BUDGET).order_by(*key)
+        if lock:
+            query = query.with_for_update()
         rows: list[Budget] = []
         for chunk in chunks(sorted(set(keys))):
-            rows += [Budget(*row) for row in connection.execute(select(*_BUDGET).where(columns.in_(chunk)))]
+            rows += [Budget(*row) for row in connection.execute(query.where(one_of(key, chunk, inner=1)))]
         return rows
 
     def reservations(self, connection: Connection, ids: Iterable[str]) -> dict[str, Reservation]:
@@ -337,7 +409,7 @@ class Store:
         found: dict[tuple[str, str], list[Recorded]] = {}
         query = select(_R.sub, _R.request_id, _R.award_id, _R.reservation_id, _R.brand_id, _R.status)
         for chunk in chunks(sorted(set(requests))):
-            for row in connection.execute(query.where(tuple_(_R.sub, _R.request_id).in_(chunk))):
+            for row in connection.execute(query.where(one_of((_R.sub, _R.request_id), chunk))):
                 found.setdefault((row[0], row[1]), []).append(Recorded(*row[2:]))
         return found
 
@@ -364,8 +436,11 @@ class Store:
         return found
 
     def open_sessions(self, connection: Connection) -> list[Session]:
-        """This shard's."""
-        return self._sessions(connection, and_(_S.shard == self.shard, _S.status == OPEN))
+        """This shard's; the first one's too those of shards that there are no longer."""
+        own = _S.shard == self.shard
+        if self.shard == 0:
+            own = or_(own, _S.shard >= self.shards)
+        return self._sessions(connection, and_(own, _S.status == OPEN))
 
     def _sessions(self, connection: Connection, condition: ColumnElement[bool]) -> list[Session]:
         query = select(_S.session_id, _S.secret, _S.status, _S.beat, _S.renewed_at).where(condition)
@@ -380,10 +455,9 @@ class Store:
             connection.execute(_RENEW_SESSION, rows)
 
     def leases(self, connection: Connection, keys: Iterable[LeaseKey]) -> dict[LeaseKey, Lent]:
-        columns = tuple_(_L.session_id, _L.brand_id, _L.day)
         found: dict[LeaseKey, Lent] = {}
         for chunk in chunks(sorted(set(keys))):
-            found |= self._leases(connection, columns.in_(chunk))
+            found |= self._leases(connection, one_of((_L.session_id, _L.brand_id, _L.day), chunk, inner=1))
         return found
 
     def leases_of(self, connection: Connection, session_id: int) -> dict[LeaseKey, Lent]:
@@ -493,10 +567,9 @@ class Store:
 
     def event_hashes(self, connection: Connection, keys: Iterable[EventKey]) -> dict[EventKey, str]:
         found: dict[EventKey, str] = {}
-        columns = tuple_(_E.brand_id, _E.partner_id, _E.event_id)
         query = select(_E.brand_id, _E.partner_id, _E.event_id, _E.content_hash)
         for chunk in chunks(sorted(set(keys))):
-            for row in connection.execute(query.where(columns.in_(chunk))):
+            for row in connection.execute(query.where(one_of((_E.brand_id, _E.partner_id, _E.event_id), chunk))):
                 found[(row[0], row[1], row[2])] = row[3]
         return found
 
@@ -519,7 +592,7 @@ class Store:
     ) -> list[Any]:
         rows: list[Any] = []
         for chunk in chunks(sorted(set(keys))):
-            rows += (connection.execute(select(*_EVENT).where(tuple_(*columns).in_(chunk), condition))).all()
+            rows += (connection.execute(select(*_EVENT).where(one_of(columns, chunk), condition))).all()
         return rows
 
     def insert_events(self, connection: Connection, rows: list[dict[str, Any]]) -> None:
@@ -620,6 +693,27 @@ async def available(work: Awaitable[T]) -> T:
 def _reason(error: BaseException) -> str:
     cause = getattr(error, "orig", None) or error
     return (str(cause).splitlines() or [type(cause).__name__])[0]
+
+
+def one_of(columns: Sequence[Any], keys: Iterable[Sequence[Any]], inner: int = -1) -> ColumnElement[bool]:
+    """Rows with one of these keys.
+
+    SQLite reads a whole table for `(a, b) IN (VALUES …)`; for a = 1 AND b IN (…) it uses the index.
+
+    Args:
+        inner: the column with the many values; there is one alternative for each combination of the others.
+    """
+    position = inner % len(columns)
+    groups: dict[tuple[Any, ...], list[Any]] = {}
+    for key in keys:
+        groups.setdefault((*key[:position], *key[position + 1 :]), []).append(key[position])
+    outer = [*columns[:position], *columns[position + 1 :]]
+    return or_(
+        *(
+            and_(*(column_ == value for column_, value in zip(outer, rest, strict=True)), columns[position].in_(values))
+            for rest, values in groups.items()
+        )
+    )
 
 
 def chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:

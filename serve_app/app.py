@@ -6,7 +6,6 @@ The environment is read here and nowhere else in a running cluster; what needs a
 
 import logging
 import time
-from collections.abc import Callable
 from typing import Any
 
 from ray import serve
@@ -63,15 +62,36 @@ def build(args: dict[str, Any]) -> Application:
     return application
 
 
-def connector(settings: Settings, decided_at: float) -> Callable[[], Any]:
-    """How to reach the ledger actor, which is started where there is none.
+class Address:
+    """Where a shard's ledger is: the actor, which is started where there is none, and replaced when it is silent.
 
     Args:
         decided_at: when the application was built; of two replicas with different settings the younger's count.
     """
-    return lambda: ledger.connect(
-        settings.database, settings.redis.url, settings.ledger, settings.roas, decided_at=decided_at
-    )
+
+    def __init__(self, settings: Settings, shard: int, decided_at: float) -> None:
+        self._settings = settings.database, settings.redis.url, settings.ledger, settings.roas
+        self._shard, self._decided_at = shard, decided_at
+        self._seen: ledger.Reached[Any] | None = None
+
+    def connect(self) -> Any:
+        self._seen = ledger.connect(*self._settings, shard=self._shard, decided_at=self._decided_at)
+        return self._seen.handle
+
+    def replace(self) -> Any:
+        if self._seen is None:
+            return self.connect()
+        self._seen = ledger.replace(*self._settings, shard=self._shard, decided_at=self._decided_at, seen=self._seen)
+        return self._seen.handle
+
+
+def shards(settings: Settings, decided_at: float) -> list[Shard]:
+    """All of the ledger, as one replica sees it."""
+    found = []
+    for number in range(settings.ledger.shards):
+        address = Address(settings, number, decided_at)
+        found.append(Shard(address.connect, settings.ledger, address.replace))
+    return found
 
 
 def configure_logging() -> None:
@@ -118,7 +138,7 @@ class IngressReplica:
         self._api = Api(
             settings,
             Pool(predictor),
-            LedgerClient([Shard(connector(settings, decided_at), settings.ledger)]),
+            LedgerClient(shards(settings, decided_at)),
             database,
             Monitor(redis),
             Authenticator(keys),

@@ -27,6 +27,7 @@ from ledger import (
     LedgerSettings,
     LedgerUnavailable,
     Offer,
+    OtherShard,
     Reply,
     Result,
     Terms,
@@ -110,6 +111,8 @@ class Shard:
                     return await self.call(method, *args)
             except TimeoutError:
                 raise LedgerUnavailable("the ledger did not answer in time") from None
+            except OtherShard:
+                raise
             except LedgerUnavailable:
                 if self._clock() + RETRY_S > end:
                     raise
@@ -317,15 +320,22 @@ class LedgerClient:
 
     async def of_brand(self, seconds: float, method: str, brand_id: str, *args: Any) -> Any:
         """A call about a brand. Raises: LedgerError."""
-        return await self._of(brand_id).call_within(seconds, method, brand_id, *args)
+        return await self._whose(self._of(brand_id), seconds, method, brand_id, *args)
 
     async def put_brand(self, seconds: float, brand_id: str, settings: Any) -> Any:
         shard = self._owner.get(brand_id) or self._by_hash(settings.portfolio_id, brand_id)
-        return await shard.call_within(seconds, "put_brand", brand_id, settings)
+        return await self._whose(shard, seconds, "put_brand", brand_id, settings)
 
     async def of_portfolio(self, seconds: float, method: str, portfolio_id: str, *args: Any) -> Any:
         """A call about a portfolio. Raises: LedgerError."""
-        return await self._by_hash(portfolio_id, "").call_within(seconds, method, portfolio_id, *args)
+        return await self._whose(self._by_hash(portfolio_id, ""), seconds, method, portfolio_id, *args)
+
+    async def _whose(self, shard: Shard, seconds: float, method: str, *args: Any) -> Any:
+        """A call that goes on to the shard that the asked one names: a brand may just have moved."""
+        try:
+            return await shard.call_within(seconds, method, *args)
+        except OtherShard as error:
+            return await self._shards[error.shard].call_within(seconds, method, *args)
 
     async def list_brands(self, seconds: float, cursor: str | None, limit: int) -> tuple[list[Any], str | None]:
         pages = await asyncio.gather(

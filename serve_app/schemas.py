@@ -289,6 +289,8 @@ class Brand(BrandSettings, frozen=True):
     today: Today
     lambda_: float = Field(alias="lambda")
     throttled: bool
+    notes: list[str] | None = None
+    """What its owner should know of today's budget, if anything."""
     scheduled: Scheduled | None = None
 
 
@@ -303,6 +305,8 @@ class Portfolio(PortfolioSettings, frozen=True):
     portfolio_id: str
     brand_ids: list[str]
     today: Budgets
+    notes: list[str] | None = None
+    """What its owner should know of today's budget, if anything."""
 
 
 class PageQuery(BaseModel):

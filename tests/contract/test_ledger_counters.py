@@ -26,7 +26,7 @@ from ledger import (
     read_gauges,
 )
 from ledger.audit import audit
-from ledger.counters import BUILT_KEY, GAUGES_KEY
+from ledger.counters import built_key, gauges_key
 from tests.contract.test_ledger import NOON, Clock, claim, event
 
 MINUTE = dt.timedelta(minutes=1)
@@ -255,7 +255,7 @@ async def test_redis_may_forget_everything(ledger, counters, redis, clock):
     clock.forward(MINUTE)
     await counters.beat()
     assert (await gauges_of(redis)).brands["b"].roas_current == pytest.approx(1.2)
-    assert await redis.exists(BUILT_KEY, GAUGES_KEY) == 2
+    assert await redis.exists(built_key(0), gauges_key(0)) == 2
 
 
 async def test_without_redis_money_goes_on_and_one_line_is_logged(ledger, clock, caplog, tmp_path):

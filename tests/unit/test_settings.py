@@ -24,7 +24,7 @@ def problems(environ: dict[str, str], args: dict[str, object] | None = None) -> 
         ("PACELINE_DATABASE_URL", "postgresql://x/y", "mysql+aiomysql"),
         ("PACELINE_DATABASE_URL", "mysql+aiomysql://host", "names no database"),
         ("PACELINE_REDIS_URL", "localhost:6379", "redis://"),
-        ("PACELINE_LEDGER_SHARDS", "0", "shard"),
+        ("PACELINE_LEDGER_SHARDS", "0", "greater than or equal to 1"),
         ("PACELINE_SCORE_LOG_SAMPLE", "2", "less than or equal to 1"),
         ("PACELINE_ROAS_WINDOW", "7 days", "pattern"),
         ("PACELINE_CURRENCY", "euro", "CURRENCY"),

@@ -8,8 +8,10 @@ from ledger import errors
 
 EVERY = [
     errors.Fenced(0, 3, 4),
+    errors.LayoutReplaced(0, 3, 4, 2),
     errors.LedgerUnavailable("gone"),
     errors.StatementRefused("too long"),
+    errors.OtherShard("brand", "b-1", 1),
     errors.BudgetExhausted("brand", "b-1", 10, 3),
     errors.MoneyOutOfRange(2**60),
     errors.NotFound("brand", "b-1"),

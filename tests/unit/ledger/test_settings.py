@@ -5,9 +5,11 @@ from db.environment import BadSetting, read
 from ledger import LedgerSettings, RoasSettings
 
 
-def test_a_second_shard_is_refused_for_now():
-    with pytest.raises(BadSetting, match=r"PACELINE_LEDGER_SHARDS.*one ledger shard"):
-        read("ledger", LedgerSettings, {"PACELINE_LEDGER_SHARDS": "2"})
+@pytest.mark.parametrize("shards", ["0", "65", "two"])
+def test_there_are_one_to_sixty_four_shards(shards):
+    with pytest.raises(BadSetting, match="PACELINE_LEDGER_SHARDS"):
+        read("ledger", LedgerSettings, {"PACELINE_LEDGER_SHARDS": shards})
+    assert read("ledger", LedgerSettings, {"PACELINE_LEDGER_SHARDS": "64"}).shards == 64
 
 
 @pytest.mark.parametrize("window", ["7", "0d", "d", "-1d", "7d\n", "7h"])
