@@ -17,6 +17,7 @@ from ledger.book import Ledger
 from ledger.counters import Counters
 from ledger.errors import Fenced, LayoutReplaced, LedgerUnavailable
 from ledger.pacing import DaySums
+from ledger.pilot import Pilot
 from ledger.reach import Identity, digest_of, has_successor
 from ledger.settings import LedgerSettings, RoasSettings
 from ledger.types import Beat, Event, Reply, Result
@@ -64,6 +65,7 @@ class LedgerActor:
         self._ledger: Ledger | None = None
         self._writer: Writer | None = None
         self._counters: Counters | None = None
+        self._pilot: Pilot | None = None
         self._opening: asyncio.Task[None] | None = None
         self._loops: list[asyncio.Task[None]] = []
         self._booting = asyncio.get_running_loop().create_task(self._boot())
@@ -114,7 +116,12 @@ class LedgerActor:
         ]
         if self._redis is not None:
             self._counters = Counters(ledger, self._redis, self._roas_settings)
-            self._loops.append(asyncio.create_task(self._counters.keep_counting()))
+            self._pilot = Pilot(ledger, self._roas_settings, self._counters.completed_today)
+            self._counters.frozen = lambda: self._pilot.frozen if self._pilot else {}
+            self._loops += [
+                asyncio.create_task(self._counters.keep_counting()),
+                asyncio.create_task(self._pilot.keep_steering()),
+            ]
         self._ledger = ledger
         logger.info("shard %d is open in epoch %d", self._shard, ledger.epoch)
 
@@ -125,7 +132,10 @@ class LedgerActor:
     # The replicas' way
 
     async def beat(self, beat: Beat) -> Reply:
-        return await self._write(lambda writer: writer.beat(beat))
+        reply = await self._write(lambda writer: writer.beat(beat))
+        if self._pilot is not None:
+            self._pilot.heard(beat.seen)
+        return reply
 
     async def release(self, reservation_ids: Sequence[str]) -> int:
         return await self._write(lambda writer: writer.run(lambda: self._book.release(reservation_ids)))

@@ -10,9 +10,11 @@ import asyncio
 import datetime as dt
 import logging
 import os
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, Protocol, Self, TypeVar
+from zoneinfo import ZoneInfo
 
 from sqlalchemy import Connection
 
@@ -24,18 +26,18 @@ from ledger.days import day_ends_at, day_of, midnight
 from ledger.errors import CurrencyFixed, NotFound, OtherShard, PortfolioMismatch, PortfolioUnknown
 from ledger.ids import decode, is_genuine
 from ledger.leasing import LeaseMismatch, Leasing
-from ledger.pacing import Throttle, lambda_
+from ledger.pacing import DaySums, Throttle, lambda_
 from ledger.page import BRAND, PORTFOLIO, BudgetKey, LeaseKey, Lent, Page, budget_keys
 from ledger.posting import Posting
 from ledger.reservation import RETURNED, DelayCurve, Lifetimes, Reservation, linear
 from ledger.settings import LedgerSettings
 from ledger.shards import shard_of
 from ledger.store import CLOSED, LAPSED, OPEN, Session, Signature, Store
-from ledger.types import Beat, BrandTerms, Event, Grant, Reply, Result, Terms, Tuple
+from ledger.terms import NEVER, Steered, TermsBook, night_kappa
+from ledger.types import Beat, Event, Grant, Reply, Result, Terms, Tuple
 
 T = TypeVar("T")
 logger = logging.getLogger("paceline.ledger")
-NEVER = dt.datetime.max.replace(tzinfo=dt.UTC)
 SWEEP_ROWS = 500
 """Holds that one transaction looks at: a long queue of expiries lets reservations through in between."""
 
@@ -89,13 +91,9 @@ class Ledger:
         self._brands: dict[str, Brand] = {}
         self._portfolios: dict[str, Portfolio] = {}
         self._fits: dict[str, Fit] = {}
-        self._throttles: dict[str, Throttle] = {}
         self._curves: dict[str, DelayCurve] = {}
         self._signature: Signature | None = None
-        self._terms = Terms(0, {})
-        self._whole_since = 0
-        self._changed_in: dict[str, int] = {}
-        """Of each brand, the version of the terms that changed it last."""
+        self._terms = TermsBook()
         self._terms_end = NEVER
         self._dirty: set[BrandDay] = set()
         self.moves = 0
@@ -143,7 +141,7 @@ class Ledger:
 
     @property
     def newest_terms(self) -> Terms:
-        return self._terms
+        return self._terms.newest
 
     def now(self) -> dt.datetime:
         return self._clock()
@@ -183,9 +181,9 @@ class Ledger:
             sessions = dict(known)
             live = [beat for beat in beats if not _is_stale(beat, sessions)]
             named = self._named(connection, self._touched(connection, live), now)
-            lines = {line.brand_id for beat in live for line in beat.lines}
-            brands = {id_: brand for id_, brand in named.items() if id_ in lines and self.owns(brand)}
             wins = [win for beat in live for win in beat.wins]
+            said = {line.brand_id for beat in live for line in beat.lines} | {win.where.brand_id for win in wins}
+            brands = {id_: brand for id_, brand in named.items() if id_ in said and self.owns(brand)}
             leases = self._leases_of(connection, live, brands, now)
             keys = {key for lease, lent in leases.items() for key in _budget_keys_of(lease, lent)}
             for brand in brands.values():
@@ -198,6 +196,7 @@ class Ledger:
                 self._store.recorded(connection, [(win.sub, win.request_id) for win in wins]),
                 self._lifetimes,
                 len(self._store.open_sessions(connection)),
+                self._called_to_mind(connection, live, leases),
             )
             replies = []
             for beat in beats:
@@ -229,6 +228,24 @@ class Ledger:
             )
             for beat, reply in zip(beats, replies, strict=True)
         ]
+
+    def _called_to_mind(
+        self, connection: Connection, beats: Sequence[Beat], leases: Mapping[LeaseKey, Lent]
+    ) -> dict[LeaseKey, int]:
+        """What events have called to mind of the wins of sessions that seem to hold more than is lent to them.
+
+        A win may be drawn, and its event may come, while a beat is under way that states what was held before.
+        """
+        stated: Counter[LeaseKey] = Counter()
+        for beat in beats:
+            if beat.session_id is not None:
+                for win in beat.wins:
+                    if (drawn := decode(win.reservation_id)) is not None:
+                        stated[LeaseKey(beat.session_id, win.where.brand_id, drawn.day)] += drawn.amount_micros
+                for line in beat.lines:
+                    stated[LeaseKey(beat.session_id, line.brand_id, line.day)] += line.holds_micros
+        more = {key.session_id for key, micros in stated.items() if micros > leases.get(key, Lent(None)).leased_micros}
+        return self._store.called_to_mind(connection, more)
 
     def _touched(self, connection: Connection, beats: Sequence[Beat]) -> set[str]:
         """The brands that these beats bear on."""
@@ -338,24 +355,27 @@ class Ledger:
 
         The replica may have died, or its next beat be on its way: the money was drawn from its lease all the same.
         """
-        named = {event.reservation_id: event for event in events if event.reservation_id is not None}
-        drawn = {id_: one for id_ in named if (one := decode(id_)) is not None}
+        named = [(event.reservation_id, event) for event in events if event.reservation_id is not None]
+        drawn = {id_: one for id_, _ in named if (one := decode(id_)) is not None}
         known = self._store.reservations(connection, drawn)
         sessions = self._store.sessions(connection, {drawn[id_].session_id for id_ in drawn.keys() - known.keys()})
-        genuine = [
-            id_
-            for id_ in sorted(drawn.keys() - known.keys())
-            if (session := sessions.get(drawn[id_].session_id)) is not None
-            and is_genuine(id_, named[id_].brand_id, named[id_].partner_id, session.secret)
-        ]
+        # Of several events that name the same win, only those of its own brand and partner are true.
+        genuine = {
+            id_: event
+            for id_, event in named
+            if id_ in drawn.keys() - known.keys()
+            and (session := sessions.get(drawn[id_].session_id)) is not None
+            and is_genuine(id_, event.brand_id, event.partner_id, session.secret)
+        }
         leases = self._store.leases(
-            connection, [LeaseKey(drawn[id_].session_id, named[id_].brand_id, drawn[id_].day) for id_ in genuine]
+            connection,
+            [LeaseKey(drawn[id_].session_id, event.brand_id, drawn[id_].day) for id_, event in genuine.items()],
         )
         keys = {key for lease, lent in leases.items() for key in _budget_keys_of(lease, lent)}
         page = self._page(connection, now, keys, leases)
         leasing = Leasing(page, {}, {}, {}, self._lifetimes, 1)
-        for id_ in genuine:
-            leasing.adopt(id_, _place(named[id_]))
+        for id_, event in sorted(genuine.items()):
+            leasing.adopt(id_, _place(event))
         return page, leasing
 
     def _posting(
@@ -549,26 +569,30 @@ class Ledger:
 
         None: nothing has.
         """
-        version = self._terms.version
-        if known_version == version:
-            return None
-        if not self._whole_since <= known_version < version:
-            return self._terms
-        brands = self._terms.brands
-        changed = {id_: brands[id_] for id_, since in self._changed_in.items() if since > known_version}
-        return Terms(version, changed, is_whole=False)
+        return self._terms.since(known_version)
 
     def set_throttles(self, throttles: Mapping[str, Throttle]) -> None:
         """Shares of auctions by brand; a brand that is not named takes part in all."""
-        self._throttles = dict(throttles)
+        self._terms.throttles = dict(throttles)
         self._make_terms()
+
+    def steer(self, steered: Mapping[str, Steered]) -> None:
+        """The day's κ by brand; a brand that is not named has its night's."""
+        self._terms.steered = dict(steered)
+        self._make_terms()
+
+    def night_kappa(self, brand_id: str) -> float:
+        """What the night's fit says of a brand's κ; without one its target."""
+        brand = self._brands[brand_id].at(self._clock())
+        portfolio = self._portfolios.get(brand.settings.portfolio_id or "")
+        return night_kappa(brand, portfolio, self._fits.get(brand_id))
 
     def set_delay_curves(self, curves: Mapping[str, DelayCurve]) -> None:
         """How the holds of these brands' conversions shrink; others in a straight line."""
         self._curves = dict(curves)
 
     def throttle(self, brand_id: str) -> Throttle:
-        return self._throttles.get(brand_id, Throttle())
+        return self._terms.throttle(brand_id)
 
     def take_dirty(self) -> set[BrandDay]:
         """Brand days (UTC) whose performance has changed since the last call."""
@@ -616,56 +640,55 @@ class Ledger:
             for id_, brand in brands.items()
         }
 
+    async def days_of(self, brand_ids: Collection[str]) -> dict[str, tuple[Budget, DaySums]]:
+        """Today's budget of these brands, and what their today has brought so far."""
+        now = self._clock()
+        brands = {id_: brand for id_, brand in self._owned(now).items() if id_ in brand_ids}
+
+        def work(connection: Connection) -> dict[str, tuple[Budget, DaySums]]:
+            keys = {id_: BudgetKey(BRAND, id_, brand.day(now)) for id_, brand in brands.items()}
+            budgets = {budget.owner_id: budget for budget in self._store.budgets(connection, keys.values())}
+            by_zone: dict[str, list[str]] = {}
+            for id_, brand in brands.items():
+                by_zone.setdefault(brand.settings.timezone, []).append(id_)
+            sums: dict[str, DaySums] = {}
+            for zone, ids in by_zone.items():
+                start = midnight(zone, day_of(zone, now))
+                sums |= self._store.sums_since(connection, sorted(ids), start)
+            return {
+                id_: (
+                    budgets.get(id_) or Budget.of(*keys[id_], brand.settings.daily_budget_micros),
+                    sums.get(id_, DaySums()),
+                )
+                for id_, brand in brands.items()
+            }
+
+        return await self._store.read(work) if brands else {}
+
+    async def traffic(self, days: int) -> list[tuple[str, int, float]]:
+        """Impressions of the last days by brand and hour of its own day. Days that came without hours say none."""
+        now = self._clock()
+        since = (now - dt.timedelta(days=days)).date()
+        rows = await self._store.read(lambda connection: self._store.impressions_by_hour(connection, since))
+        brands = self._owned(now)
+        offsets: dict[str, int] = {}
+        for zone in {brand.settings.timezone for brand in brands.values()}:
+            offset = now.astimezone(ZoneInfo(zone)).utcoffset() or dt.timedelta(0)
+            offsets[zone] = round(offset.total_seconds() / 3600)
+        return [
+            (id_, (hour + offsets[brands[id_].settings.timezone]) % 24, number)
+            for id_, hour, number in rows
+            if id_ in brands
+        ]
+
+    def has_fit(self, brand_id: str) -> bool:
+        return brand_id in self._fits
+
     def _make_terms(self) -> None:
         now = self._clock()
-        days: dict[str, tuple[dt.date, dt.datetime]] = {}
-        owned = self._owned(now)
-        for brand in owned.values():
-            timezone = brand.settings.timezone
-            if timezone not in days:
-                days[timezone] = day_of(timezone, now), day_ends_at(timezone, now)
-        brands = {id_: self._terms_of(brand, days) for id_, brand in owned.items()}
-        arrivals = (known.scheduled.start for known in self._brands.values() if known.scheduled is not None)
-        ends = (*(end for _, end in days.values()), *(start for start in arrivals if start > now))
-        self._terms_end = min(ends, default=NEVER)
-        before = self._terms.brands
-        # The epoch comes first: a version never returns, whoever counts.
-        version = max(self._terms.version, self.epoch << 32) + 1
-        if self._terms.version < self.epoch << 32 or before.keys() - brands.keys():
-            self._whole_since, self._changed_in = version, {}
-        elif changed := [id_ for id_, terms in brands.items() if before.get(id_) != terms]:
-            self._changed_in |= dict.fromkeys(changed, version)
-        else:
-            return
-        self._terms = Terms(version, brands)
-
-    def _terms_of(self, brand: Brand, days: Mapping[str, tuple[dt.date, dt.datetime]]) -> BrandTerms:
-        settings, throttle = brand.settings, self.throttle(brand.brand_id)
-        day, ends_at = days[settings.timezone]
-        return BrandTerms(
-            currency=settings.currency,
-            active=settings.active,
-            target_roas=settings.target_roas,
-            strategy_multiplier=settings.strategy_multiplier,
-            lambda_=self._lambda(brand),
-            share=throttle.share,
-            throttled=throttle.throttled,
-            day=day,
-            day_ends_at=ends_at,
-            portfolio_id=settings.portfolio_id,
-            budget_micros=settings.daily_budget_micros,
-            portfolio_budget_micros=self._limit(PORTFOLIO, settings.portfolio_id) if settings.portfolio_id else None,
-        )
-
-    def _lambda(self, brand: Brand) -> float:
-        settings, fit = brand.settings, self._fits.get(brand.brand_id)
-        portfolio = self._portfolios.get(settings.portfolio_id or "")
-        price = settings.target_roas
-        if fit is not None:
-            owners = (brand,) if portfolio is None else (brand, portfolio)
-            untouched = all(fit.fitted_at > owner.updated_at for owner in owners)
-            price = fit.price(settings, portfolio.settings if portfolio else None, untouched)
-        return lambda_(settings.strategy_multiplier, price)
+        self._terms.make(now, self.epoch, self._owned(now), self._portfolios, self._fits)
+        arrivals = [known.scheduled.start for known in self._brands.values() if known.scheduled is not None]
+        self._terms_end = min([self._terms.end, *(start for start in arrivals if start > now)])
 
     # Administration
 
@@ -799,6 +822,13 @@ class Ledger:
 
         return await self._store.read(work)
 
+    def _lambda(self, brand_id: str) -> float:
+        """As replicas have it; of another shard's brand, its night's."""
+        terms = self._terms.newest.brands.get(brand_id)
+        if terms is not None:
+            return terms.lambda_
+        return lambda_(self._brands[brand_id].settings.strategy_multiplier, self.night_kappa(brand_id))
+
     def _results(self, connection: Connection, brand: Brand, day: dt.date) -> tuple[int, int]:
         start = midnight(brand.settings.timezone, day)
         end = midnight(brand.settings.timezone, day + dt.timedelta(days=1))
@@ -809,7 +839,7 @@ class Ledger:
             "brand_id": brand.brand_id,
             **brand.settings.model_dump(),
             "today": {**_states(budget), "cost": cost, "revenue": revenue, "roas": revenue / cost if cost else None},
-            "lambda": self._lambda(brand),
+            "lambda": self._lambda(brand.brand_id),
             "throttled": self.throttle(brand.brand_id).throttled,
         }
         if notes := _notes(budget):
@@ -899,8 +929,8 @@ def _notes(budget: Budget) -> list[str]:
         return []
     return [
         f"today's budget of {budget.budget_micros} µ is less than what is out already: "
-        f"{budget.leased_micros} µ leased, {budget.reserved_micros} µ reserved, {budget.settled_micros} µ settled. Nothing new is lent today until "
-        f"{budget.excess_micros} µ have come back."
+        f"{budget.leased_micros} µ leased, {budget.reserved_micros} µ reserved, {budget.settled_micros} µ settled. "
+        f"Nothing new is lent today until {budget.excess_micros} µ have come back."
     ]
 
 

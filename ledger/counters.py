@@ -12,7 +12,7 @@ import datetime as dt
 import json
 import logging
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ from db.brands import BrandSettings
 from ledger.account import Budget
 from ledger.book import BrandDay, Ledger
 from ledger.errors import LedgerUnavailable
-from ledger.pacing import Completed, DaySums, History, Throttle, completed, current_roas, still_needed
+from ledger.pacing import Completed, DaySums, History, Throttle, completed, completed_today, current_roas, still_needed
 from ledger.settings import RoasSettings
 from ledger.shards import SHARDS_MOST
 from ledger.store import PERFORMANCE, chunks, total
@@ -64,6 +64,7 @@ class BrandGauges:
     share: float
     budget_micros: dict[str, int | None]  # available | leased | reserved | settled; None: unlimited
     overspend_micros: int
+    frozen: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +143,9 @@ class Counters:
         self._portfolio_roas: dict[str, float] = {}
         self._portfolio_throttles: dict[str, Throttle] = {}
         self._restored = False
+        self._last_days: dict[str, dict[int, DaySums]] = {}
+        self.frozen: Callable[[], Mapping[str, str]] = dict
+        """Brands that were taken off steering, and why."""
         self._kept: frozenset[str] = frozenset()
         self._kept_version = -1
         self._is_away = False
@@ -224,7 +228,7 @@ class Counters:
         if not self._restored:
             await self._restore(now)
         await self._learn()
-        days = await self._read(now)
+        days = self._last_days = await self._read(now)
         elapsed_s = _seconds(now, self._ticked_at) if self._ticked_at else self._settings.refresh_s
         self._decide(days, now, elapsed_s)
         self._ticked_at = now
@@ -246,6 +250,13 @@ class Counters:
         history = self._history.get(brand_id, History())
         total = completed(days, window_days, today_fraction, history, self._usual())
         return current_roas(total, self._settings.min_impressions)
+
+    def completed_today(self, brand_id: str, approved: int, pending: int) -> float:
+        """Revenue that the brand's spending of today will have brought, from what today has seen of it."""
+        now = self._ledger.now()
+        fraction = (now - now.replace(hour=0, minute=0, second=0, microsecond=0)) / dt.timedelta(days=1)
+        history, days = self._history.get(brand_id, History()), self._last_days.get(brand_id, {})
+        return completed_today(approved, pending, days, fraction, history, self._usual())
 
     def _usual(self) -> History:
         """What is usual among all brands."""
@@ -325,7 +336,7 @@ class Counters:
         return settings.throttle_roas
 
     def _gauges(self, budgets: Mapping[str, Budget]) -> Gauges:
-        terms = self._ledger.newest_terms.brands
+        terms, frozen = self._ledger.newest_terms.brands, self.frozen()
         return Gauges(
             brands={
                 id_: BrandGauges(
@@ -336,6 +347,7 @@ class Counters:
                     share=brand.share,
                     budget_micros=_states(budgets[id_]),
                     overspend_micros=budgets[id_].overspend_micros,
+                    frozen=id_ in frozen,
                 )
                 for id_, brand in terms.items()
                 if brand.active and id_ in budgets

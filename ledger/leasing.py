@@ -64,6 +64,8 @@ class Leasing:
         holds: reservations that are recorded already, of those that the beats bring.
         recorded: wins that the books have of these requests.
         holders: sessions that share the budgets.
+        called: what events have called to mind of sessions' wins that these have not recorded; they may have been
+            drawn after the beat was made.
     """
 
     def __init__(
@@ -74,8 +76,10 @@ class Leasing:
         recorded: Mapping[Request, Sequence[Recorded]],
         lifetimes: Lifetimes,
         holders: int,
+        called: Mapping[LeaseKey, int] | None = None,
     ) -> None:
         self._page, self._brands, self._lifetimes, self._holders = page, brands, lifetimes, holders
+        self._called = called or {}
         self._known = dict(holds)
         self._recorded = {request: list(wins) for request, wins in recorded.items()}
         self.rows: dict[str, dict[str, Any]] = {}
@@ -146,13 +150,17 @@ class Leasing:
         self._recorded.setdefault(request, []).append(one)
 
     def _reservation(self, where: Tuple, reservation_id: str, drawn: ids.Drawn, award_id: str = "") -> Reservation:
-        lent = self._page.lent(LeaseKey(drawn.session_id, where.brand_id, drawn.day))
+        lent, brand = (
+            self._page.lent(LeaseKey(drawn.session_id, where.brand_id, drawn.day)),
+            self._brands.get(where.brand_id),
+        )
+        portfolio_id = brand.settings.portfolio_id if brand is not None else None
         created_at = min(drawn.created_at, self._page.now)
         end = expires_at(drawn.pricing_model, created_at, self._lifetimes)
         return Reservation(
             reservation_id=reservation_id,
             brand_id=where.brand_id,
-            portfolio_id=None if lent is None else lent.portfolio_id,
+            portfolio_id=portfolio_id if lent is None else lent.portfolio_id,
             partner_id=where.partner_id,
             pricing_model=drawn.pricing_model,
             day=drawn.day,
@@ -211,7 +219,7 @@ class Leasing:
     def _take_back_beyond(self, key: LeaseKey, holds_micros: int) -> None:
         lent = self._page.lent(key)
         leased = 0 if lent is None else lent.leased_micros
-        if holds_micros > leased:
+        if holds_micros > leased + self._called.get(key, 0):
             raise LeaseMismatch(key, holds_micros, leased)
         if leased > holds_micros:
             self._page.take_back(key, leased - holds_micros)

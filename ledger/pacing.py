@@ -198,13 +198,34 @@ def completed(
     """
     window = [sums for ago, sums in days.items() if ago < window_days]
     share = approval_share(history, usual)
-    # A day's spending happened in its middle on average; today's, in the middle of what is over of it.
-    costs = [
-        (ago + today_fraction / 2 if ago == 0 else ago - 0.5 + today_fraction, d.cost_micros) for ago, d in days.items()
-    ]
-    factor = completion(costs, window_days - 1 + today_fraction, history)
+    factor = completion(_aged(days, today_fraction), window_days - 1 + today_fraction, history)
     revenue = sum(d.revenue_micros + share * d.pending_revenue_micros for d in window) * factor
     return Completed(sum(d.impressions for d in window), sum(d.cost_micros for d in window), revenue)
+
+
+def completed_today(
+    approved: float,
+    pending: float,
+    days: Mapping[int, DaySums],
+    today_fraction: float,
+    history: History,
+    usual: History = History(),
+) -> float:
+    """Revenue that today's spending will have brought, from what today has seen of it.
+
+    Args:
+        days, today_fraction: as for `completed`.
+    """
+    factor = completion(_aged(days, today_fraction), max(today_fraction, 1e-6), history)
+    return (approved + approval_share(history, usual) * pending) * factor
+
+
+def _aged(days: Mapping[int, DaySums], today_fraction: float) -> list[tuple[float, int]]:
+    """(age in days, cost). A day's spending happened in its middle on average; today's, in that of what is over."""
+    return [
+        (ago + today_fraction / 2 if ago == 0 else ago - 0.5 + today_fraction, sums.cost_micros)
+        for ago, sums in days.items()
+    ]
 
 
 def current_roas(sums: Completed, min_impressions: int) -> float:

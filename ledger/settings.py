@@ -37,6 +37,8 @@ class RoasSettings(BaseModel, frozen=True, extra="forbid", use_attribute_docstri
     """Days of `brand_roas_current`, today included."""
     min_impressions: Annotated[int, Field(ge=0)] = 1000
     """Below it the current ROAS is unknown and nothing is throttled."""
+    resolve_s: PositiveFloat = 5.0
+    """How often λ is solved for anew during the day."""
     refresh_s: PositiveFloat = 60.0
     """How often the current ROAS and the throttle are computed from the Redis counters."""
 

@@ -18,9 +18,11 @@ from sqlalchemy import (
     Double,
     and_,
     bindparam,
+    case,
     column,
     delete,
     exists,
+    extract,
     func,
     insert,
     literal_column,
@@ -39,7 +41,8 @@ from db.performance import PRECEDENCE, key_hash
 from ledger.account import MONEY_MOST, Budget
 from ledger.brand import Brand, Fit, Portfolio, Scheduled
 from ledger.errors import Fenced, LayoutReplaced, LedgerUnavailable, StatementRefused
-from ledger.leasing import Recorded
+from ledger.leasing import NOBODY, Recorded
+from ledger.pacing import DaySums
 from ledger.page import BudgetKey, LeaseKey, Lent, Page
 from ledger.reservation import Reservation
 from ledger.settlement import Fact, Figures, RowKey
@@ -413,6 +416,16 @@ class Store:
                 found.setdefault((row[0], row[1]), []).append(Recorded(*row[2:]))
         return found
 
+    def called_to_mind(self, connection: Connection, sessions: Collection[int]) -> dict[LeaseKey, int]:
+        """What events have made of these sessions' wins, Σ by lease, that no record has completed."""
+        found: dict[LeaseKey, int] = {}
+        for chunk in chunks(sorted(sessions)):
+            query = select(_R.session_id, _R.brand_id, _R.day, func.sum(_R.amount_micros))
+            query = query.where(_R.sub == NOBODY, _R.session_id.in_(chunk))
+            for row in connection.execute(query.group_by(_R.session_id, _R.brand_id, _R.day)):
+                found[LeaseKey(*row[:3])] = int(row[3])
+        return found
+
     def complete_reservations(self, connection: Connection, said: Mapping[str, Mapping[str, Any]]) -> None:
         """What the record of a win adds to a hold that an event had brought to mind before."""
         if said:
@@ -629,6 +642,39 @@ class Store:
         )
         cost, revenue = (max(-MONEY_MOST, min(int(value), MONEY_MOST)) for value in connection.execute(query).one())
         return cost, revenue
+
+    def sums_since(self, connection: Connection, brand_ids: Sequence[str], start: dt.datetime) -> dict[str, DaySums]:
+        """What these brands' hours from `start` on have brought; revenue only where its cost is known."""
+        p = PERFORMANCE.c
+        costed = p.cost_micros.is_not(None)
+        query = (
+            select(
+                p.brand_id,
+                total(p.impressions),
+                total(p.clicks),
+                total(p.conversions),
+                total(p.cost_micros),
+                total(case((costed, p.revenue_micros), else_=0)),
+                total(case((costed, p.pending_revenue_micros), else_=0)),
+            )
+            .where(p.day >= start.date(), p.hour >= start)
+            .group_by(p.brand_id)
+        )
+        found: dict[str, DaySums] = {}
+        for chunk in chunks(brand_ids):
+            for row in connection.execute(query.where(p.brand_id.in_(chunk))):
+                found[row[0]] = DaySums(*map(int, row[1:]))
+        return found
+
+    def impressions_by_hour(self, connection: Connection, since: dt.date) -> list[tuple[str, int, float]]:
+        """(brand, hour of the day in UTC, impressions) of rows that know their hour."""
+        hour = extract("hour", _P.hour)
+        query = (
+            select(_P.brand_id, hour, total(_P.impressions))
+            .where(_P.period == "hour", _P.day >= since)
+            .group_by(_P.brand_id, hour)
+        )
+        return [(row[0], int(row[1]), float(row[2])) for row in connection.execute(query)]
 
     def put_figures(
         self, connection: Connection, existing: Collection[RowKey], changed: Mapping[RowKey, Figures]

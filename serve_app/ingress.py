@@ -36,7 +36,7 @@ from serve_app.errors import Invalid, Problem, encode, not_found, of_ledger, una
 from serve_app.monitor import CONTENT_TYPE, Monitor
 from serve_app.openapi import Operation, document
 from serve_app.predictor import Live, NoModel, Slot, columns_of, concatenated
-from serve_app.ranking import Expectation, answer, offers, rank, rejections
+from serve_app.ranking import Expectation, answer, offers, opportunities, rank, rejections
 from serve_app.repeats import Remembered, Repeats
 from serve_app.reserve import LedgerClient
 from serve_app.score_log import ScoreLog, sampled
@@ -240,6 +240,7 @@ class Api:
         )
         brand_of = {bid.bid_id: bid.brand_id for bid in wanted.bids}
         entry.wins = [(brand_of[win.bid_id], win.reservation_id) for win in award.wins]
+        self._ledger.saw(opportunities(wanted.bids, ranking, award))
         items = answer(wanted.bids, ranking, terms, award)
         self._monitor.tally.bids(len(wanted.bids) - len(ranking.rejected))
         if explanation is not None:

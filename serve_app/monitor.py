@@ -166,6 +166,7 @@ def _gauges(gauges: Gauges | None) -> list[Metric]:
         family("brand_throttled", "1 while throttled"),
     )
     overspend = family("brand_overspend_micros", "Settled beyond today's budget")
+    frozen = family("brand_frozen", "1 while λ or spending was outside its envelope: last night's λ, least share")
     budget = GaugeMetricFamily("brand_budget_micros", "Today's budget by state", labels=["brand_id", "state"])
     portfolio = family("portfolio_roas_current", "ROAS over the window", "portfolio_id")
     portfolio_target = family("portfolio_roas_target", "ROAS that the portfolio wants", "portfolio_id")
@@ -177,6 +178,7 @@ def _gauges(gauges: Gauges | None) -> list[Metric]:
             lambda_.add_metric([brand_id], brand.lambda_)
             throttled.add_metric([brand_id], float(brand.throttled))
             overspend.add_metric([brand_id], brand.overspend_micros)
+            frozen.add_metric([brand_id], float(brand.frozen))
             for state, micros in brand.budget_micros.items():
                 budget.add_metric([brand_id, state], _number(micros, math.inf))
         for portfolio_id, entry in sorted(gauges.portfolios.items()):
@@ -184,7 +186,7 @@ def _gauges(gauges: Gauges | None) -> list[Metric]:
             portfolio_target.add_metric([portfolio_id], entry.roas_target)
         for shard, number in gauges.ledger_epoch.items():
             epoch.add_metric([str(shard)], number)
-    return [roas, target, lambda_, throttled, portfolio, portfolio_target, budget, overspend, epoch]
+    return [roas, target, lambda_, throttled, portfolio, portfolio_target, budget, overspend, frozen, epoch]
 
 
 def _number(value: float | None, missing: float = math.nan) -> float:

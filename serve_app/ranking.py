@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ledger import Award, BrandTerms, Offer, Tuple
+from ledger.seen import OUTBID, TOO_DEAR, UNDECIDED, WON, Opportunity
 from serve_app.schemas import Bid
 
 FloatArray = NDArray[np.float64]
@@ -167,6 +168,34 @@ def offers(bids: Sequence[Bid], ranking: Ranking) -> tuple[Offer, ...]:
         )
         for i in ranking.order
     )
+
+
+FATES = {"score_below_zero": TOO_DEAR, "roas_throttle": OUTBID}
+"""Of bids that cannot win whatever the budget. One below the floor was never to be had."""
+
+
+def opportunities(bids: Sequence[Bid], ranking: Ranking, award: Award) -> list[Opportunity]:
+    """Each brand's best bid, and what became of it: λ learns from what could have been won, won or not."""
+    won = {win.bid_id for win in award.wins}
+    found: dict[str, Opportunity] = {}
+    for index in ranking.order:
+        bid = bids[index]
+        if bid.bid_id in won:
+            fate = WON
+        elif bid.bid_id in award.refused:
+            fate = UNDECIDED
+        else:
+            fate = OUTBID
+        if fate == WON or bid.brand_id not in found:
+            found[bid.brand_id] = Opportunity(
+                bid.brand_id, float(ranking.revenue[index]), float(ranking.cost[index]), fate
+            )
+    for index, (_, reason) in ranking.refused.items():  # best first
+        if reason in FATES and (brand_id := bids[index].brand_id) not in found:
+            found[brand_id] = Opportunity(
+                brand_id, float(ranking.revenue[index]), float(ranking.cost[index]), FATES[reason]
+            )
+    return list(found.values())
 
 
 def answer(

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from ray.exceptions import RayError, RayTaskError
@@ -35,6 +35,7 @@ from ledger import (
     shard_of,
 )
 from ledger.reservation import Lifetimes
+from ledger.seen import Opportunity, Seen
 
 logger = logging.getLogger("paceline.reserve")
 T = TypeVar("T")
@@ -73,7 +74,7 @@ class Shard:
         self._connect, self._replace, self._settings, self._clock = connect, replace, settings, clock
         self.leases = Leases(Lifetimes(settings.reservation_ttl_s, settings.conversion_days))
         self.on_terms: Callable[[Mapping[str, BrandTerms]], None] = lambda _: None
-        self.seen: Callable[[], bytes] = lambda: b""
+        self.seen = Seen()
         self._handle: Any = None
         self._urgent = asyncio.Event()
         self._waiting: list[asyncio.Future[None]] = []
@@ -168,7 +169,7 @@ class Shard:
                         done.set_result(None)
 
     async def _beat(self, is_last: bool = False) -> None:
-        beat = self.leases.beat(self._clock(), self.seen(), is_last)
+        beat = self.leases.beat(self._clock(), self.seen.take(), is_last)
         asked_s = self._clock()
         try:
             reply = await self._answer(beat)
@@ -291,6 +292,14 @@ class LedgerClient:
         self._awards += 1
         award_id, now_s = f"{self._nonce}-{self._awards}", time.monotonic()
         return tuple(self._shard(offer).leases.draw(claim, award_id, offer, now_s) for offer in chosen)
+
+    def saw(self, opportunities: Iterable[Opportunity]) -> None:
+        """What a request could have won, for λ."""
+        if len(self._shards) == 1:
+            self._shards[0].seen.add(opportunities)
+            return
+        for shard, some in self._by_shard(list(opportunities), lambda one: one.brand_id).items():
+            shard.seen.add(some)
 
     def _shard(self, offer: Offer) -> Shard:
         return self._owner.get(offer.where.brand_id, self._shards[0])

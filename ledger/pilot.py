@@ -1,0 +1,131 @@
+"""Steers by day: every few seconds, from what the replicas saw and the books say, to the κ of every brand."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import logging
+import time
+from collections.abc import Callable, Mapping
+
+from ledger.book import Ledger
+from ledger.days import day_ends_at, day_of, midnight
+from ledger.errors import LedgerUnavailable
+from ledger.resolve import Limits
+from ledger.seen import read
+from ledger.settings import RoasSettings
+from ledger.steering import Results, Rules, Steering, traffic_of
+
+logger = logging.getLogger("paceline.pilot")
+TRAFFIC_S = 3600.0
+"""How often the shape of a day is learned anew."""
+
+TRAFFIC_DAYS = 28
+RULES_S = 60.0
+"""How often the rules of all brands are looked up though nothing was written: their days go on."""
+
+Completed = Callable[[str, int, int], float]
+"""(brand, approved, pending revenue of today) → what today's wins will have brought."""
+
+
+class Pilot:
+    """Args:
+    completed: how a brand's revenue of today is completed for approval and delay.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        settings: RoasSettings,
+        completed: Completed = lambda _brand, approved, pending: approved + pending,
+        stopwatch: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._ledger, self._settings, self._completed, self._stopwatch = ledger, settings, completed, stopwatch
+        self._steering = Steering()
+        self._waiting: list[bytes] = []
+        self._shaped_s: float | None = None
+        self._frozen: dict[str, str] = {}
+
+    @property
+    def frozen(self) -> Mapping[str, str]:
+        """Brands that were taken off steering, and why."""
+        return self._frozen
+
+    def heard(self, seen: bytes) -> None:
+        """What a replica saw, from its beat."""
+        if seen:
+            self._waiting.append(seen)
+
+    async def keep_steering(self) -> None:
+        """Runs until it is cancelled. Whatever goes wrong is tried again."""
+        while True:
+            await asyncio.sleep(self._settings.resolve_s)
+            try:
+                await self.step()
+            except LedgerUnavailable as error:
+                logger.warning("λ stays as it is: %s", error)
+            except Exception:
+                logger.exception("λ could not be solved for")
+
+    async def step(self) -> None:
+        """Solve for the brands with news, and tell the ledger."""
+        waiting, self._waiting = self._waiting, []
+        now_s = self._stopwatch()
+        if self._shaped_s is None or now_s - self._shaped_s >= TRAFFIC_S:
+            self._steering.shape(*traffic_of(await self._ledger.traffic(TRAFFIC_DAYS)))
+            self._shaped_s = now_s
+        if not waiting:
+            return
+        rules = self._rules()
+        for packed in waiting:
+            try:
+                self._steering.heard(read(packed), rules, now_s)
+            except ValueError:
+                logger.exception("a replica's opportunities cannot be read")
+        results = await self._results(self._steering.news)
+        shared = {
+            id_: Limits(settings.target_roas, settings.daily_budget_micros)
+            for id_, settings in self._ledger.portfolios().items()
+        }
+        word = self._steering.step(rules, results, shared)
+        for brand_id in word.frozen.keys() - self._frozen.keys():
+            logger.error("%s is frozen at last night's λ: %s", brand_id, word.frozen[brand_id])
+        for brand_id in self._frozen.keys() - word.frozen.keys():
+            logger.warning("%s is steered again", brand_id)
+        self._frozen = word.frozen
+        self._ledger.steer(word.steered)
+
+    def _rules(self) -> dict[str, Rules]:
+        now = self._ledger.now()
+        days: dict[str, tuple[dt.date, float, float]] = {}
+        rules = {}
+        for brand_id, settings in self._ledger.brands().items():
+            timezone = settings.timezone
+            if timezone not in days:
+                start = midnight(timezone, day_of(timezone, now))
+                end = day_ends_at(timezone, now)
+                days[timezone] = day_of(timezone, now), (now - start).total_seconds(), (end - start).total_seconds()
+            day, now_s, day_s = days[timezone]
+            rules[brand_id] = Rules(
+                day,
+                settings.target_roas,
+                settings.daily_budget_micros,
+                settings.exploration,
+                settings.portfolio_id,
+                self._ledger.night_kappa(brand_id),
+                self._ledger.has_fit(brand_id),
+                now_s,
+                day_s,
+            )
+        return rules
+
+    async def _results(self, brand_ids: frozenset[str]) -> dict[str, Results]:
+        least = self._settings.min_impressions
+        found = {}
+        for brand_id, (budget, sums) in (await self._ledger.days_of(brand_ids)).items():
+            # Too few impressions say nothing of revenue: then it is what was predicted.
+            revenue = None
+            if sums.impressions >= max(least, 1):
+                revenue = self._completed(brand_id, sums.revenue_micros, sums.pending_revenue_micros)
+            found[brand_id] = Results(budget.settled_micros, budget.reserved_micros, revenue)
+        return found

@@ -1,0 +1,175 @@
+"""λ by day over all brands: what replicas saw and the books say, to what brands bid with."""
+
+import datetime as dt
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ledger.resolve import CALM_LOOKS, Limits
+from ledger.seen import OUTBID, TOO_DEAR, UNDECIDED, WON, Opportunity, Seen, read
+from ledger.steering import SEEN_LEAST, Results, Rules, Steering, traffic_of
+
+DAY = dt.date(2024, 5, 1)
+NOON, LENGTH = 43_200.0, 86_400.0
+
+
+def rules(**changes) -> Rules:
+    usual = {
+        "day": DAY, "target_roas": 2.0, "budget_micros": None, "exploration": 0.02, "portfolio_id": None,
+        "night_kappa": 2.0, "has_fit": False, "now_s": NOON, "day_s": LENGTH,
+    }  # fmt: skip
+    return Rules(**{**usual, **changes})
+
+
+def market(brand_id="b", number=5000, seed=0, fate=WON):
+    random = np.random.default_rng(seed)
+    costs = random.lognormal(6, 0.5, number)
+    revenues = costs * random.lognormal(0.5, 0.8, number)
+    return [Opportunity(brand_id, r, c, fate) for r, c in zip(revenues.tolist(), costs.tolist(), strict=True)]
+
+
+def told(opportunities) -> dict:
+    seen = Seen()
+    seen.add(opportunities)
+    return read(seen.take())
+
+
+def kappa_of(steering, rule, results=None, brand_id="b", shared=None):
+    word = steering.step({brand_id: rule}, {brand_id: results or Results()}, shared or {})
+    return word.steered[brand_id].kappa
+
+
+def test_what_was_seen_survives_the_trip():
+    mine = [*market("b", 50), *market("c", 30, seed=1, fate=OUTBID), Opportunity("d", 0.0, 0.0, TOO_DEAR)]
+    found = told(mine)
+    assert found.keys() == {"b", "c", "d"}
+    for brand_id, number in (("b", 50), ("c", 30), ("d", 1)):
+        some = [one for one in mine if one.brand_id == brand_id]
+        expected = [sum(one.revenue_micros for one in some), sum(one.cost_micros for one in some), number]
+        assert found[brand_id].sketch.totals() == pytest.approx(expected)
+    assert found["b"].won_micros == found["b"].eligible_micros == pytest.approx(found["b"].sketch.totals()[1])
+    assert (found["c"].won_micros, found["c"].won_revenue_micros) == (0.0, 0.0)
+    assert found["c"].eligible_micros > 0 and found["d"].eligible_micros == 0
+    assert Seen().take() == b"" and read(b"") == {}
+
+
+@pytest.mark.parametrize("broken", [b"x", b"\x81\xa1b\x94\xc4\x01x\x00\x00\x00"])
+def test_what_cannot_be_read_is_refused(broken):
+    with pytest.raises(ValueError):
+        read(broken)
+
+
+def test_a_brand_of_which_little_was_seen_keeps_its_nights_lambda():
+    steering, rule = Steering(), rules()
+    steering.heard(told(market(number=SEEN_LEAST - 1)), {"b": rule}, 0.0)
+    assert steering.step({"b": rule}, {}, {}).steered == {}
+    steering.heard(told(market(number=1)), {"b": rule}, 1.0)
+    assert steering.step({"b": rule}, {}, {}).steered.keys() == {"b"}
+
+
+def test_without_a_limit_that_binds_lambda_falls_to_where_the_day_meets_its_target():
+    steering, rule = Steering(), rules(now_s=600.0, target_roas=2.6)
+    steering.heard(told(market(number=20_000)), {"b": rule}, 0.0)
+    kappa = kappa_of(steering, rule)
+    won = [one for one in market(number=20_000, seed=9) if one.revenue_micros >= kappa * one.cost_micros]
+    roas = sum(one.revenue_micros for one in won) / sum(one.cost_micros for one in won)
+    assert 0.1 < kappa < rule.target_roas
+    assert 2.5 <= roas <= 2.7
+
+
+def test_a_budget_that_is_nearly_spent_raises_lambda():
+    def after(spent):
+        steering, rule = Steering(), rules(budget_micros=10_000_000)
+        steering.heard(told(market(number=20_000)), {"b": rule}, 0.0)
+        return kappa_of(steering, rule, Results(settled_micros=spent))
+
+    assert after(9_900_000) > after(5_000_000) > after(0) >= 0
+
+
+def test_what_others_win_is_not_counted_on():
+    """Half of what λ lets through is lost to better bids: the same budget then lasts for a lower λ."""
+
+    def with_fates(*fates):
+        steering, rule = Steering(), rules(budget_micros=2_000_000, now_s=600.0)
+        parts = [one._replace(fate=fates[n % len(fates)]) for n, one in enumerate(market(number=20_000))]
+        steering.heard(told(parts[:10_000]), {"b": rule}, 0.0)
+        steering.heard(told(parts[10_000:]), {"b": rule}, 1.0)
+        return kappa_of(steering, rule)
+
+    assert with_fates(WON, OUTBID) < 0.97 * with_fates(WON)
+    assert with_fates(WON, UNDECIDED) == pytest.approx(with_fates(WON), rel=0.02)
+
+
+def test_members_share_their_portfolios_budget():
+    def both(budget):
+        steering = Steering()
+        rule = rules(portfolio_id="f", now_s=600.0)
+        members = {"b": rule, "c": rule}
+        steering.heard(told([*market("b", 5000), *market("c", 5000, seed=3)]), members, 0.0)
+        word = steering.step(members, {}, {"f": Limits(None, budget)})
+        return [word.steered[id_].kappa for id_ in "bc"]
+
+    narrow, wide = both(3_000_000.0), both(None)
+    assert min(narrow) > max(wide)
+    assert narrow[0] == pytest.approx(narrow[1], rel=1e-6), "the portfolio's price is the same for all"
+
+
+def test_a_new_day_starts_with_the_nights_lambda_again():
+    steering, rule = Steering(), rules(budget_micros=1_000_000)
+    steering.heard(told(market()), {"b": rule}, 0.0)
+    kappa_of(steering, rule, Results(settled_micros=999_000))
+    tomorrow = rules(day=DAY + dt.timedelta(days=1), budget_micros=1_000_000, now_s=1.0)
+    steering.heard(told(market(number=1)), {"b": tomorrow}, 9.0)
+    assert steering.step({"b": tomorrow}, {}, {}).steered == {}, "too little was seen of the new day"
+
+
+def test_a_brand_that_is_no_longer_ours_is_forgotten():
+    steering, rule = Steering(), rules()
+    steering.heard(told(market()), {"b": rule}, 0.0)
+    assert steering.step({"b": rule}, {}, {}).steered
+    assert steering.step({}, {}, {}).steered == {}
+    steering.heard(told(market()), {}, 1.0)
+    assert steering.news == frozenset()
+
+
+def test_spending_far_beyond_its_pace_freezes_the_brand_until_it_is_calm():
+    steering, rule = Steering(), rules(budget_micros=1_000_000, now_s=8640.0, exploration=0.05, night_kappa=1.5)
+    steering.heard(told(market()), {"b": rule}, 0.0)
+    word = steering.step({"b": rule}, {"b": Results(settled_micros=500_000)}, {})
+    assert "pace" in word.frozen["b"]
+    assert word.steered["b"] == (1.5, 0.05)
+    calm = rules(budget_micros=1_000_000, now_s=NOON, exploration=0.05, night_kappa=1.5)
+    for _ in range(CALM_LOOKS):
+        assert word.frozen
+        steering.heard(told(market(number=10)), {"b": calm}, 1.0)
+        word = steering.step({"b": calm}, {"b": Results(settled_micros=500_000)}, {})
+    assert word.frozen == {} and word.steered["b"].share_most == 1.0
+
+
+def test_revenue_below_its_prediction_raises_lambda():
+    def with_revenue(revenue):
+        steering, rule = Steering(), rules(now_s=600.0)
+        steering.heard(told(market(number=20_000)), {"b": rule}, 0.0)
+        return kappa_of(steering, rule, Results(settled_micros=1_000_000, revenue_micros=revenue))
+
+    assert with_revenue(1_500_000.0) > with_revenue(2_500_000.0)
+
+
+def test_a_days_shape_is_learned_from_its_hours():
+    usual, own = traffic_of([("b", hour, 1e9 if hour < 12 else 0.0) for hour in range(24)] + [("c", 3, 1.0)])
+    assert own["b"].share(43_200, 86_400) == pytest.approx(1.0, abs=1e-3)
+    assert usual.share(43_200, 86_400) == pytest.approx(1.0, abs=1e-3)
+    assert own["c"].share(43_200, 86_400) == pytest.approx(1.0, abs=1e-3), "little history: the usual shape"
+    assert traffic_of([])[0].share(21_600, 86_400) == pytest.approx(0.25)
+
+
+@given(st.lists(st.tuples(st.sampled_from("bcd"), st.integers(0, 23), st.floats(0, 1e9)), max_size=60))
+def test_shares_of_a_day_never_fall(impressions):
+    usual, own = traffic_of(impressions)
+    for traffic in (usual, *own.values()):
+        shares = [traffic.share(hour * 1800.0, LENGTH) for hour in range(49)]
+        assert shares[0] == 0.0 and shares[-1] == 1.0
+        assert all(a <= b for a, b in itertools.pairwise(shares))
