@@ -113,9 +113,12 @@ async def world(
         await first_model(database, state, settings=settings.model, redis_url=redis_url, say=lambda _: None)
         predictor = Predictor(settings, state)
         stack.push_async_callback(predictor.close)
-        actor = LedgerActor(settings.database, redis_url, settings.ledger, settings.roas)
-        stack.push_async_callback(actor.close)
-        ledger = LedgerClient([Shard(lambda: Local(actor), settings.ledger)])
+        shards = []
+        for number in range(settings.ledger.shards):
+            actor = LedgerActor(settings.database, redis_url, settings.ledger, settings.roas, number)
+            stack.push_async_callback(actor.close)
+            shards.append(Shard(lambda actor=actor: Local(actor), settings.ledger))  # type: ignore[misc]
+        ledger = LedgerClient(shards)
         beating = asyncio.create_task(ledger.keep_beating())
         stack.callback(beating.cancel)
         await ledger.beat_within(10.0)

@@ -23,9 +23,9 @@ PLACE = {"partner_id": "p-1", "slot_id": "s-1", "device_type": "mobile", "creati
 
 
 @asynccontextmanager
-async def served(database_url: str, redis_url: str, folder: Path) -> AsyncIterator[World]:
+async def served(database_url: str, redis_url: str, folder: Path, **environ: str) -> AsyncIterator[World]:
     """A world with a brand whose bids win; its books must balance at the end."""
-    async with world(database_url, redis_url, folder / "state") as found:
+    async with world(database_url, redis_url, folder / "state", **environ) as found:
         await found.brand("cheap", daily_budget_micros=1_000_000, target_roas=0.01)
         yield found
         assert await audit(found.database) == []

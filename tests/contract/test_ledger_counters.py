@@ -27,6 +27,7 @@ from ledger import (
 )
 from ledger.audit import audit
 from ledger.counters import built_key, gauges_key
+from tests.contract.replica import reserve
 from tests.contract.test_ledger import NOON, Clock, claim, event
 
 MINUTE = dt.timedelta(minutes=1)
@@ -172,7 +173,7 @@ async def test_it_is_looked_at_once_a_minute(ledger, counters, redis, clock):
 async def test_budgets_and_new_brands_show_sooner(ledger, counters, redis, clock):
     await brand(ledger)
     await counters.beat()
-    await ledger.reserve([claim(clock, "r")])
+    await reserve(ledger, [claim(clock, "r")])
     await brand(ledger, "new")
     clock.forward(dt.timedelta(seconds=4))
     await counters.beat()
@@ -264,7 +265,7 @@ async def test_without_redis_money_goes_on_and_one_line_is_logged(ledger, clock,
     await brand(ledger)
     for _ in range(3):
         await counters.beat()
-        (award,) = await ledger.reserve([claim(clock, f"r{clock().isoformat()}")])
+        (award,) = await reserve(ledger, [claim(clock, f"r{clock().isoformat()}")])
         assert award.wins
         clock.forward(MINUTE)
     assert [record.message for record in caplog.records if record.name == "paceline.counters"] == [
