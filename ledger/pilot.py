@@ -41,7 +41,7 @@ class Pilot:
         stopwatch: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ledger, self._settings, self._completed, self._stopwatch = ledger, settings, completed, stopwatch
-        self._steering = Steering()
+        self._steering = Steering(settings.watch_s)
         self._waiting: list[bytes] = []
         self._shaped_s: float | None = None
         self._frozen: dict[str, str] = {}

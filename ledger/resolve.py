@@ -50,6 +50,13 @@ FACTOR_BOUNDS = (0.3, 1.5)
 FACTOR_SPREAD = 0.3
 """How far, as a standard deviation, a day's factor is believed to be from 1 before anything was realised."""
 
+LEVEL_COUNT, LEVEL_BINS, LEVEL_SIGMAS = 500, 3.0, 5.0
+"""After so many opportunities the market's level is compared; so many eighths of an octave, and so many standard
+deviations, are no chance."""
+
+SOMETHING_MICROS = 1e-3
+"""Predicted revenue below this is none."""
+
 RELEASE = 0.8
 """A tripped switch counts a look as calm when everything is within this share of its envelope."""
 CALM_LOOKS = 12
@@ -113,7 +120,7 @@ class Feedback:
         """From two looks at the day's sums. The factor leaves 1 as fast as the noise lets it."""
         realised, predicted = now.revenue_micros - before.revenue_micros, now.predicted_micros - before.predicted_micros
         self.noise += (realised - self.factor * predicted) ** 2
-        if now.predicted_micros > 0.0:
+        if now.predicted_micros >= SOMETHING_MICROS:
             trust = FACTOR_SPREAD**2 / (FACTOR_SPREAD**2 + self.noise / now.predicted_micros**2)
             factor = 1.0 + trust * (now.revenue_micros / now.predicted_micros - 1.0)
             self.factor = min(max(factor, FACTOR_BOUNDS[0]), FACTOR_BOUNDS[1])
@@ -131,6 +138,7 @@ class Brand:
     seen: float = 0.0  # opportunities since midnight
     earned: Earned = field(default_factory=Earned)
     feedback: Feedback = field(default_factory=Feedback)
+    recent: Sketch = field(default_factory=Sketch)  # since the last look at the market's level
     kappa: float = field(init=False)
     capped: bool = field(init=False, default=False)  # a budget asks for more than the targets do
 
@@ -146,6 +154,25 @@ class Brand:
         """Opportunities since the last time, won or not, from any replica."""
         self.seen += float(delta.sums[COUNT].sum())
         self.sketch.merge(delta)
+        self.recent.merge(delta)
+        if self.recent.totals()[COUNT] >= LEVEL_COUNT:
+            self._follow_level()
+
+    def _follow_level(self) -> None:
+        """When everything has become worth more or less, what was seen before is taken to have, too.
+
+        A payout that is cut moves all ratios at once, which some hundred ordinary opportunities tell; the rare ones
+        that bring the most revenue would take a day to.
+        """
+        before = Sketch(np.maximum(self.sketch.sums - self.recent.sums, 0.0))
+        (was, was_variance, seen), (now, now_variance, count) = before.level(), self.recent.level()
+        if min(seen, count) >= LEVEL_COUNT / 2:
+            moved = now - was
+            if abs(moved) >= max(LEVEL_BINS, LEVEL_SIGMAS * math.sqrt(was_variance / seen + now_variance / count)):
+                before.shift(round(moved))
+                before.merge(self.recent)
+                self.sketch = before
+        self.recent = Sketch()
 
     def earns(self, earned: Earned) -> None:
         """The day's sums as they stand now."""
@@ -255,7 +282,7 @@ class _Day(NamedTuple):
                 earned.revenue_micros + feedback.factor * earned.held_revenue_micros,
                 cost,
                 feedback.factor,
-                feedback.noise / earned.predicted_micros if earned.predicted_micros > 0.0 else 0.0,
+                feedback.noise / max(earned.predicted_micros, SOMETHING_MICROS),
                 brand.first_kappa,
                 COLD_WEIGHT if brand.night_kappa is None else NIGHT_WEIGHT,
                 brand.seen,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, Field, PositiveFloat, PositiveInt
+from pydantic import BaseModel, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from ledger.shards import SHARDS_MOST
 
@@ -39,6 +39,8 @@ class RoasSettings(BaseModel, frozen=True, extra="forbid", use_attribute_docstri
     """Below it the current ROAS is unknown and nothing is throttled."""
     resolve_s: PositiveFloat = 5.0
     """How often λ is solved for anew during the day."""
+    watch_s: NonNegativeFloat = 300.0
+    """How long a brand's opportunities are watched before λ moves by day: a minute's rush says little of a day."""
     refresh_s: PositiveFloat = 60.0
     """How often the current ROAS and the throttle are computed from the Redis counters."""
 

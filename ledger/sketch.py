@@ -40,7 +40,8 @@ def bins_of(revenue: Floats, cost: Floats) -> npt.NDArray[np.intp]:
     [0, 97, 193]
     """
     # A cost of nothing is a ratio without bound; nothing for nothing is worth nothing.
-    ratio = np.divide(revenue, cost, out=np.where(revenue > 0.0, np.inf, 0.0), where=cost > 0.0)
+    with np.errstate(over="ignore"):
+        ratio = np.divide(revenue, cost, out=np.where(revenue > 0.0, np.inf, 0.0), where=cost > 0.0)
     return np.searchsorted(EDGES, ratio, side="right")
 
 
@@ -110,6 +111,35 @@ class Sketch:
     def fade(self, factor: float) -> None:
         """All that was seen so far counts this much of what it did, in [0, 1]."""
         self.sums[...] *= factor
+
+    def level(self) -> tuple[float, float, float]:
+        """Mean and variance of the bin, and the number, of the opportunities that are worth and cost something."""
+        count = self.sums[COUNT, 1:-1]
+        number = float(count.sum())
+        if number <= 0.0:
+            return 0.0, 0.0, 0.0
+        bins = np.arange(1, BINS - 1)
+        mean = float(count @ bins) / number
+        return mean, float(count @ (bins - mean) ** 2) / number, number
+
+    def shift(self, bins: int) -> None:
+        """As if every opportunity had been worth so many bins more, or less: its revenue times 2^(bins ÷ 8).
+
+        >>> sketch = Sketch()
+        >>> sketch.add(3.0, 2.0)
+        >>> sketch.shift(-BINS_PER_OCTAVE)
+        >>> sketch.totals().tolist()
+        [1.5, 2.0, 1.0]
+        """
+        sums = self.sums
+        moved = np.zeros_like(sums)
+        # What is worth nothing or costs nothing stays where it is.
+        to = np.clip(np.arange(1, BINS - 1) + bins, 1, BINS - 2)
+        for row in (REVENUE, COST, COUNT):
+            moved[row, 1:-1] = np.bincount(to, sums[row, 1:-1], BINS)[1:-1]
+            moved[row, [0, -1]] = sums[row, [0, -1]]
+        moved[REVENUE] *= 2.0 ** (bins / BINS_PER_OCTAVE)
+        self._sums = moved
 
     def totals(self) -> Floats:
         """(3,) Σ revenue and Σ cost in micros, and the number."""

@@ -79,7 +79,8 @@ class _Steered:
     switch: KillSwitch = field(default_factory=KillSwitch)
     eligible_micros: float = 0.0
     won_micros: float = 0.0
-    heard_s: float = 0.0
+    first_s: float = 0.0  # heard of first
+    heard_s: float = 0.0  # and last
     day_cost_micros: float = 0.0  # predicted, of the day's wins
     day_revenue_micros: float = 0.0
 
@@ -92,9 +93,14 @@ class _Steered:
 
 
 class Steering:
-    """Times are seconds of any clock that does not go backwards."""
+    """Times are seconds of any clock that does not go backwards.
 
-    def __init__(self) -> None:
+    Args:
+        watch_s: how long a brand's opportunities must have been watched: a minute's rush says little of a day.
+    """
+
+    def __init__(self, watch_s: float = 0.0) -> None:
+        self._watch_s = watch_s
         self._brands: dict[str, _Steered] = {}
         self._groups: dict[GroupKey, Group] = {}
         self._news: set[str] = set()
@@ -117,8 +123,11 @@ class Steering:
         for brand_id, news in seen.items():
             if (rule := rules.get(brand_id)) is None:
                 continue
+            is_new = brand_id not in self._brands
             one = self._brand(brand_id, rule)
-            keep = 0.5 ** (max(now_s - one.heard_s, 0.0) / COMPETITION_HALF_LIFE_S) if one.heard_s else 0.0
+            if is_new:
+                one.first_s = one.heard_s = now_s
+            keep = 0.5 ** (max(now_s - one.heard_s, 0.0) / COMPETITION_HALF_LIFE_S)
             one.heard_s = now_s
             one.eligible_micros = one.eligible_micros * keep + news.eligible_micros
             one.won_micros = one.won_micros * keep + news.won_micros
@@ -154,7 +163,7 @@ class Steering:
         steered: dict[str, Steered] = {}
         frozen: dict[str, str] = {}
         for brand_id, one in self._brands.items():
-            if one.brand.seen >= SEEN_LEAST:
+            if one.brand.seen >= SEEN_LEAST and one.heard_s - one.first_s >= self._watch_s:
                 steered[brand_id] = self._decide(one, rules[brand_id])
                 if one.switch.reason is not None:
                     frozen[brand_id] = one.switch.reason

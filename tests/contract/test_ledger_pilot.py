@@ -40,7 +40,7 @@ async def ledger(database, clock):
 
 @pytest.fixture
 def pilot(ledger, clock):
-    return Pilot(ledger, RoasSettings(min_impressions=3), stopwatch=lambda: clock.now.timestamp())
+    return Pilot(ledger, RoasSettings(min_impressions=3, watch_s=0), stopwatch=lambda: clock.now.timestamp())
 
 
 def seen(*opportunities) -> bytes:

@@ -70,6 +70,15 @@ def test_a_brand_of_which_little_was_seen_keeps_its_nights_lambda():
     assert steering.step({"b": rule}, {}, {}).steered.keys() == {"b"}
 
 
+def test_a_rush_is_watched_for_a_while_before_lambda_moves():
+    steering, rule = Steering(watch_s=300.0), rules(budget_micros=100_000)
+    steering.heard(told(market()), {"b": rule}, 1000.0)
+    steering.heard(told(market()), {"b": rule}, 1299.0)
+    assert steering.step({"b": rule}, {}, {}).steered == {}
+    steering.heard(told(market(number=1)), {"b": rule}, 1300.0)
+    assert steering.step({"b": rule}, {}, {}).steered["b"].kappa > rule.target_roas
+
+
 def test_without_a_limit_that_binds_lambda_falls_to_where_the_day_meets_its_target():
     steering, rule = Steering(), rules(now_s=600.0, target_roas=2.6)
     steering.heard(told(market(number=20_000)), {"b": rule}, 0.0)
