@@ -74,6 +74,7 @@ class _Beaten(NamedTuple):
 
     replies: list[Reply]
     recalls: set[tuple[int, str]]  # session, brand: asked to return what it does not use
+    live: list[Beat]  # those that were not stale
 
 
 class Ledger:
@@ -215,15 +216,16 @@ class Ledger:
             asking = {beat.session_id for beat in live}
             lenders = self._store.lenders(connection, leasing.short) if leasing.short else {}
             recalls = {(key.session_id, key.brand_id) for key in lenders if key.session_id not in asking}
-            return _Beaten(replies, recalls)
+            return _Beaten(replies, recalls, live)
 
-        replies, recalls = await self._move(work)
+        replies, recalls, live = await self._move(work)
         for session_id, brand_id in recalls:
             self._recalls.setdefault(session_id, set()).add(brand_id)
         return [
             replace(
                 reply,
-                recalled=tuple(sorted(self._recalls.pop(reply.session_id, ()))),
+                # Nobody hears the answer to a stale beat.
+                recalled=tuple(sorted(self._recalls.pop(reply.session_id, ()))) if beat in live else (),
                 terms=self.terms(beat.known_version),
             )
             for beat, reply in zip(beats, replies, strict=True)
@@ -482,11 +484,14 @@ class Ledger:
                 logger.warning("session %d is silent: its leases wait until its wins have expired", session.session_id)
                 self._store.put_sessions(connection, [session._replace(status=LAPSED)])
                 self._quarantine(connection, session.session_id, now)
+        self._store.close_emptied(connection)
 
     def _quarantine(self, connection: Connection, session_id: int, now: dt.datetime) -> None:
         """What a session has not returned stays debited until the last win that it may have made has expired."""
-        ttl = dt.timedelta(seconds=self._lifetimes.reservation_ttl_s)
-        lasting = max(ttl, dt.timedelta(days=self._lifetimes.conversion_days))
+        # Its last win may have been drawn until its lease ended, from an answer that it had just heard.
+        drawing = dt.timedelta(seconds=self._settings.lease_s)
+        ttl = dt.timedelta(seconds=self._lifetimes.reservation_ttl_s) + drawing
+        lasting = max(ttl, dt.timedelta(days=self._lifetimes.conversion_days) + drawing)
         self._store.quarantine(connection, session_id, now + ttl, now + lasting)
 
     def _end_quarantines(self, connection: Connection) -> int:

@@ -43,11 +43,11 @@ RETRY_S = 0.1
 BEAT_S = 10.0
 """A beat that has not been answered by then is given up; the next one states everything anew."""
 
-SILENCE_S = 3.0
-"""A ledger that has not even said its name for so long is replaced."""
-
 ASK_AT_FIRST = 8
 """So many bids without a lease are asked for at once, then twice as many…"""
+
+ASK_MOST = 16
+"""…and so many times: an answer that helps nothing is no reason to go on."""
 
 COLD_WAIT_S = 0.25
 """A request that could be served by a lower bid waits so long for the leases of better ones."""
@@ -193,11 +193,11 @@ class Shard:
                 now_s = self._clock()
                 if now_s - began_s > BEAT_S:
                     raise LedgerUnavailable("the ledger did not answer in time")
-                if now_s - heard_s > SILENCE_S and self._replace is not None:
+                if now_s - heard_s > self._settings.silence_s and self._replace is not None:
                     logger.error("the ledger has been silent for %.0f s: replacing it", now_s - heard_s)
                     self._handle = await asyncio.to_thread(self._replace)
                     raise LedgerUnavailable("the ledger was silent and has been replaced")
-                await asyncio.wait([call], timeout=SILENCE_S / 3)
+                await asyncio.wait([call], timeout=self._settings.silence_s / 3)
                 if not call.done() and await self._says_its_name():
                     heard_s = self._clock()
             reply: Reply = await call
@@ -207,7 +207,7 @@ class Shard:
 
     async def _says_its_name(self) -> bool:
         try:
-            async with asyncio.timeout(SILENCE_S / 3):
+            async with asyncio.timeout(self._settings.silence_s / 3):
                 await self.call("identity")
         except (LedgerError, TimeoutError):
             return False
@@ -245,7 +245,7 @@ class LedgerClient:
         """
         until = time.monotonic() + claim.within_s
         patience, step = min(until, time.monotonic() + COLD_WAIT_S), ASK_AT_FIRST
-        while True:
+        for _ in range(ASK_MOST):
             now_s = time.monotonic()
             chosen, refused, missing = self._choose(claim, now_s)
             asked = [offer for offer in missing if self._shard(offer).is_reachable][:step]
@@ -254,13 +254,13 @@ class LedgerClient:
                 break
             for offer in asked:
                 self._shard(offer).leases.want(offer)
-            if not await _within(waits_s, [shard.beaten() for shard in {self._shard(offer) for offer in asked}]):
-                chosen, refused, missing = self._choose(claim, time.monotonic())
-                break
+            await _within(waits_s, [shard.beaten() for shard in {self._shard(offer) for offer in asked}])
             step *= 2
+        now_s = time.monotonic()
+        chosen, refused, missing = self._choose(claim, now_s)
         for offer in missing:  # for those who come after us
             self._shard(offer).leases.want(offer)
-        if time.monotonic() >= until and missing:
+        if now_s >= until:  # nobody waits any more
             return Award((), refused | {offer.bid_id: NO_LEASE for offer in chosen})
         return Award(self._draw(claim, chosen), refused)
 

@@ -34,7 +34,8 @@ def bid(bid_id: str = "b", brand: str = "x", **changes: object) -> Bid:
 def terms(
     lambda_: float = 0.5, multiplier: float = 1.0, share: float = 1.0, currency: str = "EUR", active: bool = True
 ) -> BrandTerms:
-    return BrandTerms(currency, active, 1.0, multiplier, lambda_, share, share < 1, MIDNIGHT)
+    day = MIDNIGHT.date() - dt.timedelta(days=1)
+    return BrandTerms(currency, active, 1.0, multiplier, lambda_, share, share < 1, day, MIDNIGHT, None, None, None)
 
 
 def expect(*revenue: float, ctr: float = 0.01, cvr: float = 0.001) -> Expectation:

@@ -1,19 +1,21 @@
 """A ledger in a dict: the pure rules with nothing around them."""
 
-import dataclasses
 import datetime as dt
 import itertools
+from dataclasses import replace
 from types import SimpleNamespace
 
 from db.brands import BrandSettings
+from ledger import ids
 from ledger.account import Budget
 from ledger.brand import Brand
-from ledger.claims import Awarding, Recorded
-from ledger.page import BudgetKey, Entry, Page, budget_keys
+from ledger.days import day_ends_at
+from ledger.leasing import Leasing, Recorded
+from ledger.page import BudgetKey, Entry, LeaseKey, Lent, Page
 from ledger.posting import Posting
-from ledger.reservation import Lifetimes, Reservation
+from ledger.reservation import OPEN, Lifetimes, Reservation, due_at, expires_at
 from ledger.settlement import Figures, RowKey
-from ledger.types import Award, Claim, Event, Offer, Result, Tuple
+from ledger.types import BrandTerms, Claim, Event, Offer, Result, Terms, Tuple, WinRecord
 
 NOW = dt.datetime(2024, 5, 1, 12, tzinfo=dt.UTC)
 LIVES = Lifetimes(1800.0, 30)
@@ -34,6 +36,12 @@ def claim(*offers: Offer, request_id: str = "r", winners: int = 1, body: str = "
     return Claim("sub", request_id, body, winners, offers, within_s=1.0)
 
 
+def terms_of(**changes) -> BrandTerms:
+    """A brand's, with a budget of 1000 for a day that ends at midnight."""
+    known = BrandTerms("EUR", True, 1.0, 1.0, 1.0, 1.0, False, NOW.date(), day_ends_at("UTC", NOW), None, 1000, None)
+    return replace(known, **changes)
+
+
 def event(
     event_id: str, type_: str, *, place: bool = True, at: dt.datetime = NOW, brand_id: str = "b", **fields
 ) -> Event:
@@ -41,6 +49,18 @@ def event(
         {"slot_id": "s", "device_type": "mobile", "creative_type": "160x600", "placement_score": 0.5} if place else {}
     )
     return Event(event_id, type_, at, brand_id, **({"partner_id": "p"} | slot | fields))
+
+
+def drawn(
+    sequence: int = 1, amount: int = 100, session_id: int = 1, model: str = "cpm", at: dt.datetime = NOW
+) -> ids.Drawn:
+    return ids.Drawn(int(at.timestamp() * 1000), session_id, sequence, amount, at.date(), model)
+
+
+def win(one: ids.Drawn, brand_id: str = "b", request_id: str = "r", award_id: str = "a") -> WinRecord:
+    """What a replica tells of a win that it has drawn."""
+    id_ = ids.encode(one, brand_id, "p", b"secret")
+    return WinRecord(id_, award_id, "sub", request_id, "body", "bid", where(brand_id))
 
 
 class Books:
@@ -53,48 +73,73 @@ class Books:
         }
         self.now = NOW
         self.budgets: dict[BudgetKey, Budget] = {}
+        self.leases: dict[LeaseKey, Lent] = {}
         self.reservations: dict[str, Reservation] = {}
         self.figures: dict[RowKey, Figures] = {}
-        self.claimed: dict[tuple[str, str], list[tuple[str, str, str]]] = {}
         self.rows: list[SimpleNamespace] = []
         self.entries: list[Entry] = []
+        self.said: dict[str, dict] = {}
+        """What only the record of a win knows, by its reservation."""
         self._ids = map("res-{}".format, itertools.count(1))
 
     def page(self, keys) -> Page:
         found = [self.budgets[key] for key in keys if key in self.budgets]
-        return Page(self.now, found, lambda owner, owner_id: self.limits[(owner, owner_id)])
+        return Page(self.now, found, lambda owner, owner_id: self.limits[(owner, owner_id)], self.leases)
 
     def write(self, page: Page) -> None:
         self.budgets |= page.changed_budgets
+        self.leases = {key: lent for key, lent in (self.leases | page.changed_leases).items() if lent.leased_micros}
         self.reservations |= page.new_reservations | page.changed_reservations
         self.entries += page.entries
 
-    def reserve(self, *claims: Claim) -> list[Award]:
-        keys = {
-            key
-            for brand in self.brands.values()
-            for key in budget_keys(brand.brand_id, brand.settings.portfolio_id, brand.day(self.now))
-        }
-        page = self.page(keys)
-        awarding = Awarding(page, self._recorded(), self.brands, LIVES, lambda: next(self._ids))
-        awards = [awarding.award(claim) for claim in claims]
-        for id_, row in awarding.rows.items():
-            self.claimed.setdefault((row["sub"], row["request_id"]), []).append(
-                (row["request_hash"], row["bid_id"], id_)
-            )
-        self.write(page)
-        for id_ in awarding.confirmed:
-            self.reservations[id_] = dataclasses.replace(self.reservations[id_], confirmed=True)
-        return awards
+    def reserve(self, *claims: Claim) -> None:
+        """Each claim's first offer wins: lent, drawn and recorded at once, as `res-1`, `res-2`…"""
+        for claim in claims:
+            (offer, *_) = claim.offers
+            brand = self.brands[offer.where.brand_id]
+            key = LeaseKey(1, brand.brand_id, brand.day(self.now))
+            page = self.page(self.budgets)
+            page.lend(key, brand.settings.portfolio_id, offer.amount_micros, lasting=True)
+            page.hold(key, self._hold(offer, brand.settings.portfolio_id, key.day))
+            self.write(page)
 
-    def _recorded(self) -> dict[tuple[str, str], list[Recorded]]:
-        found: dict[tuple[str, str], list[Recorded]] = {}
-        for request, wins in self.claimed.items():
-            for request_hash, bid_id, id_ in wins:
-                held = self.reservations[id_]
-                win = Recorded(request_hash, held.status, bid_id, id_, held.amount_micros, held.expires_at)
-                found.setdefault(request, []).append(win)
-        return found
+    def _hold(self, offer: Offer, portfolio_id: str | None, day: dt.date) -> Reservation:
+        end = expires_at(offer.pricing_model, self.now, LIVES)
+        return Reservation(
+            next(self._ids), offer.where.brand_id, portfolio_id, offer.where.partner_id, offer.pricing_model, day,
+            offer.amount_micros, offer.amount_micros, 0, OPEN, self.now, end,
+            due_at(offer.pricing_model, self.now, end, self.now), session_id=1, award_id="award",
+        )  # fmt: skip
+
+    def leasing(self, holders: int = 1) -> tuple[Page, Leasing]:
+        """One transaction of beats; `write_beats` ends it."""
+        page = self.page(self.budgets)
+        recorded: dict[tuple[str, str], list[Recorded]] = {}
+        for id_, said in self.said.items():
+            held = self.reservations[id_]
+            one = Recorded(held.award_id, id_, held.brand_id, held.status)
+            recorded.setdefault((said["sub"], said["request_id"]), []).append(one)
+        return page, Leasing(page, self.brands, self.reservations, recorded, LIVES, holders)
+
+    def write_beats(self, page: Page, leasing: Leasing) -> None:
+        self.write(page)
+        self.said |= leasing.rows | leasing.completed
+        for id_, said in leasing.completed.items():
+            self.reservations[id_] = replace(self.reservations[id_], award_id=said["award_id"])
+
+    def terms(self, version: int = 1) -> Terms:
+        return Terms(version, {id_: self._terms_of(brand) for id_, brand in self.brands.items()})
+
+    def _terms_of(self, brand: Brand) -> BrandTerms:
+        settings = brand.settings
+        return terms_of(
+            active=settings.active,
+            day=brand.day(self.now),
+            day_ends_at=day_ends_at(settings.timezone, self.now),
+            portfolio_id=settings.portfolio_id,
+            budget_micros=settings.daily_budget_micros,
+            portfolio_budget_micros=self.limits.get(("portfolio", settings.portfolio_id or "")),
+        )
 
     def end(self, reservation_id: str, status: str) -> None:
         page = self.page(self.budgets)

@@ -12,6 +12,7 @@ from ledger.reservation import (
     OPEN,
     RETURNED,
     SETTLED,
+    VOID,
     Lifetimes,
     Reservation,
     due_at,
@@ -84,7 +85,7 @@ def test_a_hold_never_grows_and_is_looked_at_until_it_ends(amount, pricing_model
         assert not held.is_open
 
 
-@pytest.mark.parametrize("status", [SETTLED, EXPIRED, RETURNED])
+@pytest.mark.parametrize("status", [SETTLED, EXPIRED, RETURNED, VOID])
 def test_a_hold_ends_once(status):
     ended = reservation().end(status, START)
     assert (ended.held_micros, ended.due_at, ended.ended_at) == (0, None, START)
@@ -98,3 +99,4 @@ def test_only_money_that_went_back_makes_a_cost_late():
     assert not reservation().end(SETTLED, START).is_late
     assert reservation().end(EXPIRED, START).is_late
     assert reservation().end(RETURNED, START).is_late
+    assert reservation().end(VOID, START).is_late, "there was none"
