@@ -1,248 +1,61 @@
-"""`make bench`: requests/s beside what one would write instead, in turns, as ratios of medians."""
+"""`make bench`: all parts, or `python -m bench PART …`; what they find goes into bench/results.md, part by part."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import datetime as dt
 import os
 import platform
 import re
-import secrets
-import shutil
-import statistics
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
 
-import httpx
-import numpy as np
-
-from bench import ledger
-from serve_app import processes, token
-from training.lagrange import Constraint, Opportunities, fit, lp_gap, sample
+from bench import http, ledger, night
 
 ROOT = Path(__file__).resolve().parent.parent
-SHARED = ROOT.parent / "shared"
-PEER, LOAD, DATA = (
-    SHARED / "bench" / "peer_fastapi.py",
-    SHARED / "bench" / "score.lua",
-    SHARED / "data" / "online_ads.csv.gz",
-)
 RESULTS = ROOT / "bench" / "results.md"
-BIDS, TREES, LEAVES = 50, 300, 63
-READY_S = 240.0
+TITLE = "# Results of `make bench`"
+PARTS: dict[str, Callable[[Sequence[str]], str | None]] = {
+    "http": http.main,
+    "ledger": ledger.main,
+    "night": night.main,
+}
 
 
-class Round(NamedTuple):
-    """One run of the load."""
-
-    requests_per_s: float
-    p50_ms: float
-    p99_ms: float
-
-
-class Runner(NamedTuple):
-    name: str
-    url: str
-    token: str
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    asked = sys.argv[1:] if argv is None else list(argv)
-    if asked[:1] == ["lambda"]:
-        return fit_lambda(asked[1:])
-    if asked[:1] == ["ledger"]:
-        return ledger.main(asked[1:])
-    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each (default 5)")
-    parser.add_argument("--seconds", type=int, default=8, help="length of a turn (default 8)")
-    parser.add_argument("--connections", type=int, default=16)
-    arguments = parser.parse_args(asked)
-    missing = [str(path) for path in (PEER, LOAD, DATA) if not path.exists()]
-    if missing or not shutil.which("wrk"):
-        print(
-            "cannot run: " + ("wrk is not installed" if not missing else f"{missing[0]} is not there"), file=sys.stderr
-        )
-        return 1
-    with tempfile.TemporaryDirectory(prefix="paceline-bench-") as folder, contextlib.ExitStack() as stack:
-        print("starting the peer and Paceline, each with 300 trees of 63 leaves …", flush=True)
-        peer = stack.enter_context(peer_running(Path(folder)))
-        paceline = stack.enter_context(paceline_running(Path(folder)))
-        runners = [
-            Runner("tuned peer (msgspec)", peer.url + "/api/score", peer.token),
-            Runner("idiomatic peer (pydantic)", peer.url + "/api/plain", peer.token),
-            Runner("Paceline", paceline.url + "/api/score", paceline.token),
-        ]
-        rounds: dict[str, list[Round]] = {runner.name: [] for runner in runners}
-        for number in range(arguments.rounds):
-            for runner in runners:
-                found = load(runner, arguments.seconds, arguments.connections)
-                rounds[runner.name].append(found)
-                print(f"  round {number + 1}: {runner.name}: {found.requests_per_s:.0f} requests/s", flush=True)
-    text = report(rounds, arguments.connections)
-    print(text)
-    RESULTS.write_text(text)
-    print(f"written to {RESULTS.relative_to(ROOT)}")
-    return 0
+def main(argv: Sequence[str]) -> int:
+    """Benchmarks, with peers beside."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=main.__doc__, add_help=not argv[1:])
+    parser.add_argument("part", nargs="?", choices=PARTS, help="one part only; its own options follow it")
+    asked, more = parser.parse_known_args(argv[:1])
+    failed = False
+    for name in PARTS if asked.part is None else [asked.part]:
+        found = PARTS[name]([*more, *argv[1:]])
+        if found is None:
+            failed = True
+        else:
+            print(f"{found}\n", flush=True)
+            record(name, found)
+    return int(failed)
 
 
-def fit_lambda(argv: Sequence[str]) -> int:
-    """`python -m bench lambda`: seconds of a night's λ fit, and how far from the LP's optimum it ends."""
-    parser = argparse.ArgumentParser(prog="python -m bench lambda", description=fit_lambda.__doc__)
-    parser.add_argument("--opportunities", type=int, default=1_000_000, help="(default 1,000,000)")
-    parser.add_argument("--brands", type=int, default=100, help="(default 100)")
-    parser.add_argument("--portfolios", type=int, default=20, help="that share them (default 20)")
-    arguments = parser.parse_args(argv)
-    random, each = np.random.default_rng(0), arguments.opportunities // arguments.brands
-    groups: list[dict[str, tuple[Opportunities, Constraint]]] = [{} for _ in range(arguments.portfolios)]
-    for number in range(arguments.brands):
-        cost = random.lognormal(6, 1, each)
-        revenue = cost * random.lognormal(0, 0.8, each) * random.uniform(0.6, 1.6)
-        limit = Constraint(random.uniform(1, 2), 10 * cost.sum() * random.uniform(0.1, 0.9))
-        seen = Opportunities(revenue, cost, np.full(each, 10.0))
-        groups[number % len(groups)][f"brand-{number}"] = (seen, limit)
-    shared = [Constraint(1.5, 0.6 * sum(limit.budget_micros or 0 for _, limit in group.values())) for group in groups]
-    began = time.perf_counter()
-    fits = [one for group, limit in zip(groups, shared, strict=True) for one in fit(group, limit)]
-    fitted_s = time.perf_counter() - began
-    checks = [lp_gap(sample(group, seed=0), limit) for group, limit in zip(groups, shared, strict=True)]
-    checked_s = time.perf_counter() - began - fitted_s
-    print(
-        f"{arguments.brands} brands in {arguments.portfolios} portfolios, {arguments.opportunities:,} opportunities:"
-        f" {fitted_s:.2f} s; {sum(one.convergence.converged for one in fits)} converged,"
-        f" worst KKT residual {max(one.convergence.kkt_residual for one in fits):.1e},"
-        f" worst duality gap {max(abs(one.convergence.duality_gap) for one in fits):.1e}"
-    )
-    print(
-        f"{len(checks)} samples of {checks[0].opportunities:,} against HiGHS: {checked_s:.2f} s; worst gap to the LP"
-        f" {max(check.lp_gap for check in checks):.1e}, worst loss of the threshold policy"
-        f" {max(check.policy_loss for check in checks):.2%}"
-    )
-    return 0 if all(one.convergence.converged for one in fits) else 1
-
-
-@contextlib.contextmanager
-def peer_running(folder: Path) -> Iterator[Runner]:
-    model, secret = folder / "peer.txt", secrets.token_hex(32)
-    subprocess.run([sys.executable, str(PEER), "train", str(DATA), str(model)], check=True)
-    port = processes.free_ports(1, salt=os.getpid() + 1)[0]
-    command = [
-        sys.executable,
-        "-m",
-        "uvicorn",
-        "peer_fastapi:app",
-        "--port",
-        str(port),
-        "--workers",
-        "2",
-        "--no-access-log",
-    ]
-    environ = os.environ | {"PEER_MODEL": str(model), "PEER_SECRET": secret, "PYTHONDONTWRITEBYTECODE": "1"}
-    process = subprocess.Popen([*command, "--log-level", "warning"], cwd=PEER.parent, env=environ)
-    try:
-        url = f"http://127.0.0.1:{port}"
-        until = time.monotonic() + READY_S
-        while True:
-            with contextlib.suppress(httpx.HTTPError):
-                httpx.get(f"{url}/docs")
-                break
-            if time.monotonic() > until:
-                raise RuntimeError("the peer did not start")
-            time.sleep(0.2)
-        yield Runner("peer", url, token.make(secret, "admin", [], [], 3600, "bench"))
-    finally:
-        process.terminate()
-        process.wait()
-
-
-@contextlib.contextmanager
-def paceline_running(folder: Path) -> Iterator[Runner]:
-    port = processes.free_ports(1, salt=os.getpid() + 2)[0]
-    environ = os.environ | {
-        "DATA": str(DATA),
-        "STATE": str(folder / "state"),
-        "PORT": str(port),
-        "NIGHTLY": "off",
-        "PACELINE_MODEL_TREES": str(TREES),
-        "PACELINE_MODEL_LEAVES": str(LEAVES),
-    }
-    process = subprocess.Popen(
-        [sys.executable, "-m", "serve_app.run"], cwd=ROOT, env=environ, stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert process.stdout is not None
-        ready = next((line for line in process.stdout if line.startswith("ready ")), None)
-        if ready is None:
-            raise RuntimeError("Paceline did not start")
-        found = re.match(r"ready (\S+) .* token (\S+)", ready)
-        assert found is not None
-        raise_budgets(found[1], found[2])
-        yield Runner("Paceline", found[1], found[2])
-    finally:
-        process.terminate()
-        process.communicate()
-
-
-def raise_budgets(url: str, bearer: str) -> None:
-    """So that every answer holds a win: no limit, and a target that any bid meets."""
-    with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {bearer}"}) as client:
-        for number in (1, 2, 3):
-            settings = {"daily_budget_micros": None, "target_roas": 0.001, "throttle_roas": 0.0001}
-            client.put(f"/api/brands/camp-{number}", json=settings).raise_for_status()
-    time.sleep(2)
-
-
-def load(runner: Runner, seconds: int, connections: int) -> Round:
-    """Raises: RuntimeError, an answer was not 2xx."""
-    environ = os.environ | {"TOKEN": runner.token, "NB": str(BIDS)}
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(LOAD), "--latency", runner.url]
-    text = subprocess.run(command, env=environ, capture_output=True, text=True, check=True).stdout
-    if "Non-2xx" in text or "Socket errors" in text:
-        raise RuntimeError(f"{runner.name}: {text}")
-    rate = re.search(r"Requests/sec:\s+([\d.]+)", text)
-    assert rate is not None
-    return Round(float(rate[1]), _latency(text, "50%"), _latency(text, "99%"))
-
-
-def _latency(text: str, quantile: str) -> float:
-    found = re.search(rf"{quantile}\s+([\d.]+)(us|ms|s)\b", text)
-    assert found is not None
-    return float(found[1]) * {"us": 1e-3, "ms": 1.0, "s": 1e3}[found[2]]
-
-
-def report(rounds: dict[str, list[Round]], connections: int) -> str:
-    median = {
-        name: Round(*(statistics.median(values) for values in zip(*found, strict=True)))
-        for name, found in rounds.items()
-    }
-    peer = next(iter(median.values()))
+def record(name: str, found: str) -> None:
+    """Replace a part's results."""
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
     ).stdout.strip()
-    lines = [
-        "# Results of `make bench`",
-        "",
+    head = (
         f"{dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M} UTC, commit {commit or '–'}, {os.cpu_count()} cores, "
-        f"Python {platform.python_version()}, ray {version('ray')}, lightgbm {version('lightgbm')}; "
-        f"{BIDS} bids a request, {connections} connections, "
-        f"{TREES} trees of {LEAVES} leaves on both sides, medians of {len(next(iter(rounds.values())))} turns.",
-        "",
-        "| | requests/s | ÷ tuned peer | p50 | p99 |",
-        "|---|---|---|---|---|",
-    ]
-    for name, found in median.items():
-        ratio = found.requests_per_s / peer.requests_per_s
-        lines.append(
-            f"| {name} | {found.requests_per_s:.0f} | {ratio:.2f} | {found.p50_ms:.1f} ms | {found.p99_ms:.1f} ms |"
-        )
-    return "\n".join(lines) + "\n"
+        f"Python {platform.python_version()}, ray {version('ray')}, lightgbm {version('lightgbm')}."
+    )
+    text = RESULTS.read_text() if RESULTS.exists() else ""
+    parts = dict(re.findall(r"^## (\w+)\n\n(.*?)\n*(?=^## |\Z)", text, flags=re.MULTILINE | re.DOTALL))
+    parts[name] = f"{head}\n\n{found}"
+    sections = [f"## {part}\n\n{parts[part]}\n" for part in PARTS if part in parts]
+    RESULTS.write_text("\n".join([TITLE, "", *sections]))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -29,7 +29,7 @@ LIVES = Lifetimes(1800.0, 30)
 DEAREST = 1000
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str]) -> str | None:
     """Lease draw, keeping leases, the last cent, a restart with many open reservations."""
     parser = argparse.ArgumentParser(prog="python -m bench ledger", description=main.__doc__)
     parser.add_argument("--only", choices=("draw", "keep", "last-cent", "restart"))
@@ -42,13 +42,15 @@ def main(argv: Sequence[str]) -> int:
         "last-cent": lambda url: asyncio.run(last_cent(url)),
         "restart": lambda url: restart(url, asked.open),
     }
+    lines = []
     for name, part in parts.items():
         if asked.only in (None, name):
             with tempfile.TemporaryDirectory(prefix="paceline-bench-") as folder:
                 url = f"sqlite+aiosqlite:///{Path(folder) / 'ledger.sqlite'}"
                 upgrade(url)
-                print(f"{name}: {part(url)}", flush=True)
-    return 0
+                lines.append(f"- {name}: {part(url)}")
+                print(lines[-1], flush=True)
+    return "\n".join(lines)
 
 
 class Replica:
