@@ -1,13 +1,14 @@
-"""Who may spend what: budgets, reservations, settlement, λ and throttle.
+"""Who may spend what: budgets, leases, reservations, settlement, λ and throttle.
 
 A win's way: an ingress replica draws it from a lease in memory (`lease.py`, pure) and tells the ledger in beats:
-`actor.py` (the one writer of a shard, on Ray) → `writer.py` (many calls, one transaction) → `book.py` (`Ledger`: reads,
-decides, writes) → `leasing.py`, `posting.py`, `page.py` and the rules in `account.py`, `reservation.py`,
-`settlement.py`, `pacing.py` (pure) → `store.py` (SQL). `ids.py` makes the reservation ids that both sides read.
-`counters.py` keeps the Redis counters and what /metrics shows; `audit.py` recomputes everything from the tables alone.
+`actor.py` (the one writer of a shard, on Ray; `reach.py` finds it) → `writer.py` (many calls, one transaction) →
+`book.py` (`Ledger`: reads, decides, writes; `register.py` and `administration.py` are its lower floors) → `leasing.py`,
+`posting.py`, `page.py` and the rules in `account.py`, `reservation.py`, `settlement.py` (pure) → `store.py` (SQL).
+`ids.py` makes the reservation ids that both sides read.
 
-Portfolios are shared out among ledgers by hash (`shards.py`); each is fenced by its own epoch row (`store.py`), and
-`reach.py` finds them, or starts the next one where one has gone silent.
+λ's way: `seen.py` (what a replica could have won, as `sketch.py`) → `pilot.py` (feeds it, on the actor) → `steering.py`
+→ `resolve.py` (κ; all pure) → `terms.py`, which the next beat brings to the replicas. `counters.py` keeps the Redis
+counters, the throttle (`pacing.py`) and what /metrics shows; `audit.py` recomputes the money from the tables alone.
 """
 
 from ledger.account import MONEY_MOST, Budget

@@ -23,9 +23,10 @@ from sqlalchemy import Connection, and_, case, func, or_, select
 from db import tables as t
 from db.brands import BrandSettings
 from ledger.account import Budget
-from ledger.book import BrandDay, Ledger
+from ledger.book import Ledger
 from ledger.errors import LedgerUnavailable
 from ledger.pacing import Completed, DaySums, History, Throttle, completed, completed_today, current_roas, still_needed
+from ledger.register import BrandDay
 from ledger.settings import RoasSettings
 from ledger.shards import SHARDS_MOST
 from ledger.store import PERFORMANCE, chunks, total

@@ -35,7 +35,7 @@ HALF_LIFE = 0.2
 """Share of a day's traffic after which what was seen counts half. From 0.15 to 0.5 results hardly move; shorter follows
 a market that changes, longer a steady one."""
 
-COLD_WEIGHT, NIGHT_WEIGHT = 3.0, 300.0
+COLD_WEIGHT, NIGHT_WEIGHT = 3.0, 100.0
 """Opportunities that outweigh the first κ: the cold one, which is τ, and last night's."""
 
 PRUDENCE = 0.5
@@ -50,7 +50,7 @@ FACTOR_BOUNDS = (0.3, 1.5)
 FACTOR_SPREAD = 0.3
 """How far, as a standard deviation, a day's factor is believed to be from 1 before anything was realised."""
 
-LEVEL_COUNT, LEVEL_BINS, LEVEL_SIGMAS = 500, 3.0, 5.0
+LEVEL_COUNT, LEVEL_BINS, LEVEL_SIGMAS = 500, 5.0, 6.0
 """After so many opportunities the market's level is compared; so many eighths of an octave, and so many standard
 deviations, are no chance."""
 
@@ -138,7 +138,7 @@ class Brand:
     seen: float = 0.0  # opportunities since midnight
     earned: Earned = field(default_factory=Earned)
     feedback: Feedback = field(default_factory=Feedback)
-    recent: Sketch = field(default_factory=Sketch)  # since the last look at the market's level
+    recent: Sketch = field(default_factory=Sketch)  # since the market's level was last looked at
     kappa: float = field(init=False)
     capped: bool = field(init=False, default=False)  # a budget asks for more than the targets do
 
