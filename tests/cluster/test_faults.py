@@ -45,7 +45,7 @@ def test_a_stopped_ledger_is_replaced_and_cannot_write_when_it_wakes(system: Sys
     os.kill(stopped, signal.SIGSTOP)
     try:
         began = time.monotonic()
-        seen = []
+        seen: list[str] = []
         while not (time.monotonic() > began + 4 and seen[-1] == "won"):
             assert time.monotonic() < began + 60, seen
             seen.append(ask(http, brand, "stopped")["status"])

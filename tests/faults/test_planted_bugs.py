@@ -1,0 +1,312 @@
+"""The histories see what they are for: each of these bugs, put into the real code, breaks a promise in some of them."""
+
+import asyncio
+import datetime as dt
+import math
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from ledger import book, lease, leasing, page, posting, reservation, settlement, store
+from ledger.account import Budget
+from ledger.brand import Brand
+from ledger.errors import LedgerError, LedgerUnavailable
+from ledger.types import Grant
+from tests.faults.oracle import Broken
+from tests.faults.simulation import Failed, Replica, run
+
+TRIED = 400
+"""Histories at most; the numbers below are where a bug was first seen, so that one or a few are enough."""
+
+
+def wins_are_recorded_again(patch):
+    before = leasing.Leasing.record
+
+    def record(self, session_id, win):
+        self._known.clear()
+        before(self, session_id, win)
+
+    patch.setattr(leasing.Leasing, "record", record)
+
+
+def requests_are_paid_again(patch):
+    patch.setattr(store.Store, "recorded", lambda *_: {})
+
+
+def nobody_is_fenced(patch):
+    patch.setattr(store.Store, "_confirm_epoch", lambda *_: None)
+
+
+def holds_are_released_twice(patch):
+    before = page.Page.end
+
+    def end(self, held, status):
+        if self.current(held).is_open:
+            self._release(self.current(held), 1)
+        return before(self, held, status)
+
+    patch.setattr(page.Page, "end", end)
+
+
+def leases_are_not_debited(patch):
+    def lend(self, key, portfolio_id, micros, lasting):
+        lent = self._leases.get(key) or page.Lent(portfolio_id)
+        self._leases[key] = self.changed_leases[key] = lent._replace(
+            leased_micros=lent.leased_micros + micros, lasting=lent.lasting or lasting
+        )
+
+    patch.setattr(page.Page, "lend", lend)
+
+
+def portfolios_are_not_debited(patch):
+    patch.setattr(page, "budget_keys", lambda brand_id, _, day: [page.BudgetKey(page.BRAND, brand_id, day)])
+
+
+def more_is_granted_than_is_lent(patch):
+    before = leasing.Leasing.state
+
+    def state(self, session_id, line):
+        answer = before(self, session_id, line)
+        return answer._replace(micros=answer.micros + 1) if isinstance(answer, Grant) else answer
+
+    patch.setattr(leasing.Leasing, "state", state)
+
+
+def more_is_lent_than_there_is(patch):
+    patch.setattr(leasing, "block", lambda least, want, _, __: max(least, want // 2))
+    patch.setattr(Budget, "lend", lambda self, micros: self._moved(leased=micros))
+
+
+def holds_shrink_to_the_micro_below(patch):
+    patch.setattr(reservation, "math", SimpleNamespace(ceil=math.floor))
+
+
+def stale_beats_count(patch):
+    patch.setattr(book, "_is_stale", lambda *_: False)
+
+
+def a_silent_replicas_leases_return_at_once(patch):
+    def quarantine(self, connection, session_id, now):
+        self._store.quarantine(connection, session_id, now, now)
+
+    patch.setattr(book.Ledger, "_quarantine", quarantine)
+
+
+def quarantine_forgets_that_conversions_take_days(patch):
+    def quarantine(self, connection, session_id, now):
+        until = now + dt.timedelta(seconds=self._lifetimes.reservation_ttl_s)
+        self._store.quarantine(connection, session_id, until, until)
+
+    patch.setattr(book.Ledger, "_quarantine", quarantine)
+
+
+def any_lease_serves_conversions(patch):
+    before = lease.Leases.refusal
+
+    def refusal(self, offer, now_s):
+        if (held := self._leases.get(offer.where.brand_id)) is None:
+            return before(self, offer, now_s)
+        is_lasting, held.lasting = held.lasting, True
+        try:
+            return before(self, offer, now_s)
+        finally:
+            held.lasting = is_lasting
+
+    patch.setattr(lease.Leases, "refusal", refusal)
+
+
+def leases_hold_from_the_answer_on(patch):
+    before = lease.Leases.heard
+    patch.setattr(lease.Leases, "heard", lambda self, beat, reply, _, now_s: before(self, beat, reply, now_s, now_s))
+
+
+def leases_never_end(patch):
+    before = lease.Leases.heard
+
+    def heard(self, beat, reply, asked_s, now_s):
+        before(self, beat, reply, asked_s, now_s)
+        self._until_s = math.inf
+
+    patch.setattr(lease.Leases, "heard", heard)
+
+
+def leases_outlive_midnight(patch):
+    before = lease.Leases._take
+
+    def take(self, grant, asked_s, now_s):
+        before(self, grant._replace(ends_in_s=1e9), asked_s, now_s)
+
+    patch.setattr(lease.Leases, "_take", take)
+
+
+def something_is_awaited_between_check_and_draw(patch):
+    patch.setattr(Replica, "between_check_and_draw", lambda _: asyncio.sleep(0))
+
+
+def a_restated_conversion_is_paid_again(patch):
+    before = settlement.change
+
+    def change(old, new):
+        return before(old, new)._replace(costs=before(settlement.NOTHING, new).costs)
+
+    patch.setattr(posting, "change", change)
+
+
+def events_count_twice(patch):
+    patch.setattr(store.Store, "event_hashes", lambda *_: {})
+
+
+def made_up_ids_are_believed(patch):
+    patch.setattr(book, "is_genuine", lambda *_: True)
+
+
+def an_event_before_its_record_finds_nothing(patch):
+    patch.setattr(leasing.Leasing, "adopt", lambda *_: None)
+
+
+def an_event_before_its_record_leaves_the_lease_as_it_was(patch):
+    before = leasing.Leasing.adopt
+
+    def adopt(self, reservation_id, place):
+        leases, changed = dict(self._page._leases), dict(self._page.changed_leases)
+        held = before(self, reservation_id, place)
+        self._page._leases, self._page.changed_leases = leases, changed
+        return held
+
+    patch.setattr(leasing.Leasing, "adopt", adopt)
+
+
+def a_win_drawn_while_its_beat_is_under_way_ends_the_session(patch):
+    patch.setattr(store.Store, "called_to_mind", lambda *_: {})
+
+
+def what_a_lost_answer_lent_is_forgotten(patch):
+    patch.setattr(lease.Leases, "failed", lambda *_: None)
+
+
+def a_lost_answer_loses_wins(patch):
+    before = lease.Leases.failed
+
+    def failed(self, beat):
+        before(self, beat)
+        self._wins.clear()
+
+    patch.setattr(lease.Leases, "failed", failed)
+
+
+def what_is_doubtful_is_stated_last(patch):
+    before = lease.Leases._lines
+    patch.setattr(lease.Leases, "_lines", lambda self, now_s: reversed(list(before(self, now_s))))
+
+
+def days_are_utc(patch):
+    patch.setattr(Brand, "day", lambda _, at: at.date())
+
+
+def silence_is_forgiven(patch):
+    patch.setattr(book.Ledger, "_lapse", lambda *_: None)
+
+
+def a_last_beat_returns_nothing(patch):
+    patch.setattr(leasing.Leasing, "give_up", lambda *_: None)
+
+
+def balances_are_remembered(patch):
+    before = store.Store.budgets
+    known: dict[tuple[object, ...], Budget] = {}
+
+    def budgets(self, connection, keys, lock=False):
+        for one in before(self, connection, keys, lock=lock):
+            known.setdefault((id(self), one.owner, one.owner_id, one.day), one)
+        found = (known.get((id(self), *key)) for key in set(keys))
+        return [one for one in found if one is not None]
+
+    patch.setattr(store.Store, "budgets", budgets)
+
+
+def a_win_without_money_forgets_its_portfolio(patch):
+    before = leasing.Leasing._reservation
+
+    def made(self, where, reservation_id, drawn, award_id=""):
+        held = before(self, where, reservation_id, drawn, award_id)
+        lent = self._page.lent(page.LeaseKey(drawn.session_id, where.brand_id, drawn.day))
+        return held if lent is not None else replace(held, portfolio_id=None)
+
+    patch.setattr(leasing.Leasing, "_reservation", made)
+
+
+def a_failed_commit_counts_as_done(patch):
+    """The answer leaves before the transaction has ended."""
+    before = store.Store.transact
+
+    async def transact(self, work):
+        answers = []
+
+        def kept(connection):
+            answers.append(work(connection))
+            return answers[-1]
+
+        try:
+            return await before(self, kept)
+        except LedgerUnavailable:
+            if not answers:
+                raise
+            return answers[-1]
+
+    patch.setattr(store.Store, "transact", transact)
+
+
+SEEN_IN = {
+    wins_are_recorded_again: 0,
+    requests_are_paid_again: 0,
+    nobody_is_fenced: 2,
+    holds_are_released_twice: 0,
+    leases_are_not_debited: 0,
+    portfolios_are_not_debited: 3,
+    more_is_granted_than_is_lent: 0,
+    more_is_lent_than_there_is: 3,
+    holds_shrink_to_the_micro_below: 21,
+    stale_beats_count: 65,
+    a_silent_replicas_leases_return_at_once: 2,
+    quarantine_forgets_that_conversions_take_days: 15,
+    any_lease_serves_conversions: 21,
+    leases_hold_from_the_answer_on: 4,
+    leases_never_end: 4,
+    leases_outlive_midnight: 107,
+    something_is_awaited_between_check_and_draw: 103,
+    a_restated_conversion_is_paid_again: 3,
+    events_count_twice: 1,
+    made_up_ids_are_believed: 0,
+    an_event_before_its_record_finds_nothing: 2,
+    an_event_before_its_record_leaves_the_lease_as_it_was: 0,
+    a_win_drawn_while_its_beat_is_under_way_ends_the_session: 103,
+    what_a_lost_answer_lent_is_forgotten: 14,
+    a_lost_answer_loses_wins: 0,
+    what_is_doubtful_is_stated_last: 65,
+    days_are_utc: 0,
+    silence_is_forgiven: 0,
+    a_last_beat_returns_nothing: 0,
+    balances_are_remembered: 0,
+    a_win_without_money_forgets_its_portfolio: 384,
+    a_failed_commit_counts_as_done: 19,
+}
+
+
+def first_failure(first):
+    for seed in range(first, first + TRIED):
+        try:
+            run(seed)
+        except Failed as failed:
+            return failed
+    return None
+
+
+@pytest.mark.parametrize("plant", SEEN_IN, ids=lambda plant: plant.__name__)
+def test_a_planted_bug_is_seen(plant):
+    with pytest.MonkeyPatch.context() as patch:
+        plant(patch)
+        failed = first_failure(SEEN_IN[plant])
+    assert failed is not None, "no history has seen it"
+    assert isinstance(failed.error, Broken | LedgerError), "the bug does not fit the code any more"
+    run(failed.seed)  # without it all is well
