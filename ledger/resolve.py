@@ -36,7 +36,7 @@ HALF_LIFE = 0.2
 a market that changes, longer a steady one."""
 
 COLD_WEIGHT, NIGHT_WEIGHT = 3.0, 100.0
-"""Opportunities that outweigh the first κ: the cold one, which is τ, and last night's."""
+"""Opportunities after which the first κ, the cold one (τ) or last night's, counts a quarter; it fades as its square."""
 
 PRUDENCE = 0.5
 """Standard deviations of the surplus still to come that are not spent ahead of their coming. Revenue comes in rare
@@ -50,7 +50,7 @@ FACTOR_BOUNDS = (0.3, 1.5)
 FACTOR_SPREAD = 0.3
 """How far, as a standard deviation, a day's factor is believed to be from 1 before anything was realised."""
 
-LEVEL_COUNT, LEVEL_BINS, LEVEL_SIGMAS = 500, 5.0, 6.0
+LEVEL_COUNT, LEVEL_BINS, LEVEL_SIGMAS = 1_000, 6.0, 6.0
 """After so many opportunities the market's level is compared; so many eighths of an octave, and so many standard
 deviations, are no chance."""
 
@@ -244,7 +244,7 @@ def resolve(groups: Sequence[Group], at: float, reach: float = REACH_LEAST) -> N
         by_target, position = np.minimum(shared, by_target), np.minimum(np.maximum(shared, least), position)
         total_cost = members.sum(_between(coming.cost, np.zeros(len(brands)), position))
         position = np.minimum(position, members.spread(_most_by_budget(total_cost, members.left(day))))
-    trust = day.first_weight / (day.first_weight + day.seen)
+    trust = (day.first_weight / (day.first_weight + day.seen)) ** 2
     kappas = trust * day.first_kappa + (1.0 - trust) * _kappa(position)
     capped = position < by_target
     for brand, kappa, is_capped in zip(brands, kappas.tolist(), capped.tolist(), strict=True):
