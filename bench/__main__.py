@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from bench import http, ledger, night
+from bench import auctions, http, ledger, night
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results.md"
@@ -22,6 +22,7 @@ PARTS: dict[str, Callable[[Sequence[str]], str | None]] = {
     "http": http.main,
     "ledger": ledger.main,
     "night": night.main,
+    "auctions": auctions.main,
 }
 
 
