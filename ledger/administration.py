@@ -129,7 +129,7 @@ class Administration(Register):
 
     async def list_brands(self, cursor: str | None = None, limit: int = 100) -> tuple[list[dict[str, Any]], str | None]:
         """A page of this shard's brands by their ids, and the cursor of the next page (None: that was the last)."""
-        ids = sorted(id_ for id_ in self._owned(self._clock()) if cursor is None or id_ > cursor)
+        ids = sorted(id_ for id_ in self.owned(self._clock()) if cursor is None or id_ > cursor)
         page = ids[: max(1, limit)]
         brands = await self._describe([self._brands[id_] for id_ in page])
         return brands, page[-1] if len(page) < len(ids) else None
@@ -155,7 +155,8 @@ class Administration(Register):
         terms = self._terms.newest.brands.get(brand_id)
         if terms is not None:
             return terms.lambda_
-        return lambda_(self._brands[brand_id].settings.strategy_multiplier, self.night_kappa(brand_id))
+        brand = self._brands[brand_id].at(self._clock())
+        return lambda_(brand.settings.strategy_multiplier, self.night_kappa(brand))
 
     def _results(self, connection: Connection, brand: Brand, day: dt.date) -> tuple[int, int]:
         start = midnight(brand.settings.timezone, day)

@@ -12,7 +12,7 @@ from ledger.book import Ledger
 from ledger.days import day_ends_at, day_of, midnight
 from ledger.errors import LedgerUnavailable
 from ledger.resolve import Limits
-from ledger.seen import read
+from ledger.seen import Columns, added_up, unpacked
 from ledger.settings import RoasSettings
 from ledger.steering import Results, Rules, Steering, traffic_of
 
@@ -42,7 +42,7 @@ class Pilot:
     ) -> None:
         self._ledger, self._settings, self._completed, self._stopwatch = ledger, settings, completed, stopwatch
         self._steering = Steering(settings.watch_s)
-        self._waiting: list[bytes] = []
+        self._waiting: list[Columns] = []
         self._shaped_s: float | None = None
         self._frozen: dict[str, str] = {}
 
@@ -53,8 +53,12 @@ class Pilot:
 
     def heard(self, seen: bytes) -> None:
         """What a replica saw, from its beat."""
-        if seen:
-            self._waiting.append(seen)
+        if not seen:
+            return
+        try:
+            self._waiting.append(unpacked(seen))
+        except ValueError:
+            logger.exception("what a replica saw cannot be read")
 
     async def keep_steering(self) -> None:
         """Runs until it is cancelled. Whatever goes wrong is tried again."""
@@ -77,11 +81,7 @@ class Pilot:
         if not waiting:
             return
         rules = self._rules()
-        for packed in waiting:
-            try:
-                self._steering.heard(read(packed), rules, now_s)
-            except ValueError:
-                logger.exception("a replica's opportunities cannot be read")
+        self._steering.heard(added_up(waiting), rules, now_s)
         results = await self._results(self._steering.news)
         shared = {
             id_: Limits(settings.target_roas, settings.daily_budget_micros)
@@ -99,7 +99,8 @@ class Pilot:
         now = self._ledger.now()
         days: dict[str, tuple[dt.date, float, float]] = {}
         rules = {}
-        for brand_id, settings in self._ledger.brands().items():
+        for brand_id, brand in self._ledger.owned(now).items():
+            settings = brand.settings
             timezone = settings.timezone
             if timezone not in days:
                 start = midnight(timezone, day_of(timezone, now))
@@ -112,7 +113,7 @@ class Pilot:
                 settings.daily_budget_micros,
                 settings.exploration,
                 settings.portfolio_id,
-                self._ledger.night_kappa(brand_id),
+                self._ledger.night_kappa(brand),
                 self._ledger.has_fit(brand_id),
                 now_s,
                 day_s,

@@ -117,7 +117,7 @@ class Register:
     def _shard_of(self, brand: Brand) -> int:
         return shard_of(brand.settings.portfolio_id, brand.brand_id, self._settings.shards)
 
-    def _owned(self, now: dt.datetime) -> dict[str, Brand]:
+    def owned(self, now: dt.datetime) -> dict[str, Brand]:
         """This shard's brands, as they are now."""
         return {id_: brand for id_, known in self._brands.items() if self.owns(brand := known.at(now))}
 
@@ -166,7 +166,7 @@ class Register:
 
     async def _start_scheduled(self) -> None:
         now = self._clock()
-        due = [id_ for id_, brand in self._owned(now).items() if brand is not self._brands[id_]]
+        due = [id_ for id_, brand in self.owned(now).items() if brand is not self._brands[id_]]
         if not due:
             return
 
@@ -248,11 +248,10 @@ class Register:
     def throttle(self, brand_id: str) -> Throttle:
         return self._terms.throttle(brand_id)
 
-    def night_kappa(self, brand_id: str) -> float:
-        """What the night's fit says of a brand's κ; without one its target."""
-        brand = self._brands[brand_id].at(self._clock())
+    def night_kappa(self, brand: Brand) -> float:
+        """What the night's fit says of a brand's κ, as it is now; without one its target."""
         portfolio = self._portfolios.get(brand.settings.portfolio_id or "")
-        return night_kappa(brand, portfolio, self._fits.get(brand_id))
+        return night_kappa(brand, portfolio, self._fits.get(brand.brand_id))
 
     def has_fit(self, brand_id: str) -> bool:
         return brand_id in self._fits
@@ -263,7 +262,7 @@ class Register:
 
     def _make_terms(self) -> None:
         now = self._clock()
-        self._terms.make(now, self.epoch, self._owned(now), self._portfolios, self._fits)
+        self._terms.make(now, self.epoch, self.owned(now), self._portfolios, self._fits)
         arrivals = [known.scheduled.start for known in self._brands.values() if known.scheduled is not None]
         self._terms_end = min([self._terms.end, *(start for start in arrivals if start > now)])
 
@@ -279,7 +278,7 @@ class Register:
 
     def brands(self) -> dict[str, BrandSettings]:
         """This shard's."""
-        return {id_: brand.settings for id_, brand in self._owned(self._clock()).items()}
+        return {id_: brand.settings for id_, brand in self.owned(self._clock()).items()}
 
     def portfolios(self) -> dict[str, PortfolioSettings]:
         """This shard's."""
@@ -293,7 +292,7 @@ class Register:
     async def budgets_today(self) -> dict[str, Budget]:
         """Every brand's budget of its today; this shard's brands."""
         now = self._clock()
-        brands = self._owned(now)
+        brands = self.owned(now)
         keys = {id_: BudgetKey(BRAND, id_, brand.day(now)) for id_, brand in brands.items()}
         rows = await self._store.read(lambda connection: self._store.budgets(connection, keys.values()))
         found = {budget.owner_id: budget for budget in rows}
@@ -305,7 +304,7 @@ class Register:
     async def days_of(self, brand_ids: Collection[str]) -> dict[str, tuple[Budget, DaySums]]:
         """Today's budget of these brands, and what their today has brought so far."""
         now = self._clock()
-        brands = {id_: brand for id_, brand in self._owned(now).items() if id_ in brand_ids}
+        brands = {id_: brand for id_, brand in self.owned(now).items() if id_ in brand_ids}
 
         def work(connection: Connection) -> dict[str, tuple[Budget, DaySums]]:
             keys = {id_: BudgetKey(BRAND, id_, brand.day(now)) for id_, brand in brands.items()}
@@ -332,7 +331,7 @@ class Register:
         now = self._clock()
         since = (now - dt.timedelta(days=days)).date()
         rows = await self._store.read(lambda connection: self._store.impressions_by_hour(connection, since))
-        brands = self._owned(now)
+        brands = self.owned(now)
         offsets: dict[str, int] = {}
         for zone in {brand.settings.timezone for brand in brands.values()}:
             offset = now.astimezone(ZoneInfo(zone)).utcoffset() or dt.timedelta(0)

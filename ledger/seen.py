@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
-from ledger.sketch import BINS, Sketch, bins_of
+from ledger.sketch import BINS, Floats, Sketch, bins_of
 
 MOST = 200_000
 """Opportunities kept between two beats; of what comes beyond, nothing is learned."""
@@ -44,7 +45,7 @@ class Seen:
             self._all.extend(opportunities)
 
     def take(self) -> bytes:
-        """As `read` reads it."""
+        """As `unpacked` takes it apart; nothing for nothing."""
         seen, self._all = self._all, []
         if not seen:
             return b""
@@ -52,28 +53,55 @@ class Seen:
         codes = {brand_id: code for code, brand_id in enumerate(dict.fromkeys(ids))}
         code = np.array([codes[brand_id] for brand_id in ids])
         revenue, cost, fate = np.array(revenues), np.array(costs), np.array(fates)
-        cell, size = code * BINS + bins_of(revenue, cost), len(codes) * BINS
-        sums = np.stack([np.bincount(cell, weights, size) for weights in (revenue, cost, None)])
-        sums = sums.reshape(3, len(codes), BINS)
+        cells, at = np.unique(code * BINS + bins_of(revenue, cost), return_inverse=True)
+        sums = np.stack([np.bincount(at, weights, len(cells)) for weights in (revenue, cost, None)])
         won, eligible = fate == WON, (fate == WON) | (fate == OUTBID)
         totals = np.stack(
-            [np.bincount(code, weights, len(codes)) for weights in (cost * eligible, cost * won, revenue * won)],
-            axis=1,
+            [np.bincount(code, weights, len(codes)) for weights in (cost * eligible, cost * won, revenue * won)]
         )
-        packed = {
-            brand_id: (Sketch(np.ascontiguousarray(sums[:, at])).to_bytes(), *totals[at].tolist())
-            for brand_id, at in codes.items()
-        }
-        return msgspec.msgpack.encode(packed)
+        columns = cells.astype("<i8"), sums.astype("<f8"), totals.astype("<f8")
+        return msgspec.msgpack.encode((list(codes), *(column.tobytes() for column in columns)))
 
 
-def read(packed: bytes) -> dict[str, BrandSeen]:
-    """What `Seen.take` wrote.
+class Columns(NamedTuple):
+    """What a replica saw, taken apart: n brands, k bins in use."""
 
-    Raises:
-        ValueError: it did not.
+    brand_ids: list[str]
+    cells: npt.NDArray[np.int64]  # (k,) brand × BINS + bin
+    sums: Floats  # (3, k) as a sketch has them
+    totals: Floats  # (3, n) eligible cost, won cost, won revenue
+
+
+def unpacked(packed: bytes) -> Columns:
     """
-    if not packed:
-        return {}
-    raw = msgspec.msgpack.decode(packed, type=dict[str, tuple[bytes, float, float, float]])
-    return {brand_id: BrandSeen(Sketch.from_bytes(one[0]), *one[1:]) for brand_id, one in raw.items()}
+    Raises:
+        ValueError: not what `Seen.take` writes.
+    """
+    ids, *columns = msgspec.msgpack.decode(packed, type=tuple[list[str], bytes, bytes, bytes])
+    cells = np.frombuffer(columns[0], "<i8")
+    sums, totals = (np.frombuffer(column, "<f8").reshape(3, -1) for column in columns[1:])
+    if sums.shape[1] != len(cells) or totals.shape[1] != len(ids) or len(set(ids)) != len(ids):
+        raise ValueError("columns of different lengths")
+    if len(cells) and not 0 <= cells.min() <= cells.max() < len(ids) * BINS:
+        raise ValueError("a bin of no brand")
+    for column in (sums, totals):
+        if not np.isfinite(column).all() or column.min(initial=0.0) < 0.0:
+            raise ValueError("sums are finite and not negative")
+    return Columns(ids, cells, sums, totals)
+
+
+def added_up(parts: Sequence[Columns]) -> dict[str, BrandSeen]:
+    """What several replicas saw, by brand."""
+    codes = {brand_id: code for code, brand_id in enumerate(dict.fromkeys(id_ for part in parts for id_ in part[0]))}
+    dense, totals = np.zeros((3, len(codes) * BINS)), np.zeros((3, len(codes)))
+    for part in parts:
+        code = np.array([codes[brand_id] for brand_id in part.brand_ids], np.int64)
+        to = code[part.cells // BINS] * BINS + part.cells % BINS
+        for row in range(3):
+            dense[row] += np.bincount(to, part.sums[row], dense.shape[1])
+        totals[:, code] += part.totals
+    by_brand = dense.reshape(3, len(codes), BINS)
+    return {
+        brand_id: BrandSeen(Sketch(by_brand[:, code].copy()), *totals[:, code].tolist())
+        for brand_id, code in codes.items()
+    }

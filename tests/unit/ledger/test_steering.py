@@ -2,14 +2,17 @@
 
 import datetime as dt
 import itertools
+import math
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ledger.resolve import CALM_LOOKS, Limits
-from ledger.seen import OUTBID, TOO_DEAR, UNDECIDED, WON, Opportunity, Seen, read
+from ledger.seen import OUTBID, TOO_DEAR, UNDECIDED, WON, Opportunity, Seen, added_up, unpacked
+from ledger.sketch import BINS
 from ledger.steering import SEEN_LEAST, Results, Rules, Steering, traffic_of
 
 DAY = dt.date(2024, 5, 1)
@@ -34,7 +37,7 @@ def market(brand_id="b", number=5000, seed=0, fate=WON):
 def told(opportunities) -> dict:
     seen = Seen()
     seen.add(opportunities)
-    return read(seen.take())
+    return added_up([unpacked(seen.take())])
 
 
 def kappa_of(steering, rule, results=None, brand_id="b", shared=None):
@@ -53,13 +56,47 @@ def test_what_was_seen_survives_the_trip():
     assert found["b"].won_micros == found["b"].eligible_micros == pytest.approx(found["b"].sketch.totals()[1])
     assert (found["c"].won_micros, found["c"].won_revenue_micros) == (0.0, 0.0)
     assert found["c"].eligible_micros > 0 and found["d"].eligible_micros == 0
-    assert Seen().take() == b"" and read(b"") == {}
+    assert Seen().take() == b"" and added_up([]) == {}
 
 
-@pytest.mark.parametrize("broken", [b"x", b"\x81\xa1b\x94\xc4\x01x\x00\x00\x00"])
+def test_what_several_replicas_saw_adds_up():
+    one, two = market("b", 50), [*market("c", 20, seed=1), *market("b", 30, seed=2, fate=OUTBID)]
+    apart, together = Seen(), Seen()
+    apart.add(one)
+    first = apart.take()
+    apart.add(two)
+    together.add([*one, *two])
+    both = added_up([unpacked(first), unpacked(apart.take())])
+    whole = added_up([unpacked(together.take())])
+    assert both.keys() == whole.keys()
+    for brand_id, found in whole.items():
+        assert both[brand_id].sketch.sums == pytest.approx(found.sketch.sums)
+        assert both[brand_id][1:] == pytest.approx(found[1:])
+
+
+def packed(ids=("b",), cells=(3,), sums=((1.0,), (1.0,), (1.0,)), totals=((0.0,), (0.0,), (0.0,))) -> bytes:
+    columns = np.array(cells, "<i8"), np.array(sums, "<f8"), np.array(totals, "<f8")
+    return msgspec.msgpack.encode((list(ids), *(column.tobytes() for column in columns)))
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        b"x",
+        packed()[:-3],
+        packed(cells=(3, 4)),
+        packed(cells=(BINS,)),
+        packed(cells=(-1,)),
+        packed(sums=((math.nan,), (1.0,), (1.0,))),
+        packed(sums=((-1.0,), (1.0,), (1.0,))),
+        packed(totals=((math.inf,), (0.0,), (0.0,))),
+        packed(ids=("b", "b"), totals=((0.0, 0.0),) * 3),
+    ],
+)
 def test_what_cannot_be_read_is_refused(broken):
+    assert added_up([unpacked(packed())])["b"].sketch.totals().tolist() == [1.0, 1.0, 1.0]
     with pytest.raises(ValueError):
-        read(broken)
+        unpacked(broken)
 
 
 def test_a_brand_of_which_little_was_seen_keeps_its_nights_lambda():
