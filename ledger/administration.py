@@ -27,6 +27,9 @@ class Administration(Register):
             PortfolioUnknown, PortfolioMismatch, CurrencyFixed, OtherShard: nothing was changed.
         """
 
+        if settings.portfolio_id is not None and settings.portfolio_id not in self._portfolios:
+            await self.refresh()  # another shard may just have made it
+
         def work(connection: Connection) -> Brand:
             now = self._clock()
             stored = (self._store.brands(connection, [brand_id], lock=True)).get(brand_id)
@@ -75,7 +78,7 @@ class Administration(Register):
             now = self._clock()
             known = (self._store.portfolios(connection)).get(portfolio_id)
             portfolio = Portfolio(portfolio_id, settings, now)
-            for brand in self._brands.values():
+            for brand in self._store.members(connection, portfolio_id).values():
                 if _is_member(brand.at(now), portfolio_id):
                     for field in ("currency", "timezone"):
                         wanted = getattr(settings, field)

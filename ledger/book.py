@@ -108,9 +108,9 @@ class Ledger(Administration):
                 if session.status == LAPSED and before.get(session.session_id) == OPEN:
                     self._quarantine(connection, session.session_id, now)
             self._store.complete_reservations(connection, leasing.completed)
-            asking = {beat.session_id for beat in live}
+            asking = {(beat.session_id, line.brand_id) for beat in live for line in beat.lines if line.want_micros}
             lenders = self._store.lenders(connection, leasing.short) if leasing.short else {}
-            recalls = {(key.session_id, key.brand_id) for key in lenders if key.session_id not in asking}
+            recalls = {(key.session_id, key.brand_id) for key in lenders} - asking
             return _Beaten(replies, recalls, live)
 
         replies, recalls, live = await self._move(work)
@@ -347,6 +347,7 @@ class Ledger(Administration):
                 logger.warning("session %d is silent: its leases wait until its wins have expired", session.session_id)
                 self._store.put_sessions(connection, [session._replace(status=LAPSED)])
                 self._quarantine(connection, session.session_id, now)
+                self._recalls.pop(session.session_id, None)
         self._store.close_emptied(connection)
 
     def _quarantine(self, connection: Connection, session_id: int, now: dt.datetime) -> None:

@@ -30,12 +30,13 @@ from ledger.register import BrandDay
 from ledger.settings import RoasSettings
 from ledger.shards import SHARDS_MOST
 from ledger.store import PERFORMANCE, chunks, total
+from ledger.terms import Steered
 
 logger = logging.getLogger("paceline.counters")
 
 
 REMEMBER_S = 3600.0
-"""A throttle as old as this is not taken up again after a restart."""
+"""A throttle, or a λ by day, as old as this is not taken up again after a restart."""
 
 HISTORY_EVENTS = 1_000_000
 """How many of the newest events a starting ledger learns approval and delays from."""
@@ -66,6 +67,7 @@ class BrandGauges:
     budget_micros: dict[str, int | None]  # available | leased | reserved | settled; None: unlimited
     overspend_micros: int
     frozen: bool = False
+    kappa: float | None = None  # by day; None: the night's
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,6 +295,10 @@ class Counters:
             self._ledger.set_throttles(
                 {id_: Throttle(brand.share, brand.throttled) for id_, brand in gauges.brands.items()}
             )
+            # λ of the day goes on as well, until enough is seen to solve for it anew.
+            self._ledger.steer(
+                {id_: Steered(brand.kappa) for id_, brand in gauges.brands.items() if brand.kappa is not None}
+            )
             self._portfolio_throttles = {
                 id_: Throttle(throttled=portfolio.throttled) for id_, portfolio in gauges.portfolios.items()
             }
@@ -337,7 +343,7 @@ class Counters:
         return settings.throttle_roas
 
     def _gauges(self, budgets: Mapping[str, Budget]) -> Gauges:
-        terms, frozen = self._ledger.newest_terms.brands, self.frozen()
+        terms, frozen, steered = self._ledger.newest_terms.brands, self.frozen(), self._ledger.steered
         return Gauges(
             brands={
                 id_: BrandGauges(
@@ -345,10 +351,11 @@ class Counters:
                     roas_target=brand.target_roas,
                     lambda_=brand.lambda_,
                     throttled=brand.throttled,
-                    share=brand.share,
+                    share=self._ledger.throttle(id_).share,
                     budget_micros=_states(budgets[id_]),
                     overspend_micros=budgets[id_].overspend_micros,
                     frozen=id_ in frozen,
+                    kappa=steered[id_].kappa if id_ in steered else None,
                 )
                 for id_, brand in terms.items()
                 if brand.active and id_ in budgets

@@ -45,6 +45,9 @@ IDLE_S = 60.0
 LOOK_AROUND_S = 1.0
 """How often all leases are looked at; the others only when they are drawn on."""
 
+LINES_MOST = 1000
+"""Brands of one beat; the others' turn comes with the next."""
+
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
@@ -151,7 +154,7 @@ class Leases:
         if amount > lease.dearest_micros:
             lease.dearest_micros = amount
         self._touched.add(where.brand_id)
-        self._sequence += 1
+        self._sequence = (self._sequence + 1) & 0xFFFF_FFFF
         created_ms = int((now_s + self._wall_ahead_s) * 1000)
         model = offer.pricing_model
         reservation_id = self._maker.make(
@@ -248,7 +251,9 @@ class Leases:
     def failed(self, beat: Beat) -> None:
         """The beat may have arrived or not: what it asked for may be lent to us without our knowing."""
         for line in beat.lines:
-            self._doubtful |= {(line.brand_id, line.day), (line.brand_id, line.day + dt.timedelta(days=1))}
+            self._doubtful.add((line.brand_id, line.day))
+            if line.want_micros:  # it is lent on the ledger's day, which may have begun already
+                self._doubtful.add((line.brand_id, line.day + dt.timedelta(days=1)))
 
     def _lapse(self, session: Session | None) -> None:
         """Nothing can be drawn before a new session is open."""
@@ -279,15 +284,21 @@ class Leases:
                 for brand_id, lease in self._leases.items()
                 if now_s >= lease.ends_s or now_s - lease.used_s > IDLE_S
             }
-        wanted, recalled, doubtful = self._wanted, self._recalled, self._doubtful
-        self._wanted, self._recalled, self._touched = {}, set(), set()
+        now, later = sorted(due)[:LINES_MOST], sorted(due)[LINES_MOST:]
         lines = [
             line
-            for brand_id in sorted(due)
-            for line in self._lines_of(brand_id, now_s, wanted.get(brand_id), brand_id in recalled)
+            for brand_id in now
+            for line in self._lines_of(brand_id, now_s, self._wanted.pop(brand_id, None), brand_id in self._recalled)
         ]
-        # First: once something new is lent of a day, "I hold nothing of it" would return that too.
-        for brand_id, day in sorted(doubtful - {(line.brand_id, line.day) for line in lines}):
+        self._touched = set(later)
+        self._recalled &= self._touched
+        # First: once something new is lent of a day, "I hold nothing of it" would return that too. So whoever is named
+        # below has all its doubts stated above.
+        doubtful = sorted(self._doubtful - {(line.brand_id, line.day) for line in lines})
+        stated = set(now)
+        urgent = [one for one in doubtful if one[0] in stated]
+        others = [one for one in doubtful if one[0] not in stated and one[0] not in self._wanted]
+        for brand_id, day in [*urgent, *others[:LINES_MOST]]:
             lease = self._leases.get(brand_id)
             yield Line(brand_id, day, lease.left_micros if lease is not None and lease.day == day else 0)
         yield from lines
@@ -301,7 +312,7 @@ class Leases:
         if lease is None:
             terms = self.terms.brands.get(brand_id)
             if want is not None and terms is not None:
-                amount = want.amount_micros
+                amount = max(want.amount_micros, 1)  # what costs nothing has a lease behind it all the same
                 yield Line(brand_id, terms.day, 0, amount, AHEAD_WINS * amount, want.lasting)
             return
         elapsed_s, lease.looked_s = now_s - lease.looked_s, now_s

@@ -15,14 +15,15 @@ from ledger.resolve import Limits
 from ledger.seen import Columns, added_up, unpacked
 from ledger.settings import RoasSettings
 from ledger.steering import Results, Rules, Steering, traffic_of
+from ledger.terms import Steered
 
 logger = logging.getLogger("paceline.pilot")
 TRAFFIC_S = 3600.0
 """How often the shape of a day is learned anew."""
 
 TRAFFIC_DAYS = 28
-RULES_S = 60.0
-"""How often the rules of all brands are looked up though nothing was written: their days go on."""
+AT_ONCE = 250
+"""Brands whose news are taken in at one go."""
 
 Completed = Callable[[str, int, int], float]
 """(brand, approved, pending revenue of today) → what today's wins will have brought."""
@@ -45,6 +46,7 @@ class Pilot:
         self._waiting: list[Columns] = []
         self._shaped_s: float | None = None
         self._frozen: dict[str, str] = {}
+        self._kept: dict[str, tuple[dt.date, Steered]] | None = None
 
     @property
     def frozen(self) -> Mapping[str, str]:
@@ -81,7 +83,10 @@ class Pilot:
         if not waiting:
             return
         rules = self._rules()
-        self._steering.heard(added_up(waiting), rules, now_s)
+        seen = list(added_up(waiting).items())
+        for start in range(0, len(seen), AT_ONCE):
+            self._steering.heard(dict(seen[start : start + AT_ONCE]), rules, now_s)
+            await asyncio.sleep(0)  # others have their turn: this loop answers beats, too
         results = await self._results(self._steering.news)
         shared = {
             id_: Limits(settings.target_roas, settings.daily_budget_micros)
@@ -93,7 +98,22 @@ class Pilot:
         for brand_id in self._frozen.keys() - word.frozen.keys():
             logger.warning("%s is steered again", brand_id)
         self._frozen = word.frozen
-        self._ledger.steer(word.steered)
+        self._ledger.steer(self._until_seen(word.steered, rules))
+
+    def _until_seen(self, steered: Mapping[str, Steered], rules: Mapping[str, Rules]) -> dict[str, Steered]:
+        """With what a ledger before this one had found, until its brand was watched for long enough or its day ends."""
+        if self._kept is None:
+            self._kept = {
+                brand_id: (rules[brand_id].day, one)
+                for brand_id, one in self._ledger.steered.items()
+                if brand_id in rules
+            }
+        self._kept = {
+            brand_id: (day, one)
+            for brand_id, (day, one) in self._kept.items()
+            if brand_id not in steered and brand_id in rules and rules[brand_id].day == day
+        }
+        return {**{brand_id: one for brand_id, (_, one) in self._kept.items()}, **steered}
 
     def _rules(self) -> dict[str, Rules]:
         now = self._ledger.now()

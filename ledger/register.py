@@ -245,6 +245,10 @@ class Register:
         self._terms.steered = dict(steered)
         self._make_terms()
 
+    @property
+    def steered(self) -> Mapping[str, Steered]:
+        return self._terms.steered
+
     def throttle(self, brand_id: str) -> Throttle:
         return self._terms.throttle(brand_id)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from ledger.sketch import BINS, Floats, Sketch, bins_of
 
-MOST = 200_000
-"""Opportunities kept between two beats; of what comes beyond, nothing is learned."""
+MOST = 20_000
+"""Opportunities kept between two beats; when more come, each of these stands for several."""
 
 TOO_DEAR, OUTBID, WON, UNDECIDED = range(4)
 """Fates: its own λ kept it out; others were better or the throttle kept it out; it won; no money was at hand."""
@@ -32,6 +32,7 @@ class BrandSeen(NamedTuple):
     eligible_micros: float  # expected cost of what λ let through: won or outbid
     won_micros: float
     won_revenue_micros: float
+    wins: float
 
 
 class Seen:
@@ -39,10 +40,13 @@ class Seen:
 
     def __init__(self) -> None:
         self._all: list[Opportunity] = []
+        self._missed = 0
 
-    def add(self, opportunities: Iterable[Opportunity]) -> None:
+    def add(self, opportunities: Sequence[Opportunity]) -> None:
         if len(self._all) < MOST:
             self._all.extend(opportunities)
+        else:
+            self._missed += len(opportunities)
 
     def take(self) -> bytes:
         """As `unpacked` takes it apart; nothing for nothing."""
@@ -57,9 +61,11 @@ class Seen:
         sums = np.stack([np.bincount(at, weights, len(cells)) for weights in (revenue, cost, None)])
         won, eligible = fate == WON, (fate == WON) | (fate == OUTBID)
         totals = np.stack(
-            [np.bincount(code, weights, len(codes)) for weights in (cost * eligible, cost * won, revenue * won)]
+            [np.bincount(code, weights, len(codes)) for weights in (cost * eligible, cost * won, revenue * won, won)]
         )
-        columns = cells.astype("<i8"), sums.astype("<f8"), totals.astype("<f8")
+        scale = (len(seen) + self._missed) / len(seen)
+        self._missed = 0
+        columns = cells.astype("<i8"), (scale * sums).astype("<f8"), (scale * totals).astype("<f8")
         return msgspec.msgpack.encode((list(codes), *(column.tobytes() for column in columns)))
 
 
@@ -69,7 +75,7 @@ class Columns(NamedTuple):
     brand_ids: list[str]
     cells: npt.NDArray[np.int64]  # (k,) brand × BINS + bin
     sums: Floats  # (3, k) as a sketch has them
-    totals: Floats  # (3, n) eligible cost, won cost, won revenue
+    totals: Floats  # (4, n) eligible cost, won cost, won revenue, wins
 
 
 def unpacked(packed: bytes) -> Columns:
@@ -79,7 +85,7 @@ def unpacked(packed: bytes) -> Columns:
     """
     ids, *columns = msgspec.msgpack.decode(packed, type=tuple[list[str], bytes, bytes, bytes])
     cells = np.frombuffer(columns[0], "<i8")
-    sums, totals = (np.frombuffer(column, "<f8").reshape(3, -1) for column in columns[1:])
+    sums, totals = np.frombuffer(columns[1], "<f8").reshape(3, -1), np.frombuffer(columns[2], "<f8").reshape(4, -1)
     if sums.shape[1] != len(cells) or totals.shape[1] != len(ids) or len(set(ids)) != len(ids):
         raise ValueError("columns of different lengths")
     if len(cells) and not 0 <= cells.min() <= cells.max() < len(ids) * BINS:
@@ -93,7 +99,7 @@ def unpacked(packed: bytes) -> Columns:
 def added_up(parts: Sequence[Columns]) -> dict[str, BrandSeen]:
     """What several replicas saw, by brand."""
     codes = {brand_id: code for code, brand_id in enumerate(dict.fromkeys(id_ for part in parts for id_ in part[0]))}
-    dense, totals = np.zeros((3, len(codes) * BINS)), np.zeros((3, len(codes)))
+    dense, totals = np.zeros((3, len(codes) * BINS)), np.zeros((4, len(codes)))
     for part in parts:
         code = np.array([codes[brand_id] for brand_id in part.brand_ids], np.int64)
         to = code[part.cells // BINS] * BINS + part.cells % BINS

@@ -22,8 +22,11 @@ SEEN_LEAST = 200
 ENVELOPE = 8.0
 """λ is believed within this many times last night's, and its part."""
 
-SPEND_RATE_MOST, SPEND_AT_LEAST = 4.0, 0.1
-"""A budget is not believed to be spent faster than so many times evenly; what a day's first tenth spends is no rate."""
+PACE_MOST = 4.0
+"""What is left of a budget is not believed to be spent faster than so many times evenly, while λ is steered…"""
+
+PACE_SHARE, PACE_WINS = 1.0 / 288.0, 20
+"""…over so much of the day's traffic, with so many wins: fewer are lumps."""
 
 COMPETITION_HALF_LIFE_S = 600.0
 COMPETITION_PRIOR = 20.0
@@ -69,6 +72,40 @@ class Word(NamedTuple):
 
 
 @dataclass(slots=True)
+class Pace:
+    """How fast a budget goes, from one mark of the day to the next.
+
+    >>> pace = Pace()
+    >>> pace.look(0.5, 0.0, 100.0, 0)
+    >>> pace.look(0.6, 40.0, 60.0, 30)  # a fifth of the time that was left, two fifths of the money
+    >>> round(pace.rate, 9)
+    2.0
+    """
+
+    rate: float = 0.0  # 1: what is left lasts to the day's end
+    at: float | None = None
+    spent: float = 0.0
+    left: float = 0.0
+    wins: int = 0
+
+    def look(self, at: float, spent: float, left: float, wins: int) -> None:
+        """
+        Args:
+            at: share of the day's traffic that is over.
+            spent, left: micros of the budget; left may be infinite.
+            wins: of the day.
+        """
+        if self.at is not None and at >= self.at:
+            if at - self.at < PACE_SHARE:
+                return
+            share, rest = (spent - self.spent) / self.left if self.left > 0 else 0.0, 1.0 - self.at
+            self.rate = share / ((at - self.at) / rest) if wins - self.wins >= PACE_WINS else 0.0
+        else:
+            self.rate = 0.0
+        self.at, self.spent, self.left, self.wins = at, spent, left, wins
+
+
+@dataclass(slots=True)
 class _Steered:
     """A brand under way."""
 
@@ -77,6 +114,8 @@ class _Steered:
     day: dt.date
     traffic: Traffic = field(default_factory=Traffic)
     switch: KillSwitch = field(default_factory=KillSwitch)
+    pace: Pace = field(default_factory=Pace)
+    wins: int = 0  # of the day
     eligible_micros: float = 0.0
     won_micros: float = 0.0
     first_s: float = 0.0  # heard of first
@@ -109,8 +148,9 @@ class Steering:
 
     @property
     def news(self) -> frozenset[str]:
-        """Brands that something was heard of since the last step."""
-        return frozenset(self._news)
+        """Brands that something was heard of since the last step, and those that share a portfolio with them."""
+        groups = {self._brands[brand_id].group for brand_id in self._news}
+        return frozenset(brand_id for key in groups for brand_id in self._groups[key].brands)
 
     def shape(self, usual: Traffic, by_brand: Mapping[str, Traffic]) -> None:
         """How a day's traffic comes, by local time."""
@@ -131,6 +171,7 @@ class Steering:
             one.heard_s = now_s
             one.eligible_micros = one.eligible_micros * keep + news.eligible_micros
             one.won_micros = one.won_micros * keep + news.won_micros
+            one.wins += int(news.wins)
             one.day_cost_micros += news.won_micros
             one.day_revenue_micros += news.won_revenue_micros
             # What others win is not to be had: an opportunity counts for the share that is.
@@ -150,15 +191,18 @@ class Steering:
         """
         for brand_id in [brand_id for brand_id in self._brands if brand_id not in rules]:
             self._forget(brand_id)
-        due: dict[int, dict[GroupKey, Group]] = {}
-        for brand_id in sorted(self._news & rules.keys()):
-            rule, one = rules[brand_id], self._brand(brand_id, rules[brand_id])
-            self._update(one, rule, results.get(brand_id))
-            group = self._groups[one.group]
-            group.limits = shared.get(one.group[1], Limits()) if one.group[0] == "portfolio" else Limits()
-            due.setdefault(int(self._at(one, rule) * ROUND_AT), {})[one.group] = group
+        for brand_id in self._brands:
+            self._brand(brand_id, rules[brand_id])  # its day may be another
+        due: dict[int, list[Group]] = {}
+        for key in sorted({self._brands[brand_id].group for brand_id in self._news if brand_id in self._brands}):
+            group = self._groups[key]
+            for brand_id in group.brands:
+                self._update(self._brands[brand_id], rules[brand_id], results.get(brand_id))
+            group.limits = shared.get(key[1], Limits()) if key[0] == "portfolio" else Limits()
+            at = sum(self._at(self._brands[id_], rules[id_]) for id_ in group.brands) / len(group.brands)
+            due.setdefault(int(at * ROUND_AT), []).append(group)
         for rounded, groups in due.items():
-            resolve(list(groups.values()), rounded / ROUND_AT)
+            resolve(groups, rounded / ROUND_AT)
         self._news.clear()
         steered: dict[str, Steered] = {}
         frozen: dict[str, str] = {}
@@ -171,11 +215,13 @@ class Steering:
 
     def _decide(self, one: _Steered, rule: Rules) -> Steered:
         brand, night = one.brand, rule.night_kappa
-        most = max(3.0 * rule.target_roas, night * ENVELOPE)
-        envelope = Envelope(0.0, most, SPEND_RATE_MOST)
-        spent, budget = brand.earned.cost_micros + brand.earned.held_cost_micros, brand.limits.budget_micros
-        rate = 0.0 if not budget else spent / budget / max(self._at(one, rule), SPEND_AT_LEAST)
-        one.switch = one.switch.look(brand.kappa, brand.capped, rate, envelope)
+        budget = brand.limits.budget_micros
+        spent = brand.earned.cost_micros + brand.earned.held_cost_micros
+        if budget is not None and spent >= budget:
+            return Steered(night)  # a budget that is spent has no price: the ledger says no
+        one.pace.look(self._at(one, rule), spent, math.inf if budget is None else budget - spent, one.wins)
+        envelope = Envelope(0.0, max(3.0 * rule.target_roas, night * ENVELOPE), PACE_MOST)
+        one.switch = one.switch.look(brand.kappa, brand.capped, one.pace.rate, envelope)
         decision = one.switch.decide(brand.kappa, 1.0, night, rule.exploration)
         return Steered(decision.kappa, decision.share)
 
@@ -198,7 +244,8 @@ class Steering:
             self._leave(brand_id, one)
             one.group = key
         if one.day != rule.day:
-            one.day, one.day_cost_micros, one.day_revenue_micros = rule.day, 0.0, 0.0
+            one.day, one.day_cost_micros, one.day_revenue_micros, one.wins = rule.day, 0.0, 0.0, 0
+            one.pace = Pace()
             one.brand.start_day(limits, night)
         self._groups.setdefault(key, Group({})).brands[brand_id] = one.brand
         return one

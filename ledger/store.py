@@ -16,6 +16,7 @@ from sqlalchemy import (
     Connection,
     Date,
     Double,
+    Table,
     and_,
     bindparam,
     case,
@@ -31,6 +32,7 @@ from sqlalchemy import (
     table,
     update,
 )
+from sqlalchemy.dialects.mysql import insert as mysql_insert
 from sqlalchemy.exc import IntegrityError, InterfaceError, InternalError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -94,22 +96,6 @@ PERFORMANCE = table(
 """The view: of each day and tuple, the kind of rows that counts."""
 
 _INSERT_BUDGET = insert(t.budget_days)
-_UPDATE_BUDGET = (
-    update(t.budget_days)
-    .where(
-        t.budget_days.c.owner == bindparam("k_owner"),
-        t.budget_days.c.owner_id == bindparam("k_owner_id"),
-        t.budget_days.c.day == bindparam("k_day"),
-    )
-    .values(
-        {
-            name: bindparam(name)
-            for name in (
-                "budget_micros", "available_micros", "leased_micros", "reserved_micros", "settled_micros", "updated_at"
-            )
-        }
-    )
-)  # fmt: skip
 _UPDATE_RESERVATION = (
     update(t.reservations)
     .where(_R.reservation_id == bindparam("k_reservation_id"))
@@ -128,9 +114,6 @@ _COMPLETE_RESERVATION = (
         }
     )
 )  # fmt: skip
-_UPDATE_LEASE = (
-    update(t.leases).where(_LEASE_KEY).values({name: bindparam(name) for name in ("leased_micros", "lasting")})
-)
 _DELETE_LEASE = delete(t.leases).where(_LEASE_KEY)
 _RENEW_SESSION = (
     update(t.ledger_sessions)
@@ -314,6 +297,14 @@ class Store:
             for row in connection.execute(query):
                 found[row.brand_id] = _brand(row)
         return found
+
+    def members(self, connection: Connection, portfolio_id: str) -> dict[str, Brand]:
+        """Brands that are, or are about to be, in a portfolio."""
+        b = t.brands.c
+        ids = connection.execute(
+            select(b.brand_id).where(or_(b.portfolio_id == portfolio_id, b.next_portfolio_id == portfolio_id))
+        )
+        return self.brands(connection, list(ids.scalars()))
 
     def put_brand(self, connection: Connection, brand: Brand, is_new: bool, now: dt.datetime) -> None:
         start = brand.scheduled
@@ -509,11 +500,11 @@ class Store:
         holding = exists().where(_L.session_id == _S.session_id)
         connection.execute(update(t.ledger_sessions).where(_S.status == LAPSED, ~holding).values(status=CLOSED))
 
-    def write(self, connection: Connection, page: Page, claims: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+    def write(self, connection: Connection, page: Page, said: Mapping[str, Mapping[str, Any]] | None = None) -> None:
         """Everything that the page has changed.
 
         Args:
-            claims: for each new reservation, the columns that only its claim knows.
+            said: for each new reservation, the columns that only its record knows.
         """
         new, old = [], []
         for key in sorted(page.changed_budgets):
@@ -527,16 +518,15 @@ class Store:
                 "updated_at": page.now,
             }
             if key in page.existing:
-                old.append({**values, "k_owner": key.owner, "k_owner_id": key.owner_id, "k_day": key.day})
+                old.append({**values, **key._asdict()})
             else:
                 new.append({**values, **key._asdict()})
         if new:
             connection.execute(_INSERT_BUDGET, new)
-        if old:
-            connection.execute(_UPDATE_BUDGET, old)
+        replace_rows(connection, t.budget_days, old)
         if page.new_reservations:
             rows = [
-                {**_reservation_row(reservation), **(claims or {})[id_]}
+                {**_reservation_row(reservation), **(said or {})[id_]}
                 for id_, reservation in sorted(page.new_reservations.items())
             ]
             connection.execute(insert(t.reservations), rows)
@@ -561,18 +551,16 @@ class Store:
     def _write_leases(self, connection: Connection, page: Page) -> None:
         new, old, gone = [], [], []
         for key, lent in sorted(page.changed_leases.items()):
-            keys = {"k_session_id": key.session_id, "k_brand_id": key.brand_id, "k_day": key.day}
             if not lent.leased_micros:
                 if key in page.existing_leases:
-                    gone.append(keys)
+                    gone.append({"k_session_id": key.session_id, "k_brand_id": key.brand_id, "k_day": key.day})
             elif key in page.existing_leases:
-                old.append({**keys, "leased_micros": lent.leased_micros, "lasting": lent.lasting})
+                old.append({**key._asdict(), "leased_micros": lent.leased_micros, "lasting": lent.lasting})
             else:
                 new.append({**key._asdict(), **lent._asdict(), "quarantined_until": None})
         if new:
             connection.execute(insert(t.leases), new)
-        if old:
-            connection.execute(_UPDATE_LEASE, old)
+        replace_rows(connection, t.leases, old)
         if gone:
             connection.execute(_DELETE_LEASE, gone)
 
@@ -739,6 +727,25 @@ async def available(work: Awaitable[T]) -> T:
 def _reason(error: BaseException) -> str:
     cause = getattr(error, "orig", None) or error
     return (str(cause).splitlines() or [type(cause).__name__])[0]
+
+
+def replace_rows(connection: Connection, table_: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """New values for rows that exist. The driver of MySQL sends UPDATEs one by one; many rows at once are an upsert."""
+    if not rows:
+        return
+    keys = [column_.name for column_ in table_.primary_key]
+    values = [name for name in rows[0] if name not in keys]
+    if connection.dialect.name == "mysql":
+        for chunk in chunks(rows):
+            upsert = mysql_insert(table_).values(list(chunk))
+            connection.execute(upsert.on_duplicate_key_update({name: upsert.inserted[name] for name in values}))
+        return
+    where = and_(*(table_.c[name] == bindparam(f"k_{name}") for name in keys))
+    statement = update(table_).where(where).values({name: bindparam(name) for name in values})
+    connection.execute(
+        statement,
+        [{(f"k_{name}" if name in keys else name): value for name, value in row.items()} for row in rows],
+    )
 
 
 def one_of(columns: Sequence[Any], keys: Iterable[Sequence[Any]], inner: int = -1) -> ColumnElement[bool]:

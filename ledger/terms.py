@@ -93,7 +93,7 @@ class TermsBook:
             strategy_multiplier=settings.strategy_multiplier,
             lambda_=lambda_(settings.strategy_multiplier, kappa),
             share=min(throttle.share, share_most),
-            throttled=throttle.throttled or share_most < 1.0,
+            throttled=throttle.throttled,
             day=day,
             day_ends_at=ends_at,
             portfolio_id=settings.portfolio_id,

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 from ray.exceptions import RayError, RayTaskError
@@ -46,8 +46,8 @@ BEAT_S = 10.0
 ASK_AT_FIRST = 8
 """So many bids without a lease are asked for at once, then twice as many…"""
 
-ASK_MOST = 16
-"""…and so many times: an answer that helps nothing is no reason to go on."""
+FRUITLESS_MOST = 3
+"""…until so many answers in a row have helped none of them: others may have drawn first, but not for ever."""
 
 COLD_WAIT_S = 0.25
 """A request that could be served by a lower bid waits so long for the leases of better ones."""
@@ -76,6 +76,7 @@ class Shard:
         self.on_terms: Callable[[Mapping[str, BrandTerms]], None] = lambda _: None
         self.seen = Seen()
         self._handle: Any = None
+        self._connecting: asyncio.Task[Any] | None = None
         self._urgent = asyncio.Event()
         self._waiting: list[asyncio.Future[None]] = []
         self._beating = asyncio.Lock()
@@ -89,7 +90,7 @@ class Shard:
         """
         try:
             if self._handle is None:
-                self._handle = await asyncio.to_thread(self._connect)
+                self._handle = await self._connected()
             return await getattr(self._handle, method).remote(*args)
         except RayTaskError as error:  # it is a LedgerError too, but its text is the remote traceback
             cause = getattr(error, "cause", None)
@@ -102,6 +103,18 @@ class Shard:
             reason = (str(error) or repr(error)).splitlines()[0]
             logger.warning("the ledger is not there: %s", reason)
             raise LedgerUnavailable(reason) from None
+
+    async def _connected(self) -> Any:
+        """One attempt for all who need it."""
+        if self._connecting is None:
+            self._connecting = asyncio.create_task(asyncio.to_thread(self._connect))
+            self._connecting.add_done_callback(self._forget_attempt)
+        return await asyncio.shield(self._connecting)
+
+    def _forget_attempt(self, attempt: asyncio.Task[Any]) -> None:
+        self._connecting = None
+        if not attempt.cancelled():
+            attempt.exception()  # whoever waited has heard of it
 
     async def call_within(self, seconds: float, method: str, *args: Any) -> Any:
         """A call that may be repeated without harm, tried again while the ledger restarts."""
@@ -148,6 +161,8 @@ class Shard:
     async def beat(self, is_last: bool = False) -> None:
         """One beat, or the few that open a session; errors are logged once an outage."""
         async with self._beating:
+            if is_last and not self.leases.is_open and not self.leases.has_old_session:
+                return  # nothing to give back
             self._urgent.clear()
             waiting, self._waiting = self._waiting, []
             try:
@@ -193,12 +208,14 @@ class Shard:
                 now_s = self._clock()
                 if now_s - began_s > BEAT_S:
                     raise LedgerUnavailable("the ledger did not answer in time")
+                if self._handle is None:
+                    heard_s = now_s  # still on the way to it: one that starts is not silent
                 if now_s - heard_s > self._settings.silence_s and self._replace is not None:
                     logger.error("the ledger has been silent for %.0f s: replacing it", now_s - heard_s)
                     self._handle = await asyncio.to_thread(self._replace)
                     raise LedgerUnavailable("the ledger was silent and has been replaced")
                 await asyncio.wait([call], timeout=self._settings.silence_s / 3)
-                if not call.done() and await self._says_its_name():
+                if not call.done() and self._handle is not None and await self._says_its_name():
                     heard_s = self._clock()
             reply: Reply = await call
             return reply
@@ -231,9 +248,13 @@ class LedgerClient:
         if len(self._shards) == 1:
             self.terms = shard.leases.terms
         elif all(one.leases.terms.version >= 0 for one in self._shards):
+            for one in self._shards:  # what its owner has let go is his who has it
+                for id_ in one.leases.terms.brands:
+                    if id_ not in self._owner[id_].leases.terms.brands:
+                        self._owner[id_] = one
             merged: dict[str, BrandTerms] = {}
             for one in self._shards:
-                merged |= {id_: terms for id_, terms in one.leases.terms.brands.items() if self._owner.get(id_) is one}
+                merged |= {id_: terms for id_, terms in one.leases.terms.brands.items() if self._owner[id_] is one}
             self.terms = Terms(max(self.terms.version + 1, 0), merged)
 
     # POST /api/score
@@ -245,7 +266,8 @@ class LedgerClient:
         """
         until = time.monotonic() + claim.within_s
         patience, step = min(until, time.monotonic() + COLD_WAIT_S), ASK_AT_FIRST
-        for _ in range(ASK_MOST):
+        fruitless = 0
+        while fruitless < FRUITLESS_MOST:
             now_s = time.monotonic()
             chosen, refused, missing = self._choose(claim, now_s)
             asked = [offer for offer in missing if self._shard(offer).is_reachable][:step]
@@ -255,6 +277,9 @@ class LedgerClient:
             for offer in asked:
                 self._shard(offer).leases.want(offer)
             await _within(waits_s, [shard.beaten() for shard in {self._shard(offer) for offer in asked}])
+            now_s = time.monotonic()
+            helped = any(self._shard(offer).leases.refusal(offer, now_s) != NO_LEASE for offer in asked)
+            fruitless = 0 if helped else fruitless + 1
             step *= 2
         now_s = time.monotonic()
         chosen, refused, missing = self._choose(claim, now_s)
@@ -293,12 +318,12 @@ class LedgerClient:
         award_id, now_s = f"{self._nonce}-{self._awards}", time.monotonic()
         return tuple(self._shard(offer).leases.draw(claim, award_id, offer, now_s) for offer in chosen)
 
-    def saw(self, opportunities: Iterable[Opportunity]) -> None:
+    def saw(self, opportunities: Sequence[Opportunity]) -> None:
         """What a request could have won, for λ."""
         if len(self._shards) == 1:
             self._shards[0].seen.add(opportunities)
             return
-        for shard, some in self._by_shard(list(opportunities), lambda one: one.brand_id).items():
+        for shard, some in self._by_shard(opportunities, lambda one: one.brand_id).items():
             shard.seen.add(some)
 
     def _shard(self, offer: Offer) -> Shard:

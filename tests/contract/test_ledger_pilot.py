@@ -12,7 +12,7 @@ from db.performance import PRECEDENCE, key_hash
 from ledger import Ledger, RoasSettings
 from ledger.audit import audit
 from ledger.pilot import Pilot
-from ledger.seen import Seen
+from ledger.seen import WON, Opportunity, Seen
 from ledger.steering import SEEN_LEAST
 from tests.contract.replica import reserve
 from tests.contract.test_ledger import NOON, Clock, claim, event, offer
@@ -126,13 +126,31 @@ async def test_a_new_day_begins_with_the_nights_lambda(ledger, pilot, clock):
 
 
 async def test_runaway_spending_freezes_the_brand_and_shows(ledger, pilot, clock):
-    clock.now = NOON.replace(hour=1)
     await brand(ledger, daily_budget_micros=1_000_000, exploration=0.05)
+    await steer(pilot, *market())
+    clock.forward(dt.timedelta(minutes=10))
     await ledger.record([event("1", "impression", at=clock.now, cost_micros=700_000)])
     await steer(pilot, *market())
     terms = ledger.newest_terms.brands["b"]
-    assert (terms.lambda_, terms.share, terms.throttled) == (2.6, 0.05, True)
+    assert (terms.lambda_, terms.share) == (2.6, 0.05)
+    assert not terms.throttled, "that is for ROAS alone"
     assert "pace" in pilot.frozen["b"]
+
+
+async def test_a_ledger_that_takes_over_keeps_the_days_lambda(ledger, pilot, clock, database):
+    """Until it has watched for as long itself, or the day ends."""
+    await brand(ledger)
+    await steer(pilot, *market())
+    steered = lambda_of(ledger)
+    again = await Ledger.open(database, clock=clock)
+    again.steer(ledger.steered)  # as the gauges bring it
+    other = Pilot(again, RoasSettings(watch_s=300.0), stopwatch=lambda: clock.now.timestamp())
+    await steer(other, *market(number=300))
+    assert lambda_of(again) == steered
+    clock.forward(dt.timedelta(days=1))
+    await again.refresh()
+    await steer(other, Opportunity("b", 1.0, 1.0, WON))
+    assert lambda_of(again) != steered
 
 
 async def test_a_days_shape_comes_from_the_hours_of_the_brands_own_day(ledger, database, pilot, clock):

@@ -74,7 +74,7 @@ def test_what_several_replicas_saw_adds_up():
         assert both[brand_id][1:] == pytest.approx(found[1:])
 
 
-def packed(ids=("b",), cells=(3,), sums=((1.0,), (1.0,), (1.0,)), totals=((0.0,), (0.0,), (0.0,))) -> bytes:
+def packed(ids=("b",), cells=(3,), sums=((1.0,), (1.0,), (1.0,)), totals=((0.0,),) * 4) -> bytes:
     columns = np.array(cells, "<i8"), np.array(sums, "<f8"), np.array(totals, "<f8")
     return msgspec.msgpack.encode((list(ids), *(column.tobytes() for column in columns)))
 
@@ -89,8 +89,8 @@ def packed(ids=("b",), cells=(3,), sums=((1.0,), (1.0,), (1.0,)), totals=((0.0,)
         packed(cells=(-1,)),
         packed(sums=((math.nan,), (1.0,), (1.0,))),
         packed(sums=((-1.0,), (1.0,), (1.0,))),
-        packed(totals=((math.inf,), (0.0,), (0.0,))),
-        packed(ids=("b", "b"), totals=((0.0, 0.0),) * 3),
+        packed(totals=((math.inf,), (0.0,), (0.0,), (0.0,))),
+        packed(ids=("b", "b"), totals=((0.0, 0.0),) * 4),
     ],
 )
 def test_what_cannot_be_read_is_refused(broken):
@@ -133,6 +133,18 @@ def test_a_budget_that_is_nearly_spent_raises_lambda():
         return kappa_of(steering, rule, Results(settled_micros=spent))
 
     assert after(9_900_000) > after(5_000_000) > after(0) >= 0
+
+
+def test_of_more_than_can_be_kept_each_stands_for_several(monkeypatch):
+    monkeypatch.setattr("ledger.seen.MOST", 1000)
+    seen = Seen()
+    for start in range(0, 5000, 100):
+        seen.add(market(number=5000)[start : start + 100])
+    (found,) = added_up([unpacked(seen.take())]).values()
+    assert found.sketch.totals()[2] == pytest.approx(5000)
+    assert found.wins == pytest.approx(5000)
+    seen.add(market(number=10))
+    assert added_up([unpacked(seen.take())])["b"].sketch.totals()[2] == pytest.approx(10)
 
 
 def test_what_others_win_is_not_counted_on():
@@ -182,17 +194,57 @@ def test_a_brand_that_is_no_longer_ours_is_forgotten():
 
 
 def test_spending_far_beyond_its_pace_freezes_the_brand_until_it_is_calm():
-    steering, rule = Steering(), rules(budget_micros=1_000_000, now_s=8640.0, exploration=0.05, night_kappa=1.5)
-    steering.heard(told(market()), {"b": rule}, 0.0)
-    word = steering.step({"b": rule}, {"b": Results(settled_micros=500_000)}, {})
+    steering = Steering()
+
+    def look(minute, settled, wins=30):
+        rule = rules(budget_micros=1_000_000, now_s=NOON + 60.0 * minute, exploration=0.05, night_kappa=1.5)
+        steering.heard(told(market(number=max(wins, 200))[:wins] or market(number=1)), {"b": rule}, minute)
+        return steering.step({"b": rule}, {"b": Results(settled_micros=settled)}, {})
+
+    steering.heard(told(market()), {"b": rules()}, 0.0)
+    assert look(0, 100_000).frozen == {}
+    assert look(10, 110_000).frozen == {}, "an even pace"
+    word = look(20, 400_000)
     assert "pace" in word.frozen["b"]
     assert word.steered["b"] == (1.5, 0.05)
-    calm = rules(budget_micros=1_000_000, now_s=NOON, exploration=0.05, night_kappa=1.5)
-    for _ in range(CALM_LOOKS):
+    for step in range(CALM_LOOKS):
         assert word.frozen
-        steering.heard(told(market(number=10)), {"b": calm}, 1.0)
-        word = steering.step({"b": calm}, {"b": Results(settled_micros=500_000)}, {})
+        word = look(30 + 10 * step, 400_000)
     assert word.frozen == {} and word.steered["b"].share_most == 1.0
+
+
+def test_a_few_dear_wins_are_no_pace():
+    steering = Steering()
+    for minute, settled in ((0, 100_000), (10, 500_000)):
+        rule = rules(budget_micros=1_000_000, now_s=NOON + 60.0 * minute)
+        seen = market(number=5000, fate=OUTBID) + market(number=5)
+        steering.heard(told(seen), {"b": rule}, minute)
+        assert steering.step({"b": rule}, {"b": Results(settled_micros=settled)}, {}).frozen == {}
+
+
+def test_a_budget_that_is_spent_has_no_price():
+    steering, rule = Steering(), rules(budget_micros=1_000_000, night_kappa=1.5)
+    steering.heard(told(market()), {"b": rule}, 0.0)
+    results = {"b": Results(settled_micros=600_000, reserved_micros=400_000)}
+    assert steering.step({"b": rule}, results, {}).steered["b"] == (1.5, 1.0), "the ledger says no, not λ"
+
+
+def test_midnight_reaches_brands_of_which_nothing_is_heard():
+    """A member that spent the portfolio's budget and fell silent does not take it into the next day."""
+    steering, limits = Steering(), {"f": Limits(None, 1_000_000.0)}
+    today = rules(portfolio_id="f", budget_micros=1_000_000)
+    members = {"b": today, "c": today}
+    steering.heard(told([*market("b"), *market("c", seed=1)]), members, 0.0)
+    spent = {"b": Results(settled_micros=900_000), "c": Results()}
+    dear = steering.step(members, spent, limits).steered["c"].kappa
+    tomorrow = rules(day=DAY + dt.timedelta(days=1), portfolio_id="f", budget_micros=1_000_000)
+    members = {"b": tomorrow, "c": tomorrow}
+    steering.heard(told(market("c", seed=1)), members, 86_400.0)
+    assert steering.news == {"b", "c"}, "its members' results are asked for, too"
+    word = steering.step(members, {"b": Results(), "c": Results()}, limits)
+    assert word.frozen == {}
+    assert word.steered.keys() == {"c"}
+    assert word.steered["c"].kappa < 0.7 * dear
 
 
 def test_revenue_below_its_prediction_raises_lambda():
