@@ -439,3 +439,19 @@ async def test_eight_replicas_spend_a_budget_to_its_last_hold(ledger, clock, hol
     available, lent, reserved, _ = await today(ledger)
     assert (lent, reserved) == (0, spent)
     assert spent >= 0.995 * holds * dearest, f"{available} µ were left"
+
+
+async def test_idle_money_of_a_member_is_asked_back_from_the_replica_that_needs_it(ledger, clock):
+    """One replica, one portfolio: what it holds of one brand is what another lacks."""
+    await ledger.put_portfolio("f", PortfolioSettings(daily_budget_micros=1000))
+    await brand(ledger, "a", portfolio_id="f")
+    await brand(ledger, "b", portfolio_id="f")
+    replica = Replica(ledger)
+    await ask(replica, claim(clock, "1", offer("a", amount=10)))
+    clock.forward(2 * SECOND)
+    for number in range(25):  # seconds: less than the minute after which idle leases go back by themselves
+        await ask(replica, claim(clock, f"b{number}", offer("b", amount=100)))
+        await replica.beat()
+        clock.forward(SECOND)
+    shown = (await ledger.get_portfolio("f"))["today"]
+    assert shown["reserved"] == 910

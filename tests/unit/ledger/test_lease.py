@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger import ids
+from ledger import ids, lease
 from ledger.lease import AHEAD_S, AHEAD_WINS, IDLE_S, NO_LEASE, REFUSED_MOST_S, REFUSED_S, Leases
 from ledger.types import Grant, Line, Reply, Terms, WinRecord
 from tests.unit.ledger.books import LIVES, NOW, claim, offer
@@ -568,3 +568,63 @@ def test_the_last_beat_tells_the_wins_and_nothing_is_drawn_after_it():
 def test_what_was_seen_goes_with_the_beat():
     replica = leasing(1000)
     assert replica.leases.beat(replica.now_s, seen=b"sketch").seen == b"sketch"
+
+
+# Many brands, long outages
+
+
+def test_an_outage_does_not_make_beats_grow():
+    names = [f"b{number}" for number in range(40)]
+    replica = Replica(**{name: terms() for name in names})
+    for name in names:
+        replica.want(brand_id=name)
+    first = replica.lines()
+    for _ in range(50):
+        last = replica.lines()
+    assert {(line.brand_id, line.day) for line in first} == {(name, TODAY) for name in names}
+    assert {(line.brand_id, line.day) for line in last} == {(name, day) for name in names for day in (TODAY, TOMORROW)}
+    assert {line.want_micros for line in last} == {0}, "nobody has asked again"
+
+
+def test_a_beat_names_so_many_brands_and_the_next_one_the_rest(monkeypatch):
+    monkeypatch.setattr(lease, "LINES_MOST", 10)
+    names = [f"b{number:02}" for number in range(25)]
+    replica = Replica(**{name: terms() for name in names})
+    for name in names:
+        replica.want(brand_id=name)
+    told = [[line.brand_id for line in replica.say().lines] for _ in range(4)]
+    assert [len(part) for part in told] == [10, 10, 5, 0]
+    assert sorted(name for part in told for name in part) == names
+
+
+def test_a_brand_is_named_only_with_all_its_doubts(monkeypatch):
+    """ "I hold nothing of tomorrow" must not come after what is lent of tomorrow."""
+    monkeypatch.setattr(lease, "LINES_MOST", 2)
+    names = [f"b{number}" for number in range(6)]
+    replica = Replica(**{name: terms() for name in names})
+    for name in names:
+        replica.want(brand_id=name)
+    for _ in range(3):
+        replica.lines()  # lost: whatever was asked for may be lent, today's or tomorrow's
+    replica.want(brand_id="b5")
+    lines = replica.say().lines
+    mine = [line for line in lines if line.brand_id == "b5"]
+    assert [(line.day, line.want_micros > 0) for line in mine] == [(TOMORROW, False), (TODAY, True)]
+    stated = {(line.brand_id, line.day) for line in lines}
+    for _ in range(10):
+        stated |= {(line.brand_id, line.day) for line in replica.say().lines}
+    assert stated == {(name, day) for name in names for day in (TODAY, TOMORROW)}, "in the end all are stated"
+
+
+def test_what_costs_nothing_has_a_lease_behind_it_too():
+    replica = Replica()
+    replica.want(0, model="revshare")
+    (line,) = replica.lines()
+    assert (line.least_micros, line.want_micros > 0, line.lasting) == (1, True, True)
+
+
+def test_the_sequence_begins_anew_before_it_has_no_room():
+    replica = leasing(1000)
+    replica.leases._sequence = 2**32 - 1
+    drawn = [ids.decode(replica.draw(1, request_id=str(number)).reservation_id) for number in range(2)]
+    assert [one.sequence for one in drawn] == [0, 1]
