@@ -123,7 +123,8 @@ async def keep(url: str, seconds: int, brands: int = 10_000, replicas: int = 4, 
         await replica.beat()
         for brand in range(brands):
             replica.leases.want(offer(brand))
-        await replica.beat()
+        while not all(replica.leases.left(f"brand-{brand}") for brand in range(brands)):
+            await replica.beat()
     lent = sum(replica.leases.left(f"brand-{n}") > 0 for replica in group for n in range(brands))
     random_ = random.Random(0)
     for each in (1, replicas):  # each active brand wins at one replica, or at all of them

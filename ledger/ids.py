@@ -12,6 +12,7 @@ import datetime as dt
 import hashlib
 import hmac
 import struct
+from functools import lru_cache
 from typing import NamedTuple
 
 MODELS = ("cpm", "cpc", "cpa", "revshare")
@@ -82,6 +83,7 @@ def encode(drawn: Drawn, brand_id: str, partner_id: str, secret: bytes) -> str:
     )
 
 
+@lru_cache(maxsize=10_000)  # of a beat's wins each is looked at several times
 def decode(reservation_id: str) -> Drawn | None:
     """What the id claims; None: it is none of ours. Whether it is true, `is_genuine` tells.
 

@@ -529,7 +529,7 @@ class Store:
                 {**_reservation_row(reservation), **(said or {})[id_]}
                 for id_, reservation in sorted(page.new_reservations.items())
             ]
-            connection.execute(insert(t.reservations), rows)
+            insert_rows(connection, t.reservations, rows)
         if page.changed_reservations:
             rows = [
                 {
@@ -546,7 +546,7 @@ class Store:
         self._write_leases(connection, page)
         if page.entries:
             common = {"shard": self.shard, "epoch": self.epoch, "at": page.now}
-            connection.execute(insert(t.ledger_journal), [{**entry._asdict(), **common} for entry in page.entries])
+            insert_rows(connection, t.ledger_journal, [{**entry._asdict(), **common} for entry in page.entries])
 
     def _write_leases(self, connection: Connection, page: Page) -> None:
         new, old, gone = [], [], []
@@ -727,6 +727,28 @@ async def available(work: Awaitable[T]) -> T:
 def _reason(error: BaseException) -> str:
     cause = getattr(error, "orig", None) or error
     return (str(cause).splitlines() or [type(cause).__name__])[0]
+
+
+def insert_rows(connection: Connection, table_: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """What `connection.execute(insert(table_), rows)` does, at a third of the cost: the hot path's rows are many.
+
+    Args:
+        rows: with the same columns each.
+    """
+    dialect, names = connection.dialect, tuple(rows[0])
+    compiled = insert(table_).compile(dialect=dialect, column_keys=list(names))
+    columns = []
+    for name in compiled.positiontup or ():
+        converted = table_.c[name].type.bind_processor(dialect)
+        if converted is None:
+            columns.append([row[name] for row in rows])
+        else:
+            known: dict[Any, Any] = {}  # a transaction's rows share most of their times
+            for row in rows:
+                if (value := row[name]) not in known:
+                    known[value] = converted(value)
+            columns.append([known[row[name]] for row in rows])
+    connection.exec_driver_sql(str(compiled), list(zip(*columns, strict=True)))
 
 
 def replace_rows(connection: Connection, table_: Table, rows: Sequence[Mapping[str, Any]]) -> None:
