@@ -48,6 +48,14 @@ class Swept(NamedTuple):
     goes_on: bool  # more may be due; never after a look that changed nothing
 
 
+class _Due(NamedTuple):
+    """What a sweep has to do."""
+
+    lapses: bool
+    quarantines: bool
+    holds: bool
+
+
 class _Beaten(NamedTuple):
     """What a transaction of beats has done."""
 
@@ -325,29 +333,39 @@ class Ledger(Administration):
             in_turn: runs one transaction; others may have theirs between two of the sweep's.
         """
         await in_turn(self._start_scheduled)
-        await in_turn(lambda: self._move(self._lapse))
-        if self.shard != 0:
-            return 0
-        while await in_turn(lambda: self._move(self._end_quarantines)) == SWEEP_ROWS:
-            pass
-        looked, goes_on = 0, True
+        due = await self._store.look(self._due)  # in most seconds nothing is, and no lock is taken
+        if due.lapses:
+            await in_turn(lambda: self._move(self._lapse))
+        while due.quarantines:
+            due = due._replace(quarantines=await in_turn(lambda: self._move(self._end_quarantines)) == SWEEP_ROWS)
+        looked, goes_on = 0, due.holds
         while goes_on:
             number, goes_on = await in_turn(lambda: self._move(self._sweep_some))
             looked += number
         return looked
 
-    def _lapse(self, connection: Connection) -> None:
+    def _due(self, connection: Connection) -> _Due:
+        now, is_first = self._clock(), self.shard == 0
+        return _Due(
+            bool(self._silent(connection, now)) or self._store.has_emptied(connection),
+            is_first and bool(self._store.out_of_quarantine(connection, now, 1)),
+            is_first and bool(self._store.due(connection, now, 1)),
+        )
+
+    def _silent(self, connection: Connection, now: dt.datetime) -> list[Session]:
         """Sessions that have been silent for too long. After a start they all have their time again."""
-        now = self._clock()
         silent_since = now - dt.timedelta(seconds=self._settings.lease_s + LAPSE_GRACE_S)
         if self._opened_at > silent_since:
-            return
-        for session in self._store.open_sessions(connection):
-            if session.renewed_at <= silent_since:
-                logger.warning("session %d is silent: its leases wait until its wins have expired", session.session_id)
-                self._store.put_sessions(connection, [session._replace(status=LAPSED)])
-                self._quarantine(connection, session.session_id, now)
-                self._recalls.pop(session.session_id, None)
+            return []
+        return [session for session in self._store.open_sessions(connection) if session.renewed_at <= silent_since]
+
+    def _lapse(self, connection: Connection) -> None:
+        now = self._clock()
+        for session in self._silent(connection, now):
+            logger.warning("session %d is silent: its leases wait until its wins have expired", session.session_id)
+            self._store.put_sessions(connection, [session._replace(status=LAPSED)])
+            self._quarantine(connection, session.session_id, now)
+            self._recalls.pop(session.session_id, None)
         self._store.close_emptied(connection)
 
     def _quarantine(self, connection: Connection, session_id: int, now: dt.datetime) -> None:

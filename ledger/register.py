@@ -133,7 +133,7 @@ class Register:
             Fenced: another one has taken a newer epoch.
             LedgerUnavailable: the database is away.
         """
-        await self._store.check_epoch()
+        await self._store.look(lambda _connection: None)
 
     # What others write
 

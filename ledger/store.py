@@ -236,14 +236,19 @@ class Store:
                 raise
             return await available(self.database.run_write(fenced))
 
-    async def check_epoch(self) -> None:
-        """A look, for those who have nothing to write.
+    async def look(self, work: Callable[[Connection], T]) -> T:
+        """`work` in a read transaction of the one writer: what it finds due is its own to do.
 
         Raises:
             Fenced: another ledger has taken a newer epoch.
             LedgerUnavailable: the database is away.
         """
-        await self.read(lambda connection: self._confirm_epoch(connection, _SEEN_EPOCH))
+
+        def confirmed(connection: Connection) -> T:
+            self._confirm_epoch(connection, _SEEN_EPOCH)
+            return work(connection)
+
+        return await self.read(confirmed)
 
     def _confirm_epoch(self, connection: Connection, query: Any) -> None:
         found = connection.execute(query, {"shard": self.shard}).one_or_none()
@@ -494,6 +499,13 @@ class Store:
 
     def out_of_quarantine(self, connection: Connection, now: dt.datetime, limit: int) -> dict[LeaseKey, Lent]:
         return self._leases(connection, _L.quarantined_until <= now, limit)
+
+    def has_emptied(self, connection: Connection) -> bool:
+        """Whether `close_emptied` would find something."""
+        holding = exists().where(_L.session_id == _S.session_id)
+        return (
+            connection.execute(select(_S.session_id).where(_S.status == LAPSED, ~holding).limit(1)).first() is not None
+        )
 
     def close_emptied(self, connection: Connection) -> None:
         """Lapsed sessions that hold nothing any more."""

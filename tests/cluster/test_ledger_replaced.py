@@ -7,6 +7,7 @@ import datetime as dt
 import os
 import secrets
 import signal
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import make_url
 
 from db import Database, DatabaseSettings
 from db.brands import BrandSettings
@@ -110,6 +112,15 @@ def ask(ray: Any, reached: Any, method: str, *args: Any) -> Any:
     return patiently(lambda: ray.get(getattr(reached.handle, method).remote(*args), timeout=30))
 
 
+def stop_between_transactions(pid: int, database: DatabaseSettings) -> None:
+    """One that is stopped in the middle of a write keeps SQLite's lock for as long as it lives."""
+    connection = sqlite3.connect(str(make_url(str(database.url)).database), timeout=30, isolation_level=None)
+    connection.execute("BEGIN IMMEDIATE")
+    os.kill(pid, signal.SIGSTOP)
+    connection.execute("ROLLBACK")
+    connection.close()
+
+
 def budget(micros: int) -> BrandSettings:
     return BrandSettings(daily_budget_micros=micros)
 
@@ -130,7 +141,7 @@ def test_a_stopped_ledger_is_replaced_and_cannot_write_when_it_wakes(
     ask(ray_cluster, first, "put_brand", "b", budget(1000))
     epoch = ask(ray_cluster, first, "start")
     (stopped,) = ledger_pids()
-    os.kill(stopped, signal.SIGSTOP)
+    stop_between_transactions(stopped, database)
     try:
         calls = [first.handle.put_brand.remote("b", budget(1)), first.handle.record.remote([cost("stale", 500)])]
         with ThreadPoolExecutor(4) as replicas:
