@@ -19,8 +19,12 @@ Micros = Annotated[int, Field(ge=0, le=MOST_MICROS)]
 Roas = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
 
 
+NOT_A_PLACE = ("Factory", "localtime", "posixrules")
+"""Files beside the zones: whatever the machine has there."""
+
+
 def _timezone(value: str) -> str:
-    if value not in zoneinfo.available_timezones():
+    if value not in zoneinfo.available_timezones() or value in NOT_A_PLACE:
         raise ValueError("no such time zone; use an IANA name such as Europe/London")
     return value
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import logging
 import math
 import os
@@ -136,6 +137,9 @@ class LedgerActor:
         if self._pilot is not None:
             self._pilot.heard(beat.seen)
         return reply
+
+    async def end_sessions(self, since: dt.datetime) -> int:
+        return await self._write(lambda writer: writer.run(lambda: self._book.end_sessions(since)))
 
     async def release(self, reservation_ids: Sequence[str]) -> int:
         return await self._write(lambda writer: writer.run(lambda: self._book.release(reservation_ids)))

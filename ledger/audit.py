@@ -171,18 +171,20 @@ CHECKS = (
     Check(
         "a reservation was debited once (void: never) for its brand, portfolio and day, holds what the journal says",
         """
-        SELECT held.brand_id, held.reservation_id, held.amount_micros, held.held_micros,
-            SUM(CASE WHEN lines_.kind = 'reserve' THEN lines_.reserved_delta_micros ELSE 0 END) AS debited,
-            SUM(lines_.reserved_delta_micros) AS journal_holds
-        FROM reservations AS held LEFT JOIN ledger_journal AS lines_ ON lines_.reservation_id = held.reservation_id
-            AND lines_.brand_id = held.brand_id AND lines_.day = held.day
-            AND COALESCE(lines_.portfolio_id, '') = COALESCE(held.portfolio_id, '')
-        GROUP BY held.brand_id, held.reservation_id, held.status, held.amount_micros, held.held_micros
-        HAVING SUM(CASE WHEN lines_.kind = 'reserve' THEN 1 ELSE 0 END)
-                <> CASE held.status WHEN 'void' THEN 0 ELSE 1 END
-            OR SUM(CASE WHEN lines_.kind = 'reserve' THEN lines_.reserved_delta_micros ELSE 0 END)
-                <> CASE held.status WHEN 'void' THEN 0 ELSE held.amount_micros END
-            OR SUM(lines_.reserved_delta_micros) <> held.held_micros
+        SELECT held.brand_id, held.reservation_id, held.status, held.amount_micros, held.held_micros,
+            lines_.debits, lines_.debited, lines_.journal_holds
+        FROM reservations AS held LEFT JOIN (
+            SELECT reservation_id, brand_id, COALESCE(portfolio_id, '') AS portfolio_id, day,
+                SUM(CASE WHEN kind = 'reserve' THEN 1 ELSE 0 END) AS debits,
+                SUM(CASE WHEN kind = 'reserve' THEN reserved_delta_micros ELSE 0 END) AS debited,
+                SUM(reserved_delta_micros) AS journal_holds
+            FROM ledger_journal WHERE reservation_id IS NOT NULL
+            GROUP BY reservation_id, brand_id, COALESCE(portfolio_id, ''), day
+        ) AS lines_ ON lines_.reservation_id = held.reservation_id AND lines_.brand_id = held.brand_id
+            AND lines_.day = held.day AND lines_.portfolio_id = COALESCE(held.portfolio_id, '')
+        WHERE COALESCE(lines_.debits, 0) <> CASE held.status WHEN 'void' THEN 0 ELSE 1 END
+            OR COALESCE(lines_.debited, 0) <> CASE held.status WHEN 'void' THEN 0 ELSE held.amount_micros END
+            OR COALESCE(lines_.journal_holds, 0) <> held.held_micros
         ORDER BY held.brand_id, held.reservation_id
         """,
     ),

@@ -213,6 +213,31 @@ class Ledger(Administration):
 
     # Events and releases
 
+    async def end_sessions(self, since: dt.datetime) -> int:
+        """The end of all replicas: leases of those that were heard after `since` go back. Returns how many are left.
+
+        Args:
+            since: nothing has been drawn any more from then on.
+        """
+
+        def work(connection: Connection) -> int:
+            now = self._clock()
+            sessions = self._store.open_sessions(connection)
+            heard = [session for session in sessions if session.renewed_at > since]
+            leases = {
+                key: lent for one in heard for key, lent in self._store.leases_of(connection, one.session_id).items()
+            }
+            self._named(connection, {key.brand_id for key in leases}, now)
+            keys = {key for lease, lent in leases.items() for key in _budget_keys_of(lease, lent)}
+            page = self._page(connection, now, keys, leases)
+            for key, lent in sorted(leases.items()):
+                page.take_back(key, lent.leased_micros)
+            self._store.write(connection, page)
+            self._store.put_sessions(connection, [session._replace(status=CLOSED) for session in heard])
+            return sum(bool(self._store.leases_of(connection, one.session_id)) for one in sessions if one not in heard)
+
+        return await self._move(work)
+
     async def release(self, reservation_ids: Collection[str]) -> int:
         """Give back holds that nobody will use. Returns how many went back; one that has ended stays as it is."""
 

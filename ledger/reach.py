@@ -17,6 +17,7 @@ could not reach leaves by itself when it wakes, for it is fenced and has a succe
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import logging
 import time
@@ -251,6 +252,26 @@ def living_generations() -> dict[int, list[int]]:
         if actor["namespace"] == NAMESPACE and len(parts) == 2 and all(part.isdecimal() for part in parts):
             found.setdefault(int(parts[0]), []).append(int(parts[1]))
     return found
+
+
+def end_sessions(seconds: float, draining_s: float) -> None:
+    """Before everything stops: let every shard take back the leases of replicas that draw no more.
+
+    What is not back within `seconds` waits in quarantine after the next start.
+
+    Args:
+        draining_s: a beat that was sent before now may still be on its way for so long.
+    """
+    import ray
+
+    since = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=draining_s)
+    until = time.monotonic() + seconds
+    for shard, generations in living_generations().items():
+        ledger = ray.get_actor(name_of(shard, max(generations)), NAMESPACE)
+        while time.monotonic() < until:
+            if not ray.get(ledger.end_sessions.remote(since), timeout=max(until - time.monotonic(), 0.1)):
+                break
+            time.sleep(0.1)
 
 
 def has_successor(shard: int, generation: int) -> bool:

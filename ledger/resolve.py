@@ -234,13 +234,14 @@ def resolve(groups: Sequence[Group], at: float, reach: float = REACH_LEAST) -> N
     coming = _Coming.of(brands, day, max(1.0 - at, 0.0) + reach, reach, members)
 
     # Positions count bins from the best: a greater position wins more, at a lower κ.
-    by_target = _most_by_target(day.surplus, coming, day.target)
+    by_target = _most_by_target(day.surplus, coming, day.target, day.factor)
     by_budget = _most_by_budget(coming.cost, day.left)
     position = np.minimum(by_target, by_budget)
     if members.limited:
         least = np.minimum(_position(KAPPA_MOST * np.nan_to_num(day.target, nan=np.inf)), position)
         total = members.sum_curves(coming.between(least, position))
-        shared = members.spread(_most_by_target(members.surplus(day), total, members.target))
+        factor = np.minimum.reduceat(day.factor, members.first)
+        shared = members.spread(_most_by_target(members.surplus(day), total, members.target, factor))
         by_target, position = np.minimum(shared, by_target), np.minimum(np.maximum(shared, least), position)
         total_cost = members.sum(_between(coming.cost, np.zeros(len(brands)), position))
         position = np.minimum(position, members.spread(_most_by_budget(total_cost, members.left(day))))
@@ -381,11 +382,15 @@ def _best_first(by_bin: Floats) -> Floats:
     return sums
 
 
-def _most_by_target(surplus: Floats, coming: _Coming, target: Floats) -> Floats:
-    """(n,) the greatest position that still brings the day home; at the least all that is worth τ, which only helps."""
+def _most_by_target(surplus: Floats, coming: _Coming, target: Floats, factor: Floats) -> Floats:
+    """(n,) the greatest position that still brings the day home; at the least all that is worth τ, which only helps.
+
+    Args:
+        factor: realised ÷ predicted revenue: what is predicted to be worth τ ÷ factor is worth τ.
+    """
     coming_surplus = coming.revenue - target[:, None] * coming.cost - PRUDENCE * np.sqrt(coming.variance)
     slack = np.where(np.isnan(target)[:, None], 0.0, surplus[:, None] + coming_surplus)
-    return np.maximum(_last_not_negative(slack), _position(np.nan_to_num(target)))
+    return np.maximum(_last_not_negative(slack), _position(np.nan_to_num(target) / factor))
 
 
 def _most_by_budget(cost: Floats, left: Floats) -> Floats:

@@ -32,7 +32,7 @@ COMPETITION_HALF_LIFE_S = 600.0
 COMPETITION_PRIOR = 20.0
 """Opportunities that speak for winning all that λ lets through, before others were seen to be better."""
 
-ROUND_AT = 1000
+ROUND_AT = 20_000
 """Groups are solved together whose day is equally far, to a share of 1 ÷ this."""
 
 HOURS = 24

@@ -25,6 +25,7 @@ from typing import NamedTuple, Self
 from db import BadSetting, State
 from db.migrate import CannotMigrate
 from db.state import secret_file
+from ledger.reach import end_sessions
 from serve_app import processes
 from serve_app.embedded import EmbeddedRedis
 from serve_app.night import Night
@@ -33,6 +34,7 @@ from serve_app.settings import Settings, load, with_state
 LEAST_FREE_BYTES = 512 * 1024 * 1024
 RAY_START_S, READY_S = 60.0, 180.0
 STOP_HAPROXY_S, FLUSH_S, STOP_RAY_S, STOP_REST_S = 2.0, 1.2, 3.0, 1.0
+LEASES_S, DRAINING_S = 3.0, 0.2
 REPLICA_PORTS = 20
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -482,11 +484,16 @@ class System:
             os.dup2(log.fileno(), sys.stdout.fileno())
             os.dup2(log.fileno(), sys.stderr.fileno())
         # Not serve.shutdown(): it takes up to half a minute. HAProxy lets no more in and ends what it has, the replicas
-        # write what waits for its second, and the ledger has nothing that is not on disk.
+        # write what waits for its second and tell the ledger their last wins, and it takes their leases back.
         processes.stop_softly(processes.marked(self._name, "haproxy"), STOP_HAPROXY_S)
-        time.sleep(FLUSH_S)
         import ray
 
+        flushed = time.monotonic() + FLUSH_S
+        try:
+            end_sessions(LEASES_S, DRAINING_S)
+        except Exception as error:
+            self._note(error)  # what is lent waits in quarantine; nothing is lost
+        time.sleep(max(flushed - time.monotonic(), 0.0))
         ray.shutdown()
         if self._ray is not None:
             self._ray.terminate()

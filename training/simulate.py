@@ -472,6 +472,11 @@ def _command(chosen: argparse.Namespace) -> int:
         raise BadInput(f"--out {chosen.out} is a folder")
     if chosen.out is not None and not chosen.out.absolute().parent.is_dir():
         raise BadInput(f"--out {chosen.out}: there is no folder {chosen.out.parent}")
+    if chosen.out is not None and chosen.out.exists() and not chosen.out.is_file():
+        raise BadInput(f"--out {chosen.out} is not a file")
+    given = [path for path in (chosen.auctions, chosen.fit_lambda, chosen.brands) if path is not None and path.exists()]
+    if chosen.out is not None and chosen.out.exists() and any(chosen.out.samefile(path) for path in given):
+        raise BadInput(f"--out {chosen.out} would overwrite what is read")
     auctions = None if chosen.auctions is None else read_auctions(chosen.auctions)
     horizon_s = chosen.horizon_s
     if horizon_s is None and auctions is not None:

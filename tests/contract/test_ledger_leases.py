@@ -455,3 +455,24 @@ async def test_idle_money_of_a_member_is_asked_back_from_the_replica_that_needs_
         clock.forward(SECOND)
     shown = (await ledger.get_portfolio("f"))["today"]
     assert shown["reserved"] == 910
+
+
+async def test_the_end_of_all_replicas_returns_what_they_hold(ledger, clock, database):
+    """Once each was heard after nothing was drawn any more: its wins are recorded."""
+    await brand(ledger)
+    await brand(ledger, "c")
+    replicas = [Replica(ledger), Replica(ledger)]
+    for replica, name in zip(replicas, "bc", strict=True):
+        assert (await ask(replica, claim(clock, name, offer(name)))).wins
+    since = clock.now
+    assert await ledger.end_sessions(since) == 2, "their last wins may still be on their way"
+    clock.forward(SECOND)
+    await replicas[0].beat()
+    assert await ledger.end_sessions(since) == 1
+    assert await today(ledger) == (900, 0, 100, 0)
+    await replicas[1].beat()
+    assert await ledger.end_sessions(since) == 0
+    assert await today(ledger, "c") == (900, 0, 100, 0)
+    assert await leased(database) == {}
+    await replicas[0].beat()
+    assert replicas[0].leases.refusal(offer(), replicas[0].now_s) == NO_LEASE

@@ -14,7 +14,7 @@ import pytest
 from ledger.resolve import Limits
 from training.judge import Item, judge, make_market, optimum, optimum_by_highs
 from training.judge import main as judge_main
-from training.simulate import COLUMNS, main, read_auctions, read_market
+from training.simulate import COLUMNS, Auctions, Terms, main, read_auctions, read_market, simulate
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 TEST, TRAIN = DATA / "auctions_1458.test.csv.gz", DATA / "auctions_1458.train.csv.gz"
@@ -287,3 +287,30 @@ def test_real_auctions(tmp_path, capsys, target, share):
     warm = Outcome(frame, out, target, budget)
     assert float(capsys.readouterr().out) > 0.0
     assert warm.of_optimum >= cold.of_optimum - 0.003 and warm.roas >= 0.998 * target
+
+
+@pytest.mark.parametrize("share", [0.5, 0.35])
+def test_lambda_rises_above_the_target_where_revenue_falls_short(share):
+    """What is predicted to be worth the target is not, when only a share of it comes."""
+    draw, n = np.random.default_rng(1), 20_000
+    cost = np.full(n, 1000.0)
+    predicted = cost * draw.lognormal(0.0, 0.6, n)
+    times = np.sort(draw.uniform(0, 86_400, n))
+    auctions = Auctions(times, np.zeros(n, np.intp), ["b"], predicted, cost, share * predicted, cost)
+    market = read_market(None, ["b"], Terms(target_roas=1.0, daily_budget_micros=None, lambda0=None))
+    decided = simulate(auctions, market, 86_400.0, realised=True)
+    assert decided.lambda_[n // 2] > 1.1
+    assert share * predicted[decided.won].sum() / cost[decided.won].sum() >= 0.99
+
+
+def test_what_is_read_is_not_written_over(tmp_path, capsys):
+    file = tmp_path / "a.csv"
+    file.write_text(
+        "t_s,brand_id,predicted_revenue_micros,predicted_cost_micros,revenue_micros,cost_micros\n1,b,2,1,2,1\n"
+    )
+    before = file.read_text()
+    assert main(["--auctions", str(file), "--target-roas", "1", "--out", str(file)]) == 2
+    assert main(["--auctions", str(file), "--target-roas", "1", "--out", "/dev/null"]) == 2
+    assert file.read_text() == before and not Path("/dev/null").is_file()
+    said = capsys.readouterr().err
+    assert "would overwrite" in said and "is not a file" in said
