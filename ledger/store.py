@@ -751,7 +751,7 @@ def insert_rows(connection: Connection, table_: Table, rows: Sequence[Mapping[st
     compiled = insert(table_).compile(dialect=dialect, column_keys=list(names))
     columns = []
     for name in compiled.positiontup or ():
-        converted = table_.c[name].type.bind_processor(dialect)
+        converted = table_.c[name].type.dialect_impl(dialect).bind_processor(dialect)
         if converted is None:
             columns.append([row[name] for row in rows])
         else:

@@ -1,12 +1,14 @@
 """Whatever the database raises, callers hear of it in the ledger's words."""
 
+import datetime as dt
 import sqlite3
 
 import pytest
-from sqlalchemy import exc
+from sqlalchemy import MetaData, create_engine, exc, insert, select
 
+from db import tables as t
 from ledger.errors import Fenced, LedgerUnavailable, StatementRefused
-from ledger.store import available
+from ledger.store import available, insert_rows
 
 
 async def raising(error):
@@ -60,3 +62,25 @@ async def test_other_errors_keep_their_names():
     for error in (Fenced(0, 1, 2), KeyError("bug")):
         with pytest.raises(type(error)):
             await available(raising(error))
+
+
+def test_many_rows_are_written_as_sqlalchemy_writes_them(tmp_path):
+    """To the character: text that stands for times is compared as text."""
+    engine = create_engine("sqlite://")
+    times = t.Table(
+        "times", MetaData(), t.Column("id", t.Integer), t.Column("day", t.Date), t.Column("at", t.UtcDateTime),
+        t.Column("lasting", t.Boolean), t.Column("until", t.UtcDateTime),
+    )  # fmt: skip
+    noon = dt.datetime(2024, 5, 1, 12, tzinfo=dt.UTC)
+    rows = [
+        {"id": 1, "day": noon.date(), "at": noon, "lasting": True, "until": None},
+        {"id": 2, "day": noon.date(), "at": noon.replace(microsecond=5), "lasting": False, "until": noon},
+    ]
+    with engine.begin() as connection:
+        times.create(connection)
+        connection.execute(insert(times), rows)
+        insert_rows(connection, times, rows)
+        found = connection.exec_driver_sql("SELECT * FROM times ORDER BY id").all()
+        assert found[0] == found[1] and found[2] == found[3]
+        assert found[0] != found[2]
+        assert [dict(row._mapping) for row in connection.execute(select(times))] == [*rows, *rows]
