@@ -4,7 +4,7 @@ import datetime as dt
 import sqlite3
 
 import pytest
-from sqlalchemy import MetaData, create_engine, exc, insert, select
+from sqlalchemy import Boolean, Column, Date, Integer, MetaData, Table, create_engine, exc, insert, select
 
 from db import tables as t
 from ledger.errors import Fenced, LedgerUnavailable, StatementRefused
@@ -67,9 +67,9 @@ async def test_other_errors_keep_their_names():
 def test_many_rows_are_written_as_sqlalchemy_writes_them(tmp_path):
     """To the character: text that stands for times is compared as text."""
     engine = create_engine("sqlite://")
-    times = t.Table(
-        "times", MetaData(), t.Column("id", t.Integer), t.Column("day", t.Date), t.Column("at", t.UtcDateTime),
-        t.Column("lasting", t.Boolean), t.Column("until", t.UtcDateTime),
+    times = Table(
+        "times", MetaData(), Column("id", Integer), Column("day", Date), Column("at", t.UtcDateTime),
+        Column("lasting", Boolean), Column("until", t.UtcDateTime),
     )  # fmt: skip
     noon = dt.datetime(2024, 5, 1, 12, tzinfo=dt.UTC)
     rows = [
