@@ -78,7 +78,8 @@ class Shard:
         self._handle: Any = None
         self._connecting: asyncio.Task[Any] | None = None
         self._urgent = asyncio.Event()
-        self._waiting: list[asyncio.Future[None]] = []
+        self._waiting: list[asyncio.Future[None]] = []  # for a beat that begins yet
+        self._held: list[asyncio.Future[None]] = []  # for the one under way
         self._beating = asyncio.Lock()
         self._is_away = True
 
@@ -164,7 +165,7 @@ class Shard:
             if is_last and not self.leases.is_open and not self.leases.has_old_session:
                 return  # nothing to give back
             self._urgent.clear()
-            waiting, self._waiting = self._waiting, []
+            self._held, self._waiting = self._waiting, []
             try:
                 await self._beat(is_last)
                 while not is_last and not self.leases.is_open:
@@ -179,9 +180,14 @@ class Shard:
             else:
                 self._is_away = False
             finally:
-                for done in waiting:
-                    if not done.done():
-                        done.set_result(None)
+                self._let_go()
+
+    def _let_go(self) -> None:
+        """Whoever waits for this beat goes on, with what there is."""
+        held, self._held = self._held, []
+        for done in held:
+            if not done.done():
+                done.set_result(None)
 
     async def _beat(self, is_last: bool = False) -> None:
         beat = self.leases.beat(self._clock(), self.seen.take(), is_last)
@@ -215,8 +221,13 @@ class Shard:
                     self._handle = await asyncio.to_thread(self._replace)
                     raise LedgerUnavailable("the ledger was silent and has been replaced")
                 await asyncio.wait([call], timeout=self._settings.silence_s / 3)
-                if not call.done() and self._handle is not None and await self._says_its_name():
+                if call.done() or self._handle is None:
+                    continue
+                if await self._says_its_name():
                     heard_s = self._clock()
+                elif not call.done():
+                    self._is_away = True  # requests need not wait until it is replaced
+                    self._let_go()
             reply: Reply = await call
             return reply
         finally:

@@ -391,6 +391,24 @@ async def test_a_silent_ledger_is_replaced(serve, monkeypatch):
     assert won(await soon(client.reserve(request(bid("a"))))) == ["bid-a"]
 
 
+async def test_nobody_waits_for_a_silent_ledger_until_it_is_replaced(serve):
+    """What has no lease is lost, what has one goes on winning: no deadline is waited for."""
+    ledger = Fake(a=10**6, b=10**6)
+    client = await serve(ledger, silence_s=0.3)
+    assert won(await soon(client.reserve(request(bid("a"))))) == ["bid-a"]
+    ledger.answers.clear()
+    ledger.names.clear()
+    shard = client._shards[0]
+    award = await soon(client.reserve(request(bid("b"), within_s=LONG_S)))
+    assert (won(award), award.refused) == ([], {"bid-b": "no_lease"})
+    assert not shard.is_reachable
+    assert won(await soon(client.reserve(request(bid("b"), bid("a"))))) == ["bid-a"]
+    ledger.answers.set()
+    ledger.names.set()
+    await soon(client.beat_within(LONG_S))
+    await until(lambda: shard.is_reachable)
+
+
 async def test_a_slow_ledger_that_says_its_name_is_waited_for(serve, monkeypatch):
     monkeypatch.setattr(reserve, "BEAT_S", LONG_S)
     now_s = 0.0
