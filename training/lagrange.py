@@ -348,7 +348,7 @@ def _cut(ratio: Floats, revenue: Floats, cost: Floats, limit: Constraint, last: 
     if last == "stays" and budget is not None and by_target >= end:
         paid = np.where(np.isinf(best), 1.0, min(1.0, budget / max(float(spent[end]), TINY)))
         share[order] = np.where(np.arange(n) < end, paid, 0.0)
-        if float(share @ revenue) > earned[start]:
+        if float(share @ revenue) > earned[start] * (1 + ROUNDING):
             return _Cut(share, price * (1 - ROUNDING), binding, overflows=True)
     share[order] = np.arange(n) < start
     if start > 0 and math.isfinite(best[start - 1]):

@@ -314,6 +314,9 @@ def test_z_stop_and_start_again_lose_nothing_and_leave_nothing(system: System, h
     assert system.left_over() == []
     assert system.start() < 60
     with system.http() as again:
-        assert again.get(f"/api/brands/{brand}").json() == before
+        after = again.get(f"/api/brands/{brand}").json()
+        today = before["today"]
+        assert after["today"] == today | {"leased": 0, "available": today["available"] + today["leased"]}
+        assert after | {"today": {}} == before | {"today": {}}
         assert again.get("/readyz").json()["model_version"] == version
         assert again.post("/api/score", json=request("again", brand)).json()["ranked"][0]["status"] == "won"
