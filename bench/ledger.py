@@ -24,6 +24,7 @@ from db.brands import BrandSettings
 from db.migrate import upgrade
 from ledger import Claim, Leases, Ledger, Offer, Tuple
 from ledger.reservation import Lifetimes
+from ledger.writer import Writer
 
 LIVES = Lifetimes(1800.0, 30)
 DEAREST = 1000
@@ -53,16 +54,24 @@ def main(argv: Sequence[str]) -> str | None:
     return "\n".join(lines)
 
 
+_writers: dict[Ledger, Writer] = {}
+_running: list[asyncio.Task[None]] = []
+
+
 class Replica:
     """Leases against a ledger in this process."""
 
     def __init__(self, ledger: Ledger) -> None:
-        self._ledger, self.leases, self._requests = ledger, Leases(LIVES), 0
+        self.leases, self._requests = Leases(LIVES), 0
+        if ledger not in _writers:
+            _writers[ledger] = Writer(ledger)
+            _running.append(asyncio.create_task(_writers[ledger].keep_writing()))
+        self._writer = _writers[ledger]
 
     async def beat(self, is_last: bool = False) -> None:
         asked_s = time.monotonic()
         beat = self.leases.beat(asked_s, is_last=is_last)
-        (reply,) = await self._ledger.beat([beat])
+        reply = await self._writer.beat(beat)
         self.leases.heard(beat, reply, asked_s, time.monotonic())
 
     def claim(self) -> Claim:
@@ -137,8 +146,7 @@ async def keep(url: str, seconds: int, brands: int = 10_000, replicas: int = 4, 
                         replica.leases.want(one)
                     else:
                         wins += 1
-            for replica in group:
-                await replica.beat()
+            await asyncio.gather(*(replica.beat() for replica in group))  # as replicas beat: together
             await asyncio.sleep(max(0.0, began + beat + 1 - time.monotonic()))
         passed = time.monotonic() - began
         share = (time.process_time() - cpu_s) / passed

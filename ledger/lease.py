@@ -178,6 +178,10 @@ class Leases:
 
     # The way of a beat
 
+    def until_next(self, every_s: float, now_s: float) -> float:
+        """Seconds to the next beat. All replicas beat together, by the ledger's clock, and share its transactions."""
+        return every_s - (now_s + self._wall_ahead_s) % every_s
+
     def beat(self, now_s: float, seen: bytes = b"", is_last: bool = False) -> Beat:
         """What to tell the ledger now. The next one may be made when `heard` or `failed` has been called for it.
 

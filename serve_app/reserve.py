@@ -151,7 +151,7 @@ class Shard:
         """For ever."""
         while True:
             try:
-                async with asyncio.timeout(self._settings.beat_s):
+                async with asyncio.timeout(self.leases.until_next(self._settings.beat_s, self._clock())):
                     await self._urgent.wait()
             except TimeoutError:
                 pass
