@@ -134,7 +134,6 @@ class Leases:
         if (
             lease is not None
             and amount <= lease.left_micros
-            and lease.left_micros > 0  # of a lease that is drawn to its end the ledger knows no more
             and now_s < self._until_s
             and now_s < lease.ends_s
             and (lease.lasting or offer.pricing_model not in CONVERSION_MODELS)
@@ -317,7 +316,7 @@ class Leases:
         if lease is None:
             terms = self.terms.brands.get(brand_id)
             if want is not None and terms is not None:
-                amount = want.amount_micros
+                amount = max(want.amount_micros, 1)  # what costs nothing has a lease behind it all the same
                 yield Line(brand_id, terms.day, 0, amount, AHEAD_WINS * amount, want.lasting)
             return
         elapsed_s, lease.looked_s = now_s - lease.looked_s, now_s

@@ -106,14 +106,13 @@ class Leasing:
             logger.error("a win of session %d has an id of another: %s", session_id, win.reservation_id)
             return
         key = LeaseKey(session_id, win.where.brand_id, drawn.day)
-        lent = self._page.lent(key)
         reservation = self._reservation(win.where, win.reservation_id, drawn, win.award_id)
         self.rows[win.reservation_id] = _said(win)
-        has_money = lent is not None and lent.leased_micros >= drawn.amount_micros
+        has_money = self._has_money(key, drawn)
         if has_money and not paid:
             self._page.hold(key, reservation)
         else:
-            if has_money:
+            if has_money and drawn.amount_micros:
                 self._page.take_back(key, drawn.amount_micros)
             same = [one.reservation_id for one in paid if one.brand_id == win.where.brand_id]
             self._page.void(replace(reservation, instead_id=same[0] if same else None))
@@ -129,8 +128,7 @@ class Leasing:
         if drawn is None:
             return None
         key = LeaseKey(drawn.session_id, place.brand_id, drawn.day)
-        lent = self._page.lent(key)
-        if lent is None or lent.leased_micros < drawn.amount_micros:
+        if not self._has_money(key, drawn):
             return None
         reservation = self._reservation(place, reservation_id, drawn)
         if reservation.expires_at <= self._page.now:
@@ -144,6 +142,11 @@ class Leasing:
             **_place(place),
         }
         return reservation
+
+    def _has_money(self, key: LeaseKey, drawn: ids.Drawn) -> bool:
+        """What costs nothing needs no lease: the one that it was drawn on may have been drawn to its end since."""
+        lent = self._page.lent(key)
+        return drawn.amount_micros <= (0 if lent is None else lent.leased_micros)
 
     def _remember(self, request: Request, win: WinRecord, status: str) -> None:
         one = Recorded(win.award_id, win.reservation_id, win.where.brand_id, status)

@@ -140,10 +140,11 @@ class Page:
 
     def hold(self, key: LeaseKey, reservation: Reservation) -> None:
         """A win that was drawn from this lease becomes a hold."""
-        amount, lent = reservation.held_micros, self._leases[key]
-        keys = budget_keys(key.brand_id, lent.portfolio_id, key.day)
-        self._put(keys, [self.budget(one).hold(amount) for one in keys])
-        self._leases[key] = self.changed_leases[key] = lent._replace(leased_micros=lent.leased_micros - amount)
+        if amount := reservation.held_micros:
+            lent = self._leases[key]
+            keys = budget_keys(key.brand_id, lent.portfolio_id, key.day)
+            self._put(keys, [self.budget(one).hold(amount) for one in keys])
+            self._leases[key] = self.changed_leases[key] = lent._replace(leased_micros=lent.leased_micros - amount)
         self.new_reservations[reservation.reservation_id] = reservation
         self._write("reserve", reservation, reserved=amount, leased=-amount)
 

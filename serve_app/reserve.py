@@ -82,6 +82,7 @@ class Shard:
         self._held: list[asyncio.Future[None]] = []  # for the one under way
         self._beating = asyncio.Lock()
         self._is_away = True
+        self._is_over = False
 
     async def call(self, method: str, *args: Any) -> Any:
         """One call to the ledger.
@@ -141,15 +142,17 @@ class Shard:
         return not self._is_away
 
     async def beaten(self) -> None:
-        """Wait for a beat that begins after this call."""
+        """Wait for a beat that begins after this call; there is none after the last."""
+        if self._is_over:
+            return
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(done)
         self._urgent.set()
         await done
 
     async def keep_beating(self) -> None:
-        """For ever."""
-        while True:
+        """Until the last beat has been sent."""
+        while not self._is_over:
             try:
                 async with asyncio.timeout(self.leases.until_next(self._settings.beat_s, self._clock())):
                     await self._urgent.wait()
@@ -160,12 +163,16 @@ class Shard:
                 await asyncio.sleep(RETRY_S)
 
     async def beat(self, is_last: bool = False) -> None:
-        """One beat, or the few that open a session; errors are logged once an outage."""
+        """One beat, or the few that open a session; errors are logged once an outage. None follows the last."""
         async with self._beating:
-            if is_last and not self.leases.is_open and not self.leases.has_old_session:
-                return  # nothing to give back
+            if self._is_over and not is_last:
+                return
+            self._is_over = is_last
             self._urgent.clear()
             self._held, self._waiting = self._waiting, []
+            if is_last and not self.leases.is_open and not self.leases.has_old_session:
+                self._let_go()
+                return  # nothing to give back
             try:
                 await self._beat(is_last)
                 while not is_last and not self.leases.is_open:
@@ -415,7 +422,7 @@ class LedgerClient:
     # The replica's life
 
     async def keep_beating(self) -> None:
-        """For ever."""
+        """Until `close`."""
         await asyncio.gather(*(shard.keep_beating() for shard in self._shards))
 
     async def close(self) -> None:

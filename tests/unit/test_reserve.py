@@ -467,6 +467,17 @@ async def test_the_end_tells_the_last_wins_and_returns_all(serve):
     assert [one.reservation_id for one in ledger.beats[-1].wins] == [win.reservation_id]
 
 
+async def test_after_the_end_nothing_is_asked_for(serve):
+    ledger = Fake(a=10**6)
+    client = await serve(ledger)
+    await soon(client.reserve(request(bid("a"))))
+    await soon(client.close())
+    assert not (await soon(client.reserve(request(bid("a"))))).wins
+    await soon(client.beat_within(LONG_S))
+    await soon(client._shards[0].beat())
+    assert ledger.beats[-1].is_last
+
+
 async def test_what_nobody_heard_of_is_recorded_and_then_released(serve):
     ledger = Fake(a=10**6)
     client = await serve(ledger)

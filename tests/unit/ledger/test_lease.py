@@ -616,6 +616,13 @@ def test_a_brand_is_named_only_with_all_its_doubts(monkeypatch):
     assert stated == {(name, day) for name in names for day in (TODAY, TOMORROW)}, "in the end all are stated"
 
 
+def test_what_costs_nothing_has_a_lease_behind_it_too():
+    replica = Replica()
+    replica.want(0, model="revshare")
+    (line,) = replica.lines()
+    assert (line.least_micros, line.want_micros > 0, line.lasting) == (1, True, True)
+
+
 def test_the_sequence_begins_anew_before_it_has_no_room():
     replica = leasing(1000)
     replica.leases._sequence = 2**32 - 1

@@ -259,6 +259,17 @@ def test_a_win_without_money_behind_it_is_void():
     assert (books.reservations[bare.reservation_id].held_micros, out(books)) == (0, (0, 100, 900))
 
 
+def test_what_costs_nothing_needs_no_money_behind_it():
+    """Its lease was drawn to its end by the win before it, and the ledger keeps no empty leases."""
+    books = lending(100)
+    record(books, win(drawn(1)))
+    free, again = win(drawn(2, amount=0), request_id="r2", award_id="a2"), win(drawn(3, amount=0), request_id="r2")
+    books.leases.clear()
+    record(books, free, again)
+    assert [books.reservations[one.reservation_id].status for one in (free, again)] == ["open", "void"]
+    assert out(books) == (0, 100, 900)
+
+
 def test_a_request_is_paid_for_once():
     books = lending(500)
     first, second = win(drawn(1)), win(drawn(2), award_id="another")

@@ -360,8 +360,10 @@ class Money(RuleBasedStateMachine):
         assert all(micros <= self.most[key] for key, micros in promised.items())
 
     @invariant()
-    def no_win_is_void(self):
-        assert all(held.status != "void" or not held.amount_micros for held in self.ledger.books.reservations.values())
+    def no_win_is_void_in_its_time(self):
+        """A replica that was away until its wins had expired, and the money was taken back, tells of them late."""
+        held = self.ledger.books.reservations.values()
+        assert all(one.status != "void" or one.ended_at >= one.expires_at for one in held)
 
     @invariant()
     def what_can_be_drawn_is_lent(self):
