@@ -3,8 +3,8 @@
 A win's way: an ingress replica draws it from a lease in memory (`lease.py`, pure) and tells the ledger in beats:
 `actor.py` (the one writer of a shard, on Ray; `reach.py` finds it) → `writer.py` (many calls, one transaction) →
 `book.py` (`Ledger`: reads, decides, writes; `register.py` and `administration.py` are its lower floors) → `leasing.py`,
-`posting.py`, `page.py` and the rules in `account.py`, `reservation.py`, `settlement.py` (pure) → `store.py` (SQL).
-`ids.py` makes the reservation ids that both sides read.
+`posting.py`, `page.py` and the rules in `account.py`, `reservation.py`, `settlement.py` (pure) → `store.py` and
+`event_store.py` (SQL). `ids.py` makes the reservation ids that both sides read.
 
 λ's way: `seen.py` (what a replica could have won, as `sketch.py`) → `pilot.py` (feeds it, on the actor) → `steering.py`
 → `resolve.py` (κ; all pure) → `terms.py`, which the next beat brings to the replicas. `counters.py` keeps the Redis

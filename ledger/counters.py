@@ -22,14 +22,15 @@ from sqlalchemy import Connection, and_, case, func, or_, select
 
 from db import tables as t
 from db.brands import BrandSettings
+from db.rows import chunks
 from ledger.account import Budget
 from ledger.book import Ledger
 from ledger.errors import LedgerUnavailable
+from ledger.event_store import PERFORMANCE, total
 from ledger.pacing import Completed, DaySums, History, Throttle, completed, completed_today, current_roas, still_needed
 from ledger.register import BrandDay
 from ledger.settings import RoasSettings
 from ledger.shards import SHARDS_MOST
-from ledger.store import PERFORMANCE, chunks, total
 from ledger.terms import Steered
 
 logger = logging.getLogger("paceline.counters")

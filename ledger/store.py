@@ -7,56 +7,39 @@ commits, so an upsert is a look and then an INSERT or an UPDATE. Keys are sorted
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import (
-    BigInteger,
     ColumnElement,
     Connection,
-    Date,
-    Double,
-    Table,
     and_,
     bindparam,
-    case,
-    column,
     delete,
     exists,
-    extract,
     func,
     insert,
-    literal_column,
     or_,
     select,
-    table,
     update,
 )
-from sqlalchemy.dialects.mysql import insert as mysql_insert
 from sqlalchemy.exc import IntegrityError, InterfaceError, InternalError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from db import Database
 from db import tables as t
 from db.brands import BrandSettings, PortfolioSettings
-from db.performance import PRECEDENCE, key_hash
-from ledger.account import MONEY_MOST, Budget
+from db.rows import chunks, insert_rows, one_of, replace_rows
+from ledger.account import Budget
 from ledger.brand import Brand, Fit, Portfolio, Scheduled
 from ledger.errors import Fenced, LayoutReplaced, LedgerUnavailable, StatementRefused
+from ledger.event_store import EventStore
 from ledger.leasing import NOBODY, Recorded
-from ledger.pacing import DaySums
 from ledger.page import BudgetKey, LeaseKey, Lent, Page
 from ledger.reservation import Reservation
-from ledger.settlement import Fact, Figures, RowKey
 
 T = TypeVar("T")
 OPEN, LAPSED, CLOSED = "open", "lapsed", "closed"
-CHUNK = 500
-"""Keys in one IN list."""
-
-EventKey = tuple[str, str, str]
-"""brand_id, partner_id, event_id: unique for ever."""
-
 _BUDGET = (
     t.budget_days.c.owner, t.budget_days.c.owner_id, t.budget_days.c.day, t.budget_days.c.budget_micros,
     t.budget_days.c.available_micros, t.budget_days.c.leased_micros, t.budget_days.c.reserved_micros,
@@ -73,28 +56,6 @@ _L = t.leases.c
 _LEASE_KEY = and_(
     _L.session_id == bindparam("k_session_id"), _L.brand_id == bindparam("k_brand_id"), _L.day == bindparam("k_day")
 )
-_E = t.events.c
-_EVENT = (
-    _E.brand_id, _E.partner_id, _E.event_id, _E.type, _E.occurred_at, _E.slot_id, _E.device_type, _E.creative_type,
-    _E.placement_score, _E.day, _E.portfolio_id, _E.reservation_id, _E.click_id, _E.conversion_id, _E.status,
-    _E.cost_micros, _E.revenue_micros,
-)  # fmt: skip
-_IS_CONVERSION = _E.type.in_(("conversion", "conversion_update"))
-_P = t.performance_hourly.c
-_FIGURES = (
-    _P.key_hash, _P.impressions, _P.clicks, _P.conversions, _P.cost_micros, _P.revenue_micros,
-    _P.pending_revenue_micros,
-)  # fmt: skip
-
-PERFORMANCE = table(
-    "performance",
-    column("brand_id", t.ID),
-    column("day", Date),
-    column("hour", t.UtcDateTime),
-    *(column(name, BigInteger) for name in Figures._fields),
-)
-"""The view: of each day and tuple, the kind of rows that counts."""
-
 _INSERT_BUDGET = insert(t.budget_days)
 _UPDATE_RESERVATION = (
     update(t.reservations)
@@ -120,27 +81,6 @@ _RENEW_SESSION = (
     .where(_S.session_id == bindparam("k_session_id"))
     .values({name: bindparam(name) for name in ("status", "beat", "renewed_at")})
 )
-_UPDATE_FIGURES = (
-    update(t.performance_hourly)
-    .where(_P.key_hash == bindparam("k_key_hash"))
-    .values({name: bindparam(name) for name in Figures._fields})
-)
-_COMPLETE_EVENT = (
-    update(t.events)
-    .where(
-        _E.brand_id == bindparam("k_brand_id"),
-        _E.partner_id == bindparam("k_partner_id"),
-        _E.event_id == bindparam("k_event_id"),
-    )
-    .values(
-        {
-            name: bindparam(name)
-            for name in (
-                "day", "portfolio_id", "reservation_id", "slot_id", "device_type", "creative_type", "placement_score"
-            )
-        }
-    )
-)  # fmt: skip
 _EP = t.ledger_epochs.c
 _LAYOUT = select(_EP.shard, _EP.epoch, _EP.shards, _EP.decided_at).order_by(_EP.shard).with_for_update()
 _SEEN_EPOCH = select(_EP.epoch, _EP.shards).where(_EP.shard == bindparam("shard"))
@@ -167,7 +107,7 @@ class Session(NamedTuple):
     renewed_at: dt.datetime
 
 
-class Store:
+class Store(EventStore):
     """A shard's rows, and what all shards read.
 
     Args:
@@ -361,7 +301,8 @@ class Store:
         """
         lines = exists().where(t.ledger_journal.c.brand_id == brand_id, t.ledger_journal.c.kind.not_in(_UNMOVED))
         lent = exists().where(_L.brand_id == brand_id)
-        sums = exists().where(_E.brand_id == brand_id, or_(_E.cost_micros.is_not(None), _E.revenue_micros.is_not(None)))
+        e = t.events.c
+        sums = exists().where(e.brand_id == brand_id, or_(e.cost_micros.is_not(None), e.revenue_micros.is_not(None)))
         return bool((connection.execute(select(or_(lines, lent, sums)))).scalar_one())
 
     def portfolio_money_moved(self, connection: Connection, portfolio_id: str) -> bool:
@@ -576,148 +517,6 @@ class Store:
         if gone:
             connection.execute(_DELETE_LEASE, gone)
 
-    # Events and performance
-
-    def event_hashes(self, connection: Connection, keys: Iterable[EventKey]) -> dict[EventKey, str]:
-        found: dict[EventKey, str] = {}
-        query = select(_E.brand_id, _E.partner_id, _E.event_id, _E.content_hash)
-        for chunk in chunks(sorted(set(keys))):
-            for row in connection.execute(query.where(one_of((_E.brand_id, _E.partner_id, _E.event_id), chunk))):
-                found[(row[0], row[1], row[2])] = row[3]
-        return found
-
-    def clicks(self, connection: Connection, keys: Iterable[tuple[str, str]]) -> list[Any]:
-        """Click events by (brand_id, click_id)."""
-        return self._events(connection, (_E.brand_id, _E.click_id), keys, _E.type == "click")
-
-    def conversions(self, connection: Connection, keys: Iterable[tuple[str, str]]) -> list[Any]:
-        """Conversions and their updates by (brand_id, conversion_id)."""
-        return self._events(connection, (_E.brand_id, _E.conversion_id), keys, _IS_CONVERSION)
-
-    def waiting(self, connection: Connection, clicks: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-        """Conversions that came before their click: (brand_id, conversion_id) by (brand_id, click_id)."""
-        lacks = or_(_E.reservation_id.is_(None), _E.slot_id.is_(None))
-        rows = self._events(connection, (_E.brand_id, _E.click_id), clicks, and_(_IS_CONVERSION, lacks))
-        return [(row.brand_id, row.conversion_id) for row in rows]
-
-    def _events(
-        self, connection: Connection, columns: Sequence[Any], keys: Iterable[tuple[str, str]], condition: Any
-    ) -> list[Any]:
-        rows: list[Any] = []
-        for chunk in chunks(sorted(set(keys))):
-            rows += (connection.execute(select(*_EVENT).where(one_of(columns, chunk), condition))).all()
-        return rows
-
-    def insert_events(self, connection: Connection, rows: list[dict[str, Any]]) -> None:
-        if rows:
-            connection.execute(insert(t.events), rows)
-
-    def complete_events(self, connection: Connection, completed: Mapping[EventKey, Fact]) -> None:
-        """Fill in what recorded conversions inherit from a click that came after them."""
-        rows = []
-        for key in sorted(completed):
-            fact = completed[key]
-            names = ("slot_id", "device_type", "creative_type", "placement_score")
-            place = {name: getattr(fact.place, name, None) for name in names}
-            inherited = {"day": fact.day, "portfolio_id": fact.portfolio_id, "reservation_id": fact.reservation_id}
-            rows.append(
-                {**place, **inherited, **dict(zip(("k_brand_id", "k_partner_id", "k_event_id"), key, strict=True))}
-            )
-        if rows:
-            connection.execute(_COMPLETE_EVENT, rows)
-
-    def figures(self, connection: Connection, keys: Iterable[RowKey]) -> dict[RowKey, Figures]:
-        by_hash = {hash_of(key): key for key in keys}
-        found: dict[RowKey, Figures] = {}
-        for chunk in chunks(sorted(by_hash)):
-            for row in connection.execute(select(*_FIGURES).where(_P.key_hash.in_(chunk))):
-                found[by_hash[row[0]]] = Figures(*row[1:])
-        return found
-
-    def results(self, connection: Connection, brand_id: str, start: dt.datetime, end: dt.datetime) -> tuple[int, int]:
-        """Cost and approved revenue of the hours in [start, end); beyond ±`MONEY_MOST` that much is shown."""
-        p = PERFORMANCE.c
-        query = select(total(p.cost_micros), total(p.revenue_micros)).where(
-            p.brand_id == brand_id, p.day.between(start.date(), end.date()), p.hour >= start, p.hour < end
-        )
-        cost, revenue = (max(-MONEY_MOST, min(int(value), MONEY_MOST)) for value in connection.execute(query).one())
-        return cost, revenue
-
-    def sums_since(self, connection: Connection, brand_ids: Sequence[str], start: dt.datetime) -> dict[str, DaySums]:
-        """What these brands' hours from `start` on have brought; revenue only where its cost is known."""
-        p = PERFORMANCE.c
-        costed = p.cost_micros.is_not(None)
-        query = (
-            select(
-                p.brand_id,
-                total(p.impressions),
-                total(p.clicks),
-                total(p.conversions),
-                total(p.cost_micros),
-                total(case((costed, p.revenue_micros), else_=0)),
-                total(case((costed, p.pending_revenue_micros), else_=0)),
-            )
-            .where(p.day >= start.date(), p.hour >= start)
-            .group_by(p.brand_id)
-        )
-        found: dict[str, DaySums] = {}
-        for chunk in chunks(brand_ids):
-            for row in connection.execute(query.where(p.brand_id.in_(chunk))):
-                found[row[0]] = DaySums(*map(int, row[1:]))
-        return found
-
-    def impressions_by_hour(self, connection: Connection, since: dt.date) -> list[tuple[str, int, float]]:
-        """(brand, hour of the day in UTC, impressions) of rows that know their hour."""
-        hour = extract("hour", _P.hour)
-        query = (
-            select(_P.brand_id, hour, total(_P.impressions))
-            .where(_P.period == "hour", _P.day >= since)
-            .group_by(_P.brand_id, hour)
-        )
-        return [(row[0], int(row[1]), float(row[2])) for row in connection.execute(query)]
-
-    def put_figures(
-        self, connection: Connection, existing: Collection[RowKey], changed: Mapping[RowKey, Figures]
-    ) -> None:
-        """Absolute values. An event row from which everything was taken back goes away."""
-        new, old, gone = [], [], []
-        for key_hash_, key in sorted((hash_of(key), key) for key in changed):
-            figures = changed[key]
-            if key.kind == "event" and not any(figures):
-                if key in existing:
-                    gone.append(key_hash_)
-            elif key in existing:
-                old.append({**figures._asdict(), "k_key_hash": key_hash_})
-            else:
-                new.append(
-                    {
-                        **figures._asdict(),
-                        **key.place._asdict(),
-                        "key_hash": key_hash_,
-                        "kind": key.kind,
-                        "precedence": PRECEDENCE[key.kind],
-                        "source": "",
-                        "period": key.period,
-                        "hour": key.hour,
-                        "day": key.hour.date(),
-                    }
-                )
-        if new:
-            connection.execute(insert(t.performance_hourly), new)
-        if old:
-            connection.execute(_UPDATE_FIGURES, old)
-        for chunk in chunks(gone):
-            connection.execute(delete(t.performance_hourly).where(_P.key_hash.in_(chunk)))
-
-
-def hash_of(key: RowKey) -> str:
-    return key_hash(key.kind, "", key.period, key.hour, *key.place)
-
-
-def total(micros: ColumnElement[int | None]) -> ColumnElement[float]:
-    """A sum to show. Exact up to 2^53; beyond, SQLite's own sum of integers would fail instead of rounding."""
-    return func.coalesce(func.sum(micros + literal_column("0e0", Double)), 0.0)
-
 
 async def available(work: Awaitable[T]) -> T:
     """Turn whatever the database raises into the ledger's own error.
@@ -739,73 +538,6 @@ async def available(work: Awaitable[T]) -> T:
 def _reason(error: BaseException) -> str:
     cause = getattr(error, "orig", None) or error
     return (str(cause).splitlines() or [type(cause).__name__])[0]
-
-
-def insert_rows(connection: Connection, table_: Table, rows: Sequence[Mapping[str, Any]]) -> None:
-    """What `connection.execute(insert(table_), rows)` does, at a third of the cost: the hot path's rows are many.
-
-    Args:
-        rows: with the same columns each.
-    """
-    dialect, names = connection.dialect, tuple(rows[0])
-    compiled = insert(table_).compile(dialect=dialect, column_keys=list(names))
-    columns = []
-    for name in compiled.positiontup or ():
-        converted = table_.c[name].type.dialect_impl(dialect).bind_processor(dialect)
-        if converted is None:
-            columns.append([row[name] for row in rows])
-        else:
-            known: dict[Any, Any] = {}  # a transaction's rows share most of their times
-            for row in rows:
-                if (value := row[name]) not in known:
-                    known[value] = converted(value)
-            columns.append([known[row[name]] for row in rows])
-    connection.exec_driver_sql(str(compiled), list(zip(*columns, strict=True)))
-
-
-def replace_rows(connection: Connection, table_: Table, rows: Sequence[Mapping[str, Any]]) -> None:
-    """New values for rows that exist. The driver of MySQL sends UPDATEs one by one; many rows at once are an upsert."""
-    if not rows:
-        return
-    keys = [column_.name for column_ in table_.primary_key]
-    values = [name for name in rows[0] if name not in keys]
-    if connection.dialect.name == "mysql":
-        for chunk in chunks(rows):
-            upsert = mysql_insert(table_).values(list(chunk))
-            connection.execute(upsert.on_duplicate_key_update({name: upsert.inserted[name] for name in values}))
-        return
-    where = and_(*(table_.c[name] == bindparam(f"k_{name}") for name in keys))
-    statement = update(table_).where(where).values({name: bindparam(name) for name in values})
-    connection.execute(
-        statement,
-        [{(f"k_{name}" if name in keys else name): value for name, value in row.items()} for row in rows],
-    )
-
-
-def one_of(columns: Sequence[Any], keys: Iterable[Sequence[Any]], inner: int = -1) -> ColumnElement[bool]:
-    """Rows with one of these keys.
-
-    SQLite reads a whole table for `(a, b) IN (VALUES …)`; for a = 1 AND b IN (…) it uses the index.
-
-    Args:
-        inner: the column with the many values; there is one alternative for each combination of the others.
-    """
-    position = inner % len(columns)
-    groups: dict[tuple[Any, ...], list[Any]] = {}
-    for key in keys:
-        groups.setdefault((*key[:position], *key[position + 1 :]), []).append(key[position])
-    outer = [*columns[:position], *columns[position + 1 :]]
-    return or_(
-        *(
-            and_(*(column_ == value for column_, value in zip(outer, rest, strict=True)), columns[position].in_(values))
-            for rest, values in groups.items()
-        )
-    )
-
-
-def chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    for start in range(0, len(items), CHUNK):
-        yield items[start : start + CHUNK]
 
 
 def _brand(row: Any) -> Brand:

@@ -23,7 +23,7 @@ from db.brands import BrandSettings
 from ledger import LedgerSettings, LedgerUnavailable, connect, reach, replace
 from ledger.audit import audit
 from serve_app import processes
-from tests.contract.test_ledger import event
+from tests.contract.ledgers import event
 
 NAME = f"ledgers-{os.getpid()}"
 ROOT = Path(__file__).resolve().parents[2]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from sqlalchemy import insert, select
 
-from db import Database, DatabaseSettings, State
+from db import Database, State
 from db.tables import brands, lambda_fits, portfolios, score_log
 from ledger.store import Store
 from training import ModelSettings, import_frame, lagrange, opportunities, performance
@@ -24,13 +23,6 @@ SETTINGS = ModelSettings(trees=10, min_rows_in_leaf=5)
 
 def quiet(_line: str) -> None:
     pass
-
-
-@pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
-    opened = Database(DatabaseSettings(url=database_url))
-    yield opened
-    await opened.close()
 
 
 async def put(database, brand_id, portfolio_id=None, active=True, target_roas=1.2, budget=1_000_000):

@@ -11,17 +11,14 @@ from db import tables as t
 from db.brands import BrandSettings, PortfolioSettings
 from ledger import (
     Beat,
-    Claim,
     CurrencyFixed,
     Event,
     Fenced,
     Ledger,
     LedgerSettings,
     NotFound,
-    Offer,
     PortfolioMismatch,
     PortfolioUnknown,
-    Tuple,
     book,
 )
 from ledger.account import MONEY_MOST
@@ -29,82 +26,20 @@ from ledger.audit import audit
 from ledger.pacing import Throttle
 from ledger.page import Page
 from ledger.writer import Writer
+from tests.contract.ledgers import (
+    DAY,
+    HOUR,
+    NOON,
+    brand,
+    claim,
+    event,
+    journal,
+    offer,
+    statuses,
+    today,
+    update_of,
+)
 from tests.contract.replica import Replica, reserve
-
-NOON = dt.datetime(2024, 5, 1, 12, tzinfo=dt.UTC)
-HOUR, DAY = dt.timedelta(hours=1), dt.timedelta(days=1)
-
-
-class Clock:
-    def __init__(self, now: dt.datetime = NOON) -> None:
-        self.now = now
-
-    def __call__(self) -> dt.datetime:
-        return self.now
-
-    def forward(self, by: dt.timedelta) -> None:
-        self.now += by
-
-
-@pytest.fixture
-async def database(database_url):
-    database = Database(DatabaseSettings(url=database_url))
-    yield database
-    # Whatever a test did, every invariant holds afterwards.
-    problems = await audit(database)
-    await database.close()
-    assert problems == []
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
-@pytest.fixture
-async def ledger(database, clock):
-    return await Ledger.open(database, clock=clock)
-
-
-def offer(brand_id="b", amount=100, model="cpm", bid_id=None) -> Offer:
-    where = Tuple(brand_id, "p", "s", "mobile", "160x600", 0.7)
-    return Offer(bid_id or f"bid-{brand_id}", where, model, amount)
-
-
-def claim(clock, request_id, *offers, winners=1, body="body", within_s=3600.0) -> Claim:
-    return Claim("sub", request_id, body, winners, offers or (offer(),), within_s)
-
-
-def event(event_id, type_, at=NOON, brand_id="b", **fields) -> Event:
-    place = {"slot_id": "s", "device_type": "mobile", "creative_type": "160x600", "placement_score": 0.7}
-    return Event(event_id, type_, at, brand_id, "p", **(place | fields))
-
-
-def update_of(event_id, at=NOON, **fields) -> Event:
-    return Event(event_id, "conversion_update", at, "b", "p", **fields)
-
-
-async def today(ledger, brand_id="b"):
-    shown = (await ledger.get_brand(brand_id))["today"]
-    return tuple(shown[name] for name in ("budget", "available", "reserved", "settled", "excess", "overspend"))
-
-
-async def journal(database):
-    async with database.read() as connection:
-        query = (
-            select(t.ledger_journal.c.kind)
-            .where(t.ledger_journal.c.kind.not_in(("budget", "lend", "take_back")))
-            .order_by(t.ledger_journal.c.seq)
-        )
-        return list((await connection.execute(query)).scalars())
-
-
-async def brand(ledger, brand_id="b", budget=1000, **fields):
-    return await ledger.put_brand(brand_id, BrandSettings(daily_budget_micros=budget, **fields))
-
-
-def statuses(results):
-    return [result.code or result.status for result in results]
 
 
 async def test_a_win_is_held_then_settled(ledger, clock, database):

@@ -10,7 +10,7 @@ from db.brands import BrandSettings
 from ledger import Award, Beat, Claim, LedgerActor, LedgerSettings, LedgerUnavailable, Line, RoasSettings
 from serve_app.reserve import LedgerClient, Shard
 from tests.contract.http import Local
-from tests.contract.test_ledger import event, offer
+from tests.contract.ledgers import event, offer
 
 SETTINGS = LedgerSettings(reservation_ttl_s=1.0, beat_s=0.02, sweep_s=0.02, refresh_s=0.02)
 

@@ -10,7 +10,6 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from sqlalchemy import insert
 
-from db import Database, DatabaseSettings
 from db import tables as t
 from db.brands import BrandSettings, PortfolioSettings
 from db.performance import PRECEDENCE, key_hash
@@ -25,34 +24,12 @@ from ledger import (
     RoasSettings,
     read_gauges,
 )
-from ledger.audit import audit
 from ledger.counters import built_key, gauges_key
+from tests.contract.ledgers import NOON, claim, event
 from tests.contract.replica import reserve
-from tests.contract.test_ledger import NOON, Clock, claim, event
 
 MINUTE = dt.timedelta(minutes=1)
 ROAS = RoasSettings(min_impressions=10)
-
-
-@pytest.fixture
-async def database(database_url):
-    database = Database(DatabaseSettings(url=database_url))
-    yield database
-    problems = await audit(database)
-    await database.close()
-    assert problems == []
-
-
-@pytest.fixture
-async def redis(redis_url):
-    redis = Redis.from_url(redis_url)
-    yield redis
-    await redis.aclose()
-
-
-@pytest.fixture
-def clock():
-    return Clock()
 
 
 @pytest.fixture

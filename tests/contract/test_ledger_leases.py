@@ -15,23 +15,19 @@ from ledger import Award, Beat, Claim, Ledger, LedgerSettings, Line
 from ledger.book import LAPSE_GRACE_S
 from ledger.ids import decode, encode
 from ledger.lease import NO_LEASE
-from tests.contract.replica import Replica
-from tests.contract.test_ledger import (
+from tests.contract.ledgers import (
     DAY,
     HOUR,
     NOON,
     brand,
     claim,
-    clock,
-    database,
     event,
     journal,
-    ledger,
     offer,
     statuses,
 )
+from tests.contract.replica import Replica
 
-__all__ = ["clock", "database", "ledger"]  # fixtures
 SECOND = dt.timedelta(seconds=1)
 TTL, LASTING = HOUR / 2, 30 * DAY
 DRAWING = dt.timedelta(seconds=LedgerSettings().lease_s)

@@ -5,37 +5,16 @@ import datetime as dt
 import pytest
 from sqlalchemy import insert
 
-from db import Database, DatabaseSettings
 from db import tables as t
 from db.brands import BrandSettings, PortfolioSettings
 from db.performance import PRECEDENCE, key_hash
 from ledger import Ledger, RoasSettings
-from ledger.audit import audit
 from ledger.pilot import Pilot
 from ledger.seen import WON, Opportunity, Seen
 from ledger.steering import SEEN_LEAST
+from tests.contract.ledgers import NOON, claim, event, offer
 from tests.contract.replica import reserve
-from tests.contract.test_ledger import NOON, Clock, claim, event, offer
 from tests.unit.ledger.test_steering import market
-
-
-@pytest.fixture
-async def database(database_url):
-    database = Database(DatabaseSettings(url=database_url))
-    yield database
-    problems = await audit(database)
-    await database.close()
-    assert problems == []
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
-@pytest.fixture
-async def ledger(database, clock):
-    return await Ledger.open(database, clock=clock)
 
 
 @pytest.fixture

@@ -4,18 +4,15 @@ import asyncio
 import datetime as dt
 
 import pytest
-from redis.asyncio import Redis
 from sqlalchemy import func, insert, select, text
 
-from db import Database, DatabaseSettings
 from db import tables as t
 from db.brands import BrandSettings, PortfolioSettings
 from ledger import Beat, Counters, Fenced, Ledger, LedgerSettings, Line, NotFound, RoasSettings, read_gauges
-from ledger.audit import audit
 from ledger.errors import LayoutReplaced, OtherShard
 from ledger.shards import shard_of
+from tests.contract.ledgers import DAY, HOUR, NOON, claim, event, offer
 from tests.contract.replica import Replica, reserve
-from tests.contract.test_ledger import DAY, HOUR, NOON, Clock, claim, event, offer
 
 ONE, TWO, THREE = (LedgerSettings(shards=number) for number in (1, 2, 3))
 
@@ -27,20 +24,6 @@ def named(shard: int, prefix: str = "b") -> str:
 
 
 B0, B1, P0, P1 = named(0), named(1), named(0, "p"), named(1, "p")
-
-
-@pytest.fixture
-async def database(database_url):
-    database = Database(DatabaseSettings(url=database_url))
-    yield database
-    problems = await audit(database)
-    await database.close()
-    assert problems == []
-
-
-@pytest.fixture
-def clock():
-    return Clock()
 
 
 async def pair(database, clock, decided_at=1.0) -> list[Ledger]:
@@ -284,13 +267,6 @@ async def test_an_event_that_comes_by_the_wrong_shard_is_not_lost(database, cloc
 
 
 # The pulse
-
-
-@pytest.fixture
-async def redis(redis_url):
-    redis = Redis.from_url(redis_url)
-    yield redis
-    await redis.aclose()
 
 
 async def test_the_gauges_of_all_shards_are_shown_together(database, clock, redis):

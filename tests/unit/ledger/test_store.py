@@ -7,8 +7,9 @@ import pytest
 from sqlalchemy import Boolean, Column, Date, Integer, MetaData, Table, create_engine, exc, insert, select
 
 from db import tables as t
+from db.rows import insert_rows
 from ledger.errors import Fenced, LedgerUnavailable, StatementRefused
-from ledger.store import available, insert_rows
+from ledger.store import available
 
 
 async def raising(error):
