@@ -84,11 +84,12 @@ class Ledger(Administration):
             known = self._store.sessions(connection, {beat.session_id for beat in beats if beat.session_id})
             sessions = dict(known)
             live = [beat for beat in beats if not _is_stale(beat, sessions)]
-            named = self._named(connection, self._touched(connection, live), now)
+            ending = self._ending(connection, live)
+            named = self._named(connection, _touched(live, ending), now)
             wins = [win for beat in live for win in beat.wins]
             said = {line.brand_id for beat in live for line in beat.lines} | {win.where.brand_id for win in wins}
             brands = {id_: brand for id_, brand in named.items() if id_ in said and self.owns(brand)}
-            leases = self._leases_of(connection, live, brands, now)
+            leases = ending | self._leases_of(connection, live, brands, now)
             keys = {key for lease, lent in leases.items() for key in _budget_keys_of(lease, lent)}
             for brand in brands.values():
                 keys.update(budget_keys(brand.brand_id, brand.settings.portfolio_id, brand.day(now)))
@@ -152,27 +153,20 @@ class Ledger(Administration):
         more = {key.session_id for key, micros in stated.items() if micros > leases.get(key, Lent(None)).leased_micros}
         return self._store.called_to_mind(connection, more)
 
-    def _touched(self, connection: Connection, beats: Sequence[Beat]) -> set[str]:
-        """The brands that these beats bear on."""
-        ids = {line.brand_id for beat in beats for line in beat.lines}
-        ids |= {win.where.brand_id for beat in beats for win in beat.wins}
-        for beat in beats:
-            if beat.is_last and beat.session_id is not None:
-                ids |= {key.brand_id for key in self._store.leases_of(connection, beat.session_id)}
-        return ids
+    def _ending(self, connection: Connection, beats: Sequence[Beat]) -> dict[LeaseKey, Lent]:
+        """All leases of sessions that say their last."""
+        last = [beat.session_id for beat in beats if beat.is_last and beat.session_id is not None]
+        return {key: lent for id_ in last for key, lent in self._store.leases_of(connection, id_).items()}
 
     def _leases_of(
         self, connection: Connection, beats: Sequence[Beat], brands: Mapping[str, Brand], now: dt.datetime
     ) -> dict[LeaseKey, Lent]:
-        """The leases that these beats bear on."""
+        """The leases that these beats name."""
         keys: set[LeaseKey] = set()
-        found: dict[LeaseKey, Lent] = {}
         for beat in beats:
             session_id = beat.session_id
             if session_id is None:
                 continue
-            if beat.is_last:
-                found |= self._store.leases_of(connection, session_id)
             for win in beat.wins:
                 if (drawn := decode(win.reservation_id)) is not None:
                     keys.add(LeaseKey(session_id, win.where.brand_id, drawn.day))
@@ -180,7 +174,7 @@ class Ledger(Administration):
                 keys.add(LeaseKey(session_id, line.brand_id, line.day))
                 if (brand := brands.get(line.brand_id)) is not None:
                     keys.add(LeaseKey(session_id, line.brand_id, brand.day(now)))
-        return found | self._store.leases(connection, keys - found.keys())
+        return self._store.leases(connection, keys)
 
     def _answer(
         self, beat: Beat, sessions: dict[int, Session], leasing: Leasing, page: Page, now: dt.datetime
@@ -438,6 +432,13 @@ def _is_stale(beat: Beat, sessions: Mapping[int, Session]) -> bool:
     """A later beat of its session has been answered."""
     session = sessions.get(beat.session_id or 0)
     return session is not None and beat.number <= session.beat
+
+
+def _touched(beats: Sequence[Beat], ending: Iterable[LeaseKey]) -> set[str]:
+    """The brands that these beats bear on."""
+    ids = {line.brand_id for beat in beats for line in beat.lines}
+    ids |= {win.where.brand_id for beat in beats for win in beat.wins}
+    return ids | {key.brand_id for key in ending}
 
 
 def _with_grants(reply: Reply, answers: Iterable[tuple[str, Grant | str | None]]) -> Reply:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
@@ -345,7 +346,7 @@ class LedgerClient:
             shard.seen.add(some)
 
     def _shard(self, offer: Offer) -> Shard:
-        return self._owner.get(offer.where.brand_id, self._shards[0])
+        return self._of(offer.where.brand_id)
 
     def release(self, wins: Collection[tuple[str, str]]) -> None:
         """Nobody heard of these wins (brand, reservation): their money goes back, in the background."""
@@ -430,11 +431,8 @@ class LedgerClient:
         await _within(BEAT_S, [shard.beat(is_last=True) for shard in self._shards])
 
 
-async def _within(seconds: float, works: Sequence[Awaitable[Any]]) -> bool:
-    """Whether all of it was done in time; the rest is let go."""
-    try:
+async def _within(seconds: float, works: Sequence[Awaitable[Any]]) -> None:
+    """What is not done in time is let go."""
+    with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(max(seconds, 0.0)):
             await asyncio.gather(*works)
-    except TimeoutError:
-        return False
-    return True
