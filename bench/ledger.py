@@ -1,4 +1,4 @@
-"""`python -m bench ledger`: what leases cost, and what they waste. SQLite in a temporary folder, no Ray."""
+"""`python -m bench ledger`: what leases cost, and what they waste. No Ray."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import resource
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from db.migrate import upgrade
 from ledger import Claim, Leases, Ledger, Offer, Tuple
 from ledger.reservation import Lifetimes
 from ledger.writer import Writer
+from tests.servers.mysql import MySqlServer
 
 LIVES = Lifetimes(1800.0, 30)
 DEAREST = 1000
@@ -36,6 +38,7 @@ def main(argv: Sequence[str]) -> str | None:
     parser.add_argument("--only", choices=("draw", "keep", "last-cent", "restart"))
     parser.add_argument("--seconds", type=int, default=20, help="of keeping leases (default 20)")
     parser.add_argument("--open", type=int, default=1_000_000, help="open reservations at the restart (default 1 M)")
+    parser.add_argument("--mysql", action="store_true", help="on a MySQL of its own (default SQLite, in a new file)")
     asked = parser.parse_args(argv)
     parts: dict[str, Callable[[str], Any]] = {
         "draw": lambda url: asyncio.run(draw(url)),
@@ -46,12 +49,21 @@ def main(argv: Sequence[str]) -> str | None:
     lines = []
     for name, part in parts.items():
         if asked.only in (None, name):
-            with tempfile.TemporaryDirectory(prefix="paceline-bench-") as folder:
-                url = f"sqlite+aiosqlite:///{Path(folder) / 'ledger.sqlite'}"
+            with _empty_database(asked.mysql) as url:
                 upgrade(url)
-                lines.append(f"- {name}: {part(url)}")
+                lines.append(f"- {name}{' (MySQL)' if asked.mysql else ''}: {part(url)}")
                 print(lines[-1], flush=True)
     return "\n".join(lines)
+
+
+@contextmanager
+def _empty_database(is_mysql: bool) -> Iterator[str]:
+    if is_mysql:
+        with MySqlServer() as server:
+            yield server.create_database()
+    else:
+        with tempfile.TemporaryDirectory(prefix="paceline-bench-") as folder:
+            yield f"sqlite+aiosqlite:///{Path(folder) / 'ledger.sqlite'}"
 
 
 _writers: dict[Ledger, Writer] = {}
@@ -188,7 +200,7 @@ async def last_cent(url: str, replicas: int = 8, holds: int = 10_000) -> str:
 def restart(url: str, number: int) -> str:
     """A ledger that opens on a database with so many open reservations, in a process of its own."""
     now = dt.datetime.now(dt.UTC).replace(tzinfo=None)
-    engine = create_engine(url.replace("+aiosqlite", ""))
+    engine = create_engine(url.replace("+aiosqlite", "").replace("+aiomysql", "+pymysql"))
     brands, amount = 1000, 100
     common = {
         "sub": "bench", "request_hash": "0" * 64, "bid_id": "bid", "portfolio_id": None, "partner_id": "p",
