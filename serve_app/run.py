@@ -91,7 +91,8 @@ def _refuse(reason: str) -> int:
 def _heed_make() -> None:
     """GNU make waits for its child without handing SIGINT on: Ctrl-C reaches both, a lone `kill -INT` only make.
 
-    make takes its handler off when the signal has come: that can be seen from here.
+    make takes its handler off when the signal has come: that can be seen from here. A make that never had one was
+    started with SIGINT ignored, as a script's `make run &` is.
     """
     parent = Path(f"/proc/{os.getppid()}")
     try:
@@ -99,15 +100,25 @@ def _heed_make() -> None:
             return
     except OSError:  # no parent here: a container's first process
         return
+    had_one = _catches_sigint(parent)
     while True:
         time.sleep(0.25)
-        try:
-            caught = next(line for line in (parent / "status").read_text().splitlines() if line.startswith("SigCgt:"))
-        except (OSError, StopIteration):
-            caught = "SigCgt: 0"  # make has gone: so do we
-        if not int(caught.split()[1], 16) & 1 << (signal.SIGINT - 1):
+        has_one = _catches_sigint(parent)
+        if has_one is None or (had_one and not has_one):  # None: make has gone, so do we
             os.kill(os.getpid(), signal.SIGINT)
             return
+
+
+def _catches_sigint(process: Path) -> bool | None:
+    """Whether a process of /proc has a handler for SIGINT; None: it has gone."""
+    try:
+        lines = (process / "status").read_text().splitlines()
+    except OSError:
+        return None
+    said = dict(line.split(maxsplit=1) for line in lines if line.startswith(("State:", "SigCgt:")))
+    if said["State:"].startswith("Z"):
+        return None
+    return bool(int(said["SigCgt:"], 16) & 1 << (signal.SIGINT - 1))
 
 
 def _raise_stop(_number: int, _frame: object) -> None:
