@@ -256,7 +256,7 @@ class Leases:
         """The beat may have arrived or not: what it asked for may be lent to us without our knowing."""
         for line in beat.lines:
             self._doubtful.add((line.brand_id, line.day))
-            if line.want_micros:  # it is lent on the ledger's day, which may have begun already
+            if line.want_micros:  # it is lent on the ledger's day, which may have begun already, no later one
                 self._doubtful.add((line.brand_id, line.day + dt.timedelta(days=1)))
 
     def _lapse(self, session: Session | None) -> None:

@@ -196,6 +196,8 @@ class Leasing:
             return "brand_paused"
         now = self._page.now
         day, portfolio_id = brand.day(now), brand.settings.portfolio_id
+        if day not in (line.day, line.day + dt.timedelta(days=1)):
+            return None  # were this answer lost, the replica could not say which lease it is unsure of
         key = LeaseKey(session_id, line.brand_id, day)
         if (lent := self._page.lent(key)) is not None:
             portfolio_id = lent.portfolio_id

@@ -97,6 +97,13 @@ def test_a_block_is_of_use_and_within_the_room(least, more, room, holders):
 # Lending
 
 
+@pytest.mark.parametrize(("days", "is_lent"), [(-2, False), (-1, True), (0, True), (1, False)])
+def test_a_grant_is_of_the_day_that_was_asked_for_or_of_the_next(days, is_lent):
+    """Whoever loses the answer states what it holds of these two days: nothing else may have been lent."""
+    (answer,) = state(Books(b=BrandSettings()), line(least=100, want=300, day=TODAY + dt.timedelta(days=days)))
+    assert (answer is not None) == is_lent
+
+
 def test_a_grant_is_debited_and_says_how_long():
     books = Books(b=brand(timezone="America/New_York"))
     assert state(books, line(least=100, want=300)) == [Grant("b", TODAY, 300, False, 16 * 3600.0)]
