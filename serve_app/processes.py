@@ -11,15 +11,38 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 MARK = "_PACELINE_SYSTEM"
-"""Every process of a system inherits this variable; its value is the system's name."""
+"""Every process of a system inherits this variable; its value is the system's name. Some lose it: who gives itself a
+title may write over its environment, as Ray's agents do."""
 FIRST_PORT, LAST_PORT = 20_000, 29_999
-PR_SET_PDEATHSIG = 1
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 
 
 def die_with_parent() -> None:
     """For `preexec_fn`: SIGTERM when the supervisor is gone, and no SIGINT from the terminal."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     os.setpgid(0, 0)
+
+
+def adopt_orphans() -> None:
+    """From now on whatever this process has started stays below it, though what lies between has ended."""
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def descendants(pid: int) -> list[int]:
+    """Ids of all processes below one."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                after_name = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            children.setdefault(int(after_name[1]), []).append(int(entry.name))
+    found, waiting = [], [pid]
+    while waiting:
+        waiting += (below := children.get(waiting.pop(), []))
+        found += below
+    return found
 
 
 def is_free(host: str, port: int) -> bool:
@@ -71,12 +94,12 @@ def end(pids: Iterable[int], grace_s: float) -> None:
     pids = list(pids)
     _signal(pids, signal.SIGTERM)
     _wait(pids, grace_s)
-    _signal([pid for pid in pids if _alive(pid)], signal.SIGKILL)
+    _signal([pid for pid in pids if is_alive(pid)], signal.SIGKILL)
 
 
 def _wait(pids: Sequence[int], seconds: float) -> None:
     until = time.monotonic() + seconds
-    while time.monotonic() < until and any(_alive(pid) for pid in pids):
+    while time.monotonic() < until and any(is_alive(pid) for pid in pids):
         time.sleep(0.05)
 
 
@@ -88,7 +111,7 @@ def _signal(pids: Iterable[int], number: signal.Signals) -> None:
             continue
 
 
-def _alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
     try:
         return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except OSError:

@@ -252,6 +252,7 @@ class System:
         self._redis: EmbeddedRedis | None = None
 
     def serve(self) -> None:
+        processes.adopt_orphans()
         self._stack.callback(self._stopped)
         if str(self._settings.redis.url).startswith("unix://" + str(self._state.scratch)):
             self._redis = EmbeddedRedis(
@@ -512,7 +513,7 @@ class System:
                 self._ray.wait(STOP_RAY_S)
 
     def _stopped(self) -> None:
-        processes.end(processes.marked(self._name), STOP_REST_S)
+        processes.end({*processes.marked(self._name), *processes.descendants(os.getpid())}, STOP_REST_S)
         if not isinstance(sys.exception(), CannotRun):  # else somebody will want to read Ray's logs
             shutil.rmtree(self._state.scratch / "ray", ignore_errors=True)
         say("stopped")

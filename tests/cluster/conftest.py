@@ -38,6 +38,7 @@ class System:
         )
         self.log = state.with_suffix(".log")
         self._process: subprocess.Popen[bytes] | None = None
+        self._had: list[int] = []
 
     @property
     def python(self) -> str:
@@ -69,6 +70,7 @@ class System:
         """Stop it and return the seconds it took."""
         if self._process is None:
             return 0.0
+        self._had = processes.descendants(self._process.pid)
         began = time.monotonic()
         self._process.send_signal(number)
         status = self._process.wait(STOP_S + 15)
@@ -81,7 +83,8 @@ class System:
         return dict(json.loads((self.state / "run.json").read_text()))
 
     def left_over(self) -> list[int]:
-        return processes.marked(self.run_file["system"])
+        """What has outlived the last stop."""
+        return [*processes.marked(self.run_file["system"]), *(pid for pid in self._had if processes.is_alive(pid))]
 
     def http(self) -> httpx.Client:
         return httpx.Client(
