@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -95,6 +96,15 @@ def end(pids: Iterable[int], grace_s: float) -> None:
     _signal(pids, signal.SIGTERM)
     _wait(pids, grace_s)
     _signal([pid for pid in pids if is_alive(pid)], signal.SIGKILL)
+
+
+def reap(seconds: float) -> None:
+    """Take note of the ends of all children, adopted ones too: nobody else may. Their `Popen`s are of no use then."""
+    until = time.monotonic() + seconds
+    with contextlib.suppress(ChildProcessError):  # none is left
+        while time.monotonic() < until:
+            if os.waitpid(-1, os.WNOHANG)[0] == 0:
+                time.sleep(0.05)
 
 
 def _wait(pids: Sequence[int], seconds: float) -> None:
