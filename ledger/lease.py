@@ -255,9 +255,8 @@ class Leases:
     def failed(self, beat: Beat) -> None:
         """The beat may have arrived or not: what it asked for may be lent to us without our knowing."""
         for line in beat.lines:
-            self._doubtful.add((line.brand_id, line.day))
-            if line.want_micros:  # it is lent on the ledger's day, which may have begun already, no later one
-                self._doubtful.add((line.brand_id, line.day + dt.timedelta(days=1)))
+            days = line.days_lent if line.want_micros else [line.day]
+            self._doubtful.update((line.brand_id, day) for day in days)
 
     def _lapse(self, session: Session | None) -> None:
         """Nothing can be drawn before a new session is open."""
@@ -288,7 +287,8 @@ class Leases:
                 for brand_id, lease in self._leases.items()
                 if now_s >= lease.ends_s or now_s - lease.used_s > IDLE_S
             }
-        now, later = sorted(due)[:LINES_MOST], sorted(due)[LINES_MOST:]
+        in_order = sorted(due)
+        now, later = in_order[:LINES_MOST], in_order[LINES_MOST:]
         lines = [
             line
             for brand_id in now

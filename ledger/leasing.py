@@ -112,7 +112,7 @@ class Leasing:
         if has_money and not paid:
             self._page.hold(key, reservation)
         else:
-            if has_money and drawn.amount_micros:
+            if has_money:
                 self._page.take_back(key, drawn.amount_micros)
             same = [one.reservation_id for one in paid if one.brand_id == win.where.brand_id]
             self._page.void(replace(reservation, instead_id=same[0] if same else None))
@@ -196,8 +196,8 @@ class Leasing:
             return "brand_paused"
         now = self._page.now
         day, portfolio_id = brand.day(now), brand.settings.portfolio_id
-        if day not in (line.day, line.day + dt.timedelta(days=1)):
-            return None  # were this answer lost, the replica could not say which lease it is unsure of
+        if day not in line.days_lent:
+            return None
         key = LeaseKey(session_id, line.brand_id, day)
         if (lent := self._page.lent(key)) is not None:
             portfolio_id = lent.portfolio_id

@@ -124,7 +124,8 @@ class Page:
 
     def take_back(self, key: LeaseKey, micros: int) -> None:
         """What was lent and not drawn."""
-        self._move_lease(key, self._leases[key], "take_back", -micros, lambda budget: budget.take_back(micros))
+        if micros:  # of nothing there need not be a lease
+            self._move_lease(key, self._leases[key], "take_back", -micros, lambda budget: budget.take_back(micros))
 
     def _move_lease(
         self, key: LeaseKey, before: Lent, kind: str, micros: int, move: Callable[[Budget], Budget]

@@ -80,6 +80,14 @@ class Line(NamedTuple):
     want_micros: int = 0
     lasting: bool = False  # it may be drawn on for holds that wait for a conversion
 
+    @property
+    def days_lent(self) -> tuple[dt.date, dt.date]:
+        """Of which the wanted may be lent: the line's, or the next, which may have begun where the ledger is.
+
+        Of no other: whoever loses the answer states what it holds of these two.
+        """
+        return self.day, self.day + dt.timedelta(days=1)
+
 
 @dataclass(frozen=True, slots=True)
 class Beat:

@@ -300,13 +300,12 @@ class Model:
         if untold := [id_ for id_, one in self.wins.items() if one.by == by and not one.is_recorded]:
             raise Broken(f"{by} has never told of wins that it answered: {untold}")
 
-    def both_agree(self, session_id: int, left: Mapping[str, int], unheard: set[str]) -> None:
+    def both_agree(self, session_id: int, left: Mapping[str, int]) -> None:
         """After a few beats without a fault the ledger has lent exactly what the replica holds."""
         query = select(_L.brand_id, _L.leased_micros, _L.day).where(_L.session_id == session_id)
         lent: Counter[str] = Counter()
         for row in self.books.connection.execute(query):
-            if row.brand_id not in unheard:
-                lent[row.brand_id] += row.leased_micros
+            lent[row.brand_id] += row.leased_micros
         held = Counter({brand_id: micros for brand_id, micros in left.items() if micros})
         if lent != held:
             raise Broken(f"session {session_id} holds {dict(held)}, the ledger has lent {dict(lent)}")

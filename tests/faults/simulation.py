@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from random import Random
 from typing import Any, TypeVar
@@ -89,7 +89,6 @@ class Flight:
     """A beat under way."""
 
     beat: Beat
-    by: Replica
     asked_s: float  # by the replica's clock
     asked_at: float  # by the true one
     reply: Reply | None = None
@@ -111,8 +110,6 @@ class Replica:
     walls_jumped: int = 0  # how often the ledger's clock had jumped when it made the terms of that answer
     session_id: int | None = None
     stopped_until: float = 0.0
-    unheard: set[str] = field(default_factory=set)
-    """Brands of which something may be lent on a day that it has not heard of: the clock went on by days meanwhile."""
 
     def now_s(self, true_s: float) -> float:
         return self.ahead_s + self.rate * true_s
@@ -523,7 +520,7 @@ class World:
     def _send(self, replica: Replica, is_last: bool = False) -> Flight:
         now_s = replica.now_s(self.true_s)
         beat = replica.leases.beat(now_s, is_last=is_last)
-        replica.flight = Flight(beat, replica, now_s, self.true_s)
+        replica.flight = Flight(beat, now_s, self.true_s)
         self.say(f"  {replica.name} beats {_short(beat)}")
         return replica.flight
 
@@ -544,18 +541,10 @@ class World:
         ledger = self._ledger(is_old)
         replies = self._ask(ledger, lambda book: book.beat(beats))
         if ledger is None or replies is None:
-            for flight in flights:
-                for line in flight.beat.lines:
-                    if self._days(line.brand_id) - {line.day, line.day + dt.timedelta(days=1)}:
-                        flight.by.unheard.add(line.brand_id)
             return
         for flight, reply in zip(flights, replies, strict=True):
             self.say(f"  {_short(flight.beat)} → {_short_reply(reply)}")
             self.model.was_beaten(flight.beat, self.wall)
-            said = {
-                (line.brand_id, line.day + dt.timedelta(days=days)) for line in flight.beat.lines for days in (0, 1)
-            }
-            flight.by.unheard |= {grant.brand_id for grant in reply.grants if (grant.brand_id, grant.day) not in said}
             if not flight.is_lost:
                 flight.reply, flight.walls_jumped = reply, self._terms_made[ledger.epoch]
 
@@ -576,8 +565,7 @@ class World:
         replica.leases.heard(flight.beat, reply, flight.asked_s, replica.now_s(self.true_s))
         if reply.is_open:
             replica.asked_at, replica.walls_jumped = flight.asked_at, flight.walls_jumped
-            if replica.session_id != reply.session_id:
-                replica.session_id, replica.unheard = reply.session_id, set()
+            replica.session_id = reply.session_id
             self.model.hears(reply.grants, reply.session_id)
         if self.rng.random() < 0.05:
             self.strays.append(replace(flight, reply=None, is_lost=True))  # it arrives once more, some time
@@ -613,8 +601,8 @@ class World:
                 self._exchange(replica)
         assert replica.session_id is not None
         self.model.all_recorded(replica.name)
-        held = {id_: replica.leases.left(id_) for id_ in self._brand_ids if id_ not in replica.unheard}
-        self.model.both_agree(replica.session_id, held, replica.unheard)
+        held = {id_: replica.leases.left(id_) for id_ in self._brand_ids}
+        self.model.both_agree(replica.session_id, held)
 
     # Requests
 

@@ -195,6 +195,21 @@ def a_lost_answer_loses_wins(patch):
     patch.setattr(lease.Leases, "failed", failed)
 
 
+def a_lease_is_of_whatever_day_it_is(patch):
+    before = leasing.Leasing.state
+
+    def state(self, session_id, line):
+        brand = self._brands.get(line.brand_id)
+        if line.want_micros and brand is not None:
+            before(self, session_id, line._replace(want_micros=0))
+            day = brand.day(self._page.now)
+            lent = self._page.lent(page.LeaseKey(session_id, line.brand_id, day))
+            line = line._replace(day=day, holds_micros=0 if lent is None else lent.leased_micros)
+        return before(self, session_id, line)
+
+    patch.setattr(leasing.Leasing, "state", state)
+
+
 def what_is_doubtful_is_stated_last(patch):
     before = lease.Leases._lines
     patch.setattr(lease.Leases, "_lines", lambda self, now_s: reversed(list(before(self, now_s))))
@@ -283,6 +298,7 @@ SEEN_IN = {
     a_win_drawn_while_its_beat_is_under_way_ends_the_session: 103,
     what_a_lost_answer_lent_is_forgotten: 14,
     a_lost_answer_loses_wins: 0,
+    a_lease_is_of_whatever_day_it_is: 162,
     what_is_doubtful_is_stated_last: 65,
     days_are_utc: 0,
     silence_is_forgiven: 0,
