@@ -142,14 +142,11 @@ class Administration(Register):
         current = [brand.at(now) for brand in brands]
 
         def work(connection: Connection) -> list[dict[str, Any]]:
-            keys = [BudgetKey(BRAND, brand.brand_id, brand.day(now)) for brand in current]
-            rows = {budget.owner_id: budget for budget in self._store.budgets(connection, keys)}
-            shown = []
-            for brand, key in zip(current, keys, strict=True):
-                budget = rows.get(brand.brand_id) or Budget.of(*key, brand.settings.daily_budget_micros)
-                cost, revenue = self._results(connection, brand, key.day)
-                shown.append(self._shown(brand, budget, cost, revenue))
-            return shown
+            budgets = self._budgets_of(connection, current, now)
+            return [
+                self._shown(brand, budgets[brand.brand_id], *self._results(connection, brand, brand.day(now)))
+                for brand in current
+            ]
 
         return await self._store.read(work)
 

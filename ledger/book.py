@@ -90,9 +90,11 @@ class Ledger(Administration):
             said = {line.brand_id for beat in live for line in beat.lines} | {win.where.brand_id for win in wins}
             brands = {id_: brand for id_, brand in named.items() if id_ in said and self.owns(brand)}
             leases = ending | self._leases_of(connection, live, brands, now)
-            keys = {key for lease, lent in leases.items() for key in _budget_keys_of(lease, lent)}
-            for brand in brands.values():
-                keys.update(budget_keys(brand.brand_id, brand.settings.portfolio_id, brand.day(now)))
+            keys = {
+                key
+                for brand in brands.values()
+                for key in budget_keys(brand.brand_id, brand.settings.portfolio_id, brand.day(now))
+            }
             page = self._page(connection, now, keys, leases)
             leasing = Leasing(
                 page,
@@ -222,11 +224,7 @@ class Ledger(Administration):
                 key: lent for one in heard for key, lent in self._store.leases_of(connection, one.session_id).items()
             }
             self._named(connection, {key.brand_id for key in leases}, now)
-            keys = {key for lease, lent in leases.items() for key in _budget_keys_of(lease, lent)}
-            page = self._page(connection, now, keys, leases)
-            for key, lent in sorted(leases.items()):
-                page.take_back(key, lent.leased_micros)
-            self._store.write(connection, page)
+            self._take_back(connection, now, leases)
             self._store.put_sessions(connection, [session._replace(status=CLOSED) for session in heard])
             return sum(bool(self._store.leases_of(connection, one.session_id)) for one in sessions if one not in heard)
 
@@ -291,8 +289,7 @@ class Ledger(Administration):
             connection,
             [LeaseKey(drawn[id_].session_id, event.brand_id, drawn[id_].day) for id_, event in genuine.items()],
         )
-        keys = {key for lease, lent in leases.items() for key in _budget_keys_of(lease, lent)}
-        page = self._page(connection, now, keys, leases)
+        page = self._page(connection, now, (), leases)
         leasing = Leasing(page, {}, {}, {}, self._lifetimes, 1)
         for id_, event in sorted(genuine.items()):
             leasing.adopt(id_, _place(event))
@@ -402,13 +399,16 @@ class Ledger(Administration):
             if self._settings.shards > 1:
                 self._named(connection, {key.brand_id for key in leases}, now)
                 leases = self._store.leases(connection, leases)
-            keys = {key for lease, lent in leases.items() for key in _budget_keys_of(lease, lent)}
-            page = self._page(connection, now, keys, leases)
-            for key, lent in sorted(leases.items()):
-                page.take_back(key, lent.leased_micros)
-            self._store.write(connection, page)
+            self._take_back(connection, now, leases)
             self._store.close_emptied(connection)
         return len(leases)
+
+    def _take_back(self, connection: Connection, now: dt.datetime, leases: Mapping[LeaseKey, Lent]) -> None:
+        """All of these leases."""
+        page = self._page(connection, now, (), leases)
+        for key, lent in sorted(leases.items()):
+            page.take_back(key, lent.leased_micros)
+        self._store.write(connection, page)
 
     def _sweep_some(self, connection: Connection) -> Swept:
         now, moved = self._clock(), 0
@@ -448,10 +448,6 @@ def _with_grants(reply: Reply, answers: Iterable[tuple[str, Grant | str | None]]
         grants=tuple(answer for _, answer in answers if isinstance(answer, Grant)),
         refused={brand_id: answer for brand_id, answer in answers if isinstance(answer, str)},
     )
-
-
-def _budget_keys_of(lease: LeaseKey, lent: Lent) -> list[BudgetKey]:
-    return budget_keys(lease.brand_id, lent.portfolio_id, lease.day)
 
 
 def _place(event: Event) -> Tuple:

@@ -18,7 +18,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
-from sqlalchemy import Connection, and_, case, func, or_, select
+from sqlalchemy import Connection, and_, func, or_, select
 
 from db import tables as t
 from db.brands import BrandSettings
@@ -26,7 +26,7 @@ from db.rows import chunks
 from ledger.account import Budget
 from ledger.book import Ledger
 from ledger.errors import LedgerUnavailable
-from ledger.event_store import PERFORMANCE, total
+from ledger.event_store import DAY_SUMS, PERFORMANCE
 from ledger.pacing import Completed, DaySums, History, Throttle, completed, completed_today, current_roas, still_needed
 from ledger.register import BrandDay
 from ledger.settings import RoasSettings
@@ -379,17 +379,7 @@ class Counters:
     async def _sums(self, dirty: Collection[BrandDay] | None) -> dict[BrandDay, DaySums]:
         """Of these brand days, or of all that the ROAS may look at."""
         p = PERFORMANCE.c
-        costed = p.cost_micros.is_not(None)
-        query = select(
-            p.brand_id,
-            p.day,
-            total(p.impressions),
-            total(p.clicks),
-            total(p.conversions),
-            total(p.cost_micros),
-            total(case((costed, p.revenue_micros), else_=0)),
-            total(case((costed, p.pending_revenue_micros), else_=0)),
-        ).group_by(p.brand_id, p.day)
+        query = select(p.brand_id, p.day, *DAY_SUMS).group_by(p.brand_id, p.day)
         if dirty is None:
             queries = [query.where(p.day >= self._first_day())]
         else:

@@ -82,6 +82,23 @@ _COMPLETE_EVENT = (
 )  # fmt: skip
 
 
+def total(micros: ColumnElement[int | None]) -> ColumnElement[float]:
+    """A sum to show. Exact up to 2^53; beyond, SQLite's own sum of integers would fail instead of rounding."""
+    return func.coalesce(func.sum(micros + literal_column("0e0", Double)), 0.0)
+
+
+_COSTED = PERFORMANCE.c.cost_micros.is_not(None)
+DAY_SUMS = (
+    total(PERFORMANCE.c.impressions),
+    total(PERFORMANCE.c.clicks),
+    total(PERFORMANCE.c.conversions),
+    total(PERFORMANCE.c.cost_micros),
+    total(case((_COSTED, PERFORMANCE.c.revenue_micros), else_=0)),
+    total(case((_COSTED, PERFORMANCE.c.pending_revenue_micros), else_=0)),
+)
+"""The fields of `DaySums`, in order: revenue only where its cost is known."""
+
+
 class EventStore:
     """Rows of `events` and `performance_hourly`."""
 
@@ -151,22 +168,9 @@ class EventStore:
         return cost, revenue
 
     def sums_since(self, connection: Connection, brand_ids: Sequence[str], start: dt.datetime) -> dict[str, DaySums]:
-        """What these brands' hours from `start` on have brought; revenue only where its cost is known."""
+        """What these brands' hours from `start` on have brought."""
         p = PERFORMANCE.c
-        costed = p.cost_micros.is_not(None)
-        query = (
-            select(
-                p.brand_id,
-                total(p.impressions),
-                total(p.clicks),
-                total(p.conversions),
-                total(p.cost_micros),
-                total(case((costed, p.revenue_micros), else_=0)),
-                total(case((costed, p.pending_revenue_micros), else_=0)),
-            )
-            .where(p.day >= start.date(), p.hour >= start)
-            .group_by(p.brand_id)
-        )
+        query = select(p.brand_id, *DAY_SUMS).where(p.day >= start.date(), p.hour >= start).group_by(p.brand_id)
         found: dict[str, DaySums] = {}
         for chunk in chunks(brand_ids):
             for row in connection.execute(query.where(p.brand_id.in_(chunk))):
@@ -219,8 +223,3 @@ class EventStore:
 
 def hash_of(key: RowKey) -> str:
     return key_hash(key.kind, "", key.period, key.hour, *key.place)
-
-
-def total(micros: ColumnElement[int | None]) -> ColumnElement[float]:
-    """A sum to show. Exact up to 2^53; beyond, SQLite's own sum of integers would fail instead of rounding."""
-    return func.coalesce(func.sum(micros + literal_column("0e0", Double)), 0.0)

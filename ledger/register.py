@@ -9,6 +9,7 @@ import asyncio
 import datetime as dt
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping
+from itertools import chain
 from typing import Self, TypeVar
 from zoneinfo import ZoneInfo
 
@@ -20,7 +21,7 @@ from ledger.account import Budget
 from ledger.brand import Brand, Fit, Portfolio
 from ledger.days import day_of, midnight
 from ledger.pacing import DaySums, Throttle
-from ledger.page import BRAND, BudgetKey, LeaseKey, Lent, Page
+from ledger.page import BRAND, BudgetKey, LeaseKey, Lent, Page, budget_keys
 from ledger.reservation import DelayCurve, Lifetimes
 from ledger.settings import LedgerSettings
 from ledger.shards import shard_of
@@ -210,7 +211,20 @@ class Register:
         keys: Iterable[BudgetKey],
         leases: Mapping[LeaseKey, Lent] | None = None,
     ) -> Page:
-        return Page(now, self._store.budgets(connection, keys, lock=True), self._limit, leases or {})
+        """With these budgets, and those that the leases were lent from."""
+        leases = leases or {}
+        lending = (budget_keys(key.brand_id, lent.portfolio_id, key.day) for key, lent in leases.items())
+        budgets = self._store.budgets(connection, {*keys, *chain.from_iterable(lending)}, lock=True)
+        return Page(now, budgets, self._limit, leases)
+
+    def _budgets_of(self, connection: Connection, brands: Iterable[Brand], now: dt.datetime) -> dict[str, Budget]:
+        """Each brand's budget of its today; a day that nothing has touched yet has all of it."""
+        keyed = [(brand, BudgetKey(BRAND, brand.brand_id, brand.day(now))) for brand in brands]
+        rows = {budget.owner_id: budget for budget in self._store.budgets(connection, [key for _, key in keyed])}
+        return {
+            brand.brand_id: rows.get(brand.brand_id) or Budget.of(*key, brand.settings.daily_budget_micros)
+            for brand, key in keyed
+        }
 
     async def _move(self, work: Callable[[Connection], T]) -> T:
         async with self._writing:
@@ -297,13 +311,7 @@ class Register:
         """Every brand's budget of its today; this shard's brands."""
         now = self._clock()
         brands = self.owned(now)
-        keys = {id_: BudgetKey(BRAND, id_, brand.day(now)) for id_, brand in brands.items()}
-        rows = await self._store.read(lambda connection: self._store.budgets(connection, keys.values()))
-        found = {budget.owner_id: budget for budget in rows}
-        return {
-            id_: found.get(id_) or Budget.of(*keys[id_], brand.settings.daily_budget_micros)
-            for id_, brand in brands.items()
-        }
+        return await self._store.read(lambda connection: self._budgets_of(connection, brands.values(), now))
 
     async def days_of(self, brand_ids: Collection[str]) -> dict[str, tuple[Budget, DaySums]]:
         """Today's budget of these brands, and what their today has brought so far."""
@@ -311,8 +319,6 @@ class Register:
         brands = {id_: brand for id_, brand in self.owned(now).items() if id_ in brand_ids}
 
         def work(connection: Connection) -> dict[str, tuple[Budget, DaySums]]:
-            keys = {id_: BudgetKey(BRAND, id_, brand.day(now)) for id_, brand in brands.items()}
-            budgets = {budget.owner_id: budget for budget in self._store.budgets(connection, keys.values())}
             by_zone: dict[str, list[str]] = {}
             for id_, brand in brands.items():
                 by_zone.setdefault(brand.settings.timezone, []).append(id_)
@@ -320,13 +326,8 @@ class Register:
             for zone, ids in by_zone.items():
                 start = midnight(zone, day_of(zone, now))
                 sums |= self._store.sums_since(connection, sorted(ids), start)
-            return {
-                id_: (
-                    budgets.get(id_) or Budget.of(*keys[id_], brand.settings.daily_budget_micros),
-                    sums.get(id_, DaySums()),
-                )
-                for id_, brand in brands.items()
-            }
+            budgets = self._budgets_of(connection, brands.values(), now)
+            return {id_: (budget, sums.get(id_, DaySums())) for id_, budget in budgets.items()}
 
         return await self._store.read(work) if brands else {}
 
