@@ -283,12 +283,11 @@ class LedgerClient:
 
         A better bid without a lease is worth a moment's wait; without any other that could win, the whole deadline.
         """
-        until = time.monotonic() + claim.within_s
-        patience, step = min(until, time.monotonic() + COLD_WAIT_S), ASK_AT_FIRST
-        fruitless = 0
+        now_s = time.monotonic()
+        until = now_s + claim.within_s
+        patience, step, fruitless = min(until, now_s + COLD_WAIT_S), ASK_AT_FIRST, 0
+        chosen, refused, missing = self._choose(claim, now_s)
         while fruitless < FRUITLESS_MOST:
-            now_s = time.monotonic()
-            chosen, refused, missing = self._choose(claim, now_s)
             asked = [offer for offer in missing if self._shard(offer).is_reachable][:step]
             waits_s = (patience if chosen else until) - now_s
             if not asked or waits_s <= 0:
@@ -300,8 +299,7 @@ class LedgerClient:
             helped = any(self._shard(offer).leases.refusal(offer, now_s) != NO_LEASE for offer in asked)
             fruitless = 0 if helped else fruitless + 1
             step *= 2
-        now_s = time.monotonic()
-        chosen, refused, missing = self._choose(claim, now_s)
+            chosen, refused, missing = self._choose(claim, now_s)
         for offer in missing:  # for those who come after us
             self._shard(offer).leases.want(offer)
         if now_s >= until:  # nobody waits any more

@@ -573,11 +573,17 @@ def test_what_was_seen_goes_with_the_beat():
 # Many brands, long outages
 
 
-def test_an_outage_does_not_make_beats_grow():
-    names = [f"b{number}" for number in range(40)]
+def wanting(*names: str) -> Replica:
+    """A replica that waits for a lease of each of these brands."""
     replica = Replica(**{name: terms() for name in names})
     for name in names:
         replica.want(brand_id=name)
+    return replica
+
+
+def test_an_outage_does_not_make_beats_grow():
+    names = [f"b{number}" for number in range(40)]
+    replica = wanting(*names)
     first = replica.lines()
     for _ in range(50):
         last = replica.lines()
@@ -589,9 +595,7 @@ def test_an_outage_does_not_make_beats_grow():
 def test_a_beat_names_so_many_brands_and_the_next_one_the_rest(monkeypatch):
     monkeypatch.setattr(lease, "LINES_MOST", 10)
     names = [f"b{number:02}" for number in range(25)]
-    replica = Replica(**{name: terms() for name in names})
-    for name in names:
-        replica.want(brand_id=name)
+    replica = wanting(*names)
     told = [[line.brand_id for line in replica.say().lines] for _ in range(4)]
     assert [len(part) for part in told] == [10, 10, 5, 0]
     assert sorted(name for part in told for name in part) == names
@@ -601,9 +605,7 @@ def test_a_brand_is_named_only_with_all_its_doubts(monkeypatch):
     """ "I hold nothing of tomorrow" must not come after what is lent of tomorrow."""
     monkeypatch.setattr(lease, "LINES_MOST", 2)
     names = [f"b{number}" for number in range(6)]
-    replica = Replica(**{name: terms() for name in names})
-    for name in names:
-        replica.want(brand_id=name)
+    replica = wanting(*names)
     for _ in range(3):
         replica.lines()  # lost: whatever was asked for may be lent, today's or tomorrow's
     replica.want(brand_id="b5")
