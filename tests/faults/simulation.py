@@ -40,10 +40,11 @@ from ledger import (
 )
 from ledger.days import day_ends_at
 from ledger.errors import StatementRefused
-from ledger.ids import Drawn, decode, encode
 from ledger.reservation import Lifetimes
 from tests.faults.books import FAULTS, Books, Died, SqliteBooks
-from tests.faults.oracle import Answered, Broken, Model, days_around
+from tests.faults.inventor import Inventor
+from tests.faults.oracle import Broken, Model, days_around
+from tests.faults.words import beat_in_short, event_in_short, reply_in_short, win_in_short
 
 T = TypeVar("T")
 STEPS = 36, 60
@@ -166,10 +167,11 @@ class World:
         """Beats that arrive late, or once more."""
         self.unanswered: list[list[Event]] = []
         self.requests: list[Claim] = []
-        self._numbers = {"replica": 0, "request": 0, "award": 0, "event": 0}
+        self._numbers = {"replica": 0, "request": 0, "award": 0}
         self._brands: Any = None
         self._portfolio_ids = [f"f{n}" for n in range(rng.choice([0, 0, 1, 1, 2]))]
         self._brand_ids = [f"b{n}" for n in range(rng.randint(1, 4))]
+        self._results = Inventor(rng, self.model, self._brand_ids, lambda: self.wall)
 
     # Time and chance
 
@@ -438,7 +440,7 @@ class World:
     def _events_of(self, replica: Replica) -> None:
         wins = [one for one in self.model.wins.values() if one.by == replica.name]
         if wins:
-            self._record([self._true_event(self.rng.choice(wins[-3:]))])
+            self._record([self._results.following(self.rng.choice(wins[-3:]))])
 
     # The replicas
 
@@ -521,7 +523,7 @@ class World:
         now_s = replica.now_s(self.true_s)
         beat = replica.leases.beat(now_s, is_last=is_last)
         replica.flight = Flight(beat, now_s, self.true_s)
-        self.say(f"  {replica.name} beats {_short(beat)}")
+        self.say(f"  {replica.name} beats {beat_in_short(beat)}")
         return replica.flight
 
     def do_deliver(self) -> None:
@@ -543,7 +545,7 @@ class World:
         if ledger is None or replies is None:
             return
         for flight, reply in zip(flights, replies, strict=True):
-            self.say(f"  {_short(flight.beat)} → {_short_reply(reply)}")
+            self.say(f"  {beat_in_short(flight.beat)} → {reply_in_short(reply)}")
             self.model.was_beaten(flight.beat, self.wall)
             if not flight.is_lost:
                 flight.reply, flight.walls_jumped = reply, self._terms_made[ledger.epoch]
@@ -649,7 +651,7 @@ class World:
                 self._answered(replica, claim, award_id, win, offer)
 
     def _answered(self, replica: Replica, claim: Claim, award_id: str, win: Win, offer: Offer) -> None:
-        self.say(f"  {replica.name} answers {claim.request_id} with {_short_win(win, offer)}")
+        self.say(f"  {replica.name} answers {claim.request_id} with {win_in_short(win, offer)}")
         if self.true_s - replica.asked_at > self.settings.lease_s * 1.0011:
             raise Broken(f"{replica.name} draws {self.true_s - replica.asked_at:.3f} s after its lease began")
         is_lost_in_time = self.model.era > 0 or replica.walls_jumped != self.walls_jumped
@@ -663,10 +665,9 @@ class World:
     # Events
 
     def do_event(self) -> None:
-        events = [event for _ in range(self.rng.choice([1, 1, 2, 4])) if (event := self._event()) is not None]
+        events = [self._results.next() for _ in range(self.rng.choice([1, 1, 2, 4]))]
         unique = {(event.brand_id, event.partner_id, event.event_id): event for event in events}
-        if unique:
-            self._record(list(unique.values()))
+        self._record(list(unique.values()))
 
     def do_resend(self) -> None:
         if self.unanswered:
@@ -674,7 +675,7 @@ class World:
 
     def _record(self, events: list[Event]) -> None:
         for event in events:
-            self.say(f"  {_short_event(event)}")
+            self.say(f"  {event_in_short(event)}")
         results = self._ask(self._ledger(), lambda book: book.record(events))
         if results is None:
             self.model.were_sent(events)
@@ -682,78 +683,6 @@ class World:
         else:
             self.say(f"  → {[result.status for result in results]}")
             self.model.were_answered(events, results, self.wall)
-
-    def _event(self) -> Event | None:
-        rng, model = self.rng, self.model
-        kind = rng.random()
-        if model.events and kind < 0.12:
-            event, _, _ = rng.choice(list(model.events.values()))
-            return event if rng.random() < 0.6 else replace(event, cost_micros=(event.cost_micros or 0) + 1)
-        conversions = [event for event, _, _ in model.events.values() if event.type == "conversion"]
-        if conversions and kind < 0.25:
-            return self._update(rng.choice(conversions))
-        if not model.wins or kind < 0.32:
-            return self._stranger()
-        recent = list(model.wins.values())[-12:]
-        one = rng.choice(recent if rng.random() < 0.8 else list(model.wins.values()))
-        if kind < 0.38:
-            return self._forged(one)
-        return self._true_event(one)
-
-    def _true_event(self, one: Answered) -> Event:
-        """What usually follows a win."""
-        rng, amount = self.rng, one.offer.amount_micros
-        cost = rng.choice([amount, rng.randint(0, amount), rng.randint(0, amount), None, 2 * amount + 1])
-        type_ = {"cpm": "impression", "cpc": "click"}.get(one.offer.pricing_model, "conversion")
-        if rng.random() < 0.15:
-            type_, cost = rng.choice(["impression", "click"]), None
-        number = self._next("event")
-        more: dict[str, Any] = {}
-        if type_ == "conversion":
-            more = {"conversion_id": f"c{number}", "status": rng.choice(["pending", "approved"]), "revenue_micros": 7}
-        where = one.offer.where
-        return Event(
-            f"e{number}", type_, self._occurred(), where.brand_id, where.partner_id, where.slot_id, where.device_type,
-            where.creative_type, where.placement_score, one.win.reservation_id, cost_micros=cost, **more,
-        )  # fmt: skip
-
-    def _occurred(self) -> dt.datetime:
-        at = self.wall - dt.timedelta(seconds=self.rng.choice([0, 1, 1, 30, 7200]))
-        return at.replace(microsecond=0)
-
-    def _update(self, conversion: Event) -> Event:
-        rng = self.rng
-        if conversion.reservation_id is not None:
-            self.model.may_end([conversion.reservation_id])
-        return Event(
-            f"u{self._next('event')}", "conversion_update", self._occurred(), conversion.brand_id,
-            conversion.partner_id, conversion_id=conversion.conversion_id,
-            status=rng.choice([None, "approved", "rejected"]), cost_micros=rng.choice([None, 0, rng.randint(1, 150)]),
-        )  # fmt: skip
-
-    def _stranger(self) -> Event:
-        """A cost that no win of ours explains."""
-        rng = self.rng
-        id_ = rng.choice([None, "never-made"])
-        return Event(
-            f"e{self._next('event')}", rng.choice(["impression", "click"]), self._occurred(),
-            rng.choice(self._brand_ids), "p1", "s", "mobile", "160x600", 0.5, id_, cost_micros=rng.randint(0, 20),
-        )  # fmt: skip
-
-    def _forged(self, one: Answered) -> Event:
-        """Somebody makes up an id, or uses another's."""
-        event, drawn = self._true_event(one), decode(one.win.reservation_id)
-        assert drawn is not None
-        how = self.rng.choice(["partner", "brand", "amount", "sequence"])
-        if how == "partner":
-            return replace(event, partner_id="p2" if event.partner_id == "p1" else "p1")
-        if how == "brand" and len(self._brand_ids) > 1:
-            return replace(event, brand_id=next(id_ for id_ in self._brand_ids if id_ != event.brand_id))
-        changed: Drawn = (
-            drawn._replace(amount_micros=1) if how == "amount" else drawn._replace(sequence=drawn.sequence + 1000)
-        )
-        id_ = encode(changed, event.brand_id, event.partner_id, b"another secret")
-        return replace(event, reservation_id=id_)
 
     # Administration
 
@@ -819,37 +748,6 @@ def _together(works: list[Coroutine[Any, Any, T]]) -> list[T]:
                 except StopIteration as end:
                     answers[index] = end.value
     return [answers[index] for index in range(len(works))]
-
-
-def _short(beat: Beat) -> str:
-    lines = " ".join(
-        f"{line.brand_id}/{line.day:%d}:{line.holds_micros}+{line.least_micros}..{line.want_micros}"
-        for line in beat.lines
-    )
-    return f"{beat.session_id}#{beat.number}{' last' if beat.is_last else ''} {len(beat.wins)} wins [{lines}]"
-
-
-def _short_reply(reply: Reply) -> str:
-    grants = " ".join(f"{grant.brand_id}/{grant.day:%d}+{grant.micros}" for grant in reply.grants)
-    return f"{reply.session_id} {'open' if reply.is_open else 'over'} [{grants}] {reply.refused or ''}"
-
-
-def _short_win(win: Win, offer: Offer) -> str:
-    drawn = decode(win.reservation_id)
-    assert drawn is not None
-    return (
-        f"{offer.where.brand_id}/{drawn.day:%d} {offer.where.partner_id} {offer.pricing_model} "
-        f"{win.reserved_micros} ({drawn.session_id}.{drawn.sequence}) until {win.expires_at:%m-%d %H:%M:%S}"
-    )
-
-
-def _short_event(event: Event) -> str:
-    drawn = decode(event.reservation_id or "")
-    of = f"{drawn.session_id}.{drawn.sequence}" if drawn else event.reservation_id
-    return (
-        f"{event.event_id} {event.type} {event.brand_id} {event.partner_id} {event.conversion_id or ''} "
-        f"{event.status or ''} cost {event.cost_micros} of {of}"
-    )
 
 
 class _Errors(logging.Handler):
