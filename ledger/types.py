@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -36,7 +37,7 @@ class Claim:
     request_id: str
     request_hash: str
     winners: int
-    offers: tuple[Offer, ...]
+    offers: Sequence[Offer]
     within_s: float  # after this nobody waits for the answer
 
 

@@ -1,21 +1,28 @@
-"""The composition: Ingress → Predictor pool → ledger actor. `make run` and `serve deploy` both build it here.
+"""The composition: Ingress (→ Predictor pool) → ledger actor. `make run` and `serve deploy` both build it here.
 
 The environment is read here and nowhere else in a running cluster; what needs a secret is handed it from here.
 (No `from __future__ import annotations` in this file: Serve reads the builder's annotations as types.)
 """
 
+import asyncio
+import contextlib
 import logging
 import time
+from logging.handlers import MemoryHandler
 from typing import Any
 
 from ray import serve
+from ray.exceptions import RayError
 from ray.serve import Application
+from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import LoggingConfig
 from redis.asyncio import Redis
 from starlette.types import ASGIApp
 
 import ledger
 from db import BadSetting, Database, State
+from serve_app import wire
 from serve_app.auth import Authenticator, KeySet, Secret
 from serve_app.ingress import Api
 from serve_app.monitor import Monitor
@@ -26,6 +33,7 @@ from serve_app.settings import Settings, load, with_state
 from serve_app.versions import Versions
 from training import Columns, Explanation
 
+POLL_TIMEOUT_S = 5.0
 NO_KEYS = "no token keys: set PACELINE_JWKS (a URL or a file) or, for development, PACELINE_JWT_SECRET"
 
 
@@ -42,24 +50,28 @@ def build(args: dict[str, Any]) -> Application:
     settings = with_state(load(args), state)
     if not settings.general.jwks and not settings.jwt.secret:
         raise BadSetting([NO_KEYS])
-    quiet = {"num_cpus": 0.05}  # a share that lets the night's training run beside the replicas on two cores
-    predictor = serve.deployment(
-        name="Predictor",
-        num_replicas=settings.serve.predictor_replicas,
-        max_ongoing_requests=64,
-        health_check_timeout_s=60,
-        graceful_shutdown_timeout_s=5,
-        ray_actor_options=quiet,
-    )(PredictorReplica)
+    common: dict[str, Any] = {
+        "health_check_timeout_s": 60,
+        "graceful_shutdown_timeout_s": 5,
+        "ray_actor_options": {"num_cpus": 0.05},  # lets the night's training run beside the replicas on two cores
+        # Our own access log says more; Serve's makes a record of every request even where nobody reads it.
+        "logging_config": LoggingConfig(log_level="WARNING", enable_access_log=False),
+    }
     ingress = serve.deployment(
         name="Ingress",
         num_replicas=settings.serve.ingress_replicas,
         max_ongoing_requests=10 * settings.serve.max_ongoing_requests,  # the replica itself sends away, in our words
-        graceful_shutdown_timeout_s=5,
-        ray_actor_options=quiet,
+        **common,
     )(IngressReplica)
-    application: Application = ingress.bind(settings, state, time.time(), predictor.bind(settings, state))
-    return application
+    if settings.serve.predictor == "local":
+        return ingress.bind(settings, state, time.time())
+    predictor = serve.deployment(
+        name="Predictor",
+        num_replicas=settings.serve.predictor_replicas,
+        max_ongoing_requests=64,
+        **common,
+    )(PredictorReplica)
+    return ingress.bind(settings, state, time.time(), predictor.bind(settings, state))
 
 
 class Address:
@@ -95,8 +107,16 @@ def shards(settings: Settings, decided_at: float) -> list[Shard]:
 
 
 def configure_logging() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    """Our lines go into the replica's own log, as Serve writes it, and without delay.
+
+    Its standard error leads there too, but looks up the stack for every line.
+    """
+    serve_log, ours = logging.getLogger("ray.serve"), logging.getLogger("paceline")
+    for handler in serve_log.handlers:
+        if isinstance(handler, MemoryHandler):
+            handler.capacity = 1  # a thousand lines otherwise: once they were one a request, now they are few
+    ours.handlers, ours.propagate = list(serve_log.handlers), False
+    ours.setLevel(logging.INFO)
 
 
 class PredictorReplica(Predictor):
@@ -106,15 +126,45 @@ class PredictorReplica(Predictor):
         configure_logging()
         super().__init__(settings, state)
 
+    async def check_health(self) -> None:
+        """Serve asks before a replica gets traffic: a good moment to load the model."""
+        await self.start()
+
+    async def predict_packed(self, columns: bytes) -> bytes:
+        """Raises: NoModel."""
+        return wire.pack_expectation(await self.predict(wire.unpack(columns)))
+
 
 class Pool:
-    """The predictor pool, as the ingress calls it."""
+    """The predictor pool, as the ingress calls it.
 
-    def __init__(self, handle: DeploymentHandle[Any]) -> None:
-        self._handle = handle
+    Args:
+        poll_s: how often it is asked for its version, so that what an older one said is not remembered for longer.
+    """
+
+    def __init__(self, handle: DeploymentHandle[Any], poll_s: float) -> None:
+        self._handle, self._poll_s = handle, poll_s
+        self._polling: asyncio.Task[None] | None = None
+        self.version: str | None = None
+
+    async def start(self) -> None:
+        self._polling = asyncio.get_running_loop().create_task(self._poll())
+
+    async def close(self) -> None:
+        if self._polling is not None:
+            self._polling.cancel()
+
+    async def _poll(self) -> None:
+        while True:
+            with contextlib.suppress(RayError, RayServeException, TimeoutError):
+                async with asyncio.timeout(POLL_TIMEOUT_S):
+                    await self.live()
+            await asyncio.sleep(self._poll_s)
 
     async def predict(self, columns: Columns) -> Expectation:
-        return await self._handle.predict.remote(columns)  # type: ignore[no-any-return]
+        found = wire.unpack_expectation(await self._handle.predict_packed.remote(wire.pack(columns)))
+        self.version = found.model_version
+        return found
 
     async def explain(self, columns: Columns) -> tuple[Expectation, Explanation]:
         return await self._handle.explain.remote(columns)  # type: ignore[no-any-return]
@@ -123,27 +173,34 @@ class Pool:
         return await self._handle.slot.remote(columns)  # type: ignore[no-any-return]
 
     async def live(self) -> Live | None:
-        return await self._handle.live.remote()  # type: ignore[no-any-return]
+        live: Live | None = await self._handle.live.remote()
+        self.version = None if live is None else live.version
+        return live
 
 
 @serve.ingress()
 class IngressReplica:
     """An ingress as a Serve replica: makes the collaborators, and hands the routes over to them."""
 
-    def __init__(self, settings: Settings, state: State, decided_at: float, predictor: DeploymentHandle[Any]) -> None:
+    def __init__(
+        self, settings: Settings, state: State, decided_at: float, pool: DeploymentHandle[Any] | None = None
+    ) -> None:
         configure_logging()
         keys = KeySet(settings.general.jwks) if settings.general.jwks else Secret(str(settings.jwt.secret))
         database = Database(settings.database)
         redis = Redis.from_url(str(settings.redis.url), socket_timeout=5.0, socket_connect_timeout=5.0)
         self._api = Api(
             settings,
-            Pool(predictor),
-            LedgerClient(shards(settings, decided_at)),
+            Predictor(settings, state) if pool is None else Pool(pool, settings.serve.model_poll_s),
+            self.ledger(settings, decided_at),
             database,
             Monitor(redis),
             Authenticator(keys),
             Versions(database, state, str(settings.redis.url)),
         )
+
+    def ledger(self, settings: Settings, decided_at: float) -> LedgerClient:
+        return LedgerClient(shards(settings, decided_at))
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return self._api.app(names=False)

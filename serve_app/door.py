@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import time
 import uuid
 
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve_app.access_log import AccessLog
 from serve_app.errors import Problem, unavailable
 
-logger = logging.getLogger("paceline.access")
 errors_logger = logging.getLogger("paceline.errors")
-TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 def header(scope: Scope, name: bytes) -> bytes | None:
@@ -30,12 +28,13 @@ class Door:
     """Wraps an ASGI application: X-Request-ID in and out, problems instead of tracebacks.
 
     Args:
+        log: gets a line for each request.
         most: requests at a time; the next ones are sent away with 503.
         names: give the answer its X-Request-ID. Serve does that by itself, from the same header of the request.
     """
 
-    def __init__(self, app: ASGIApp, names: bool = True, most: int = 1024) -> None:
-        self._app, self._names, self._most = app, names, most
+    def __init__(self, app: ASGIApp, log: AccessLog, names: bool = True, most: int = 1024) -> None:
+        self._app, self._log, self._names, self._most = app, log, names, most
         self._inside = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -69,17 +68,8 @@ class Door:
             await problem.response(name.decode("latin-1"))(scope, receive, named)
         finally:
             self._inside -= 1
-            if logger.isEnabledFor(logging.INFO):
-                trace = TRACEPARENT.fullmatch(header(scope, b"traceparent") or b"")
-                logger.info(
-                    "%s %s %d %.1fms request=%s%s",
-                    scope["method"],
-                    scope["path"],
-                    status,
-                    (time.perf_counter() - began) * 1000,
-                    name.decode("latin-1"),
-                    f" trace={trace[1].decode()}" if trace else "",
-                )
+            seconds = time.perf_counter() - began
+            self._log.add(scope["method"], scope["path"], status, seconds, name, header(scope, b"traceparent"))
 
 
 def _problem(error: Exception, name: str) -> Problem:
@@ -93,16 +83,24 @@ def _problem(error: Exception, name: str) -> Problem:
     return Problem(500, "something went wrong here; the log has it under this instance", "internal")
 
 
-async def read_body(request: Request, most_bytes: int, timeout_s: float) -> bytes:
-    """Raises: Problem 413, more than `most_bytes`; Problem 408, not all there after `timeout_s`."""
-    declared = request.headers.get("content-length")
+async def read_body(scope: Scope, receive: Receive, most_bytes: int, timeout_s: float) -> bytes:
+    """
+    Raises:
+        Problem: 413, more than `most_bytes`; 408, not all there after `timeout_s`.
+        ClientDisconnect: nobody is there any more.
+    """
+    declared = header(scope, b"content-length")
     if declared is not None and declared.isdigit() and int(declared) > most_bytes:
         raise too_large(most_bytes)
     parts: list[bytes] = []
-    size = 0
+    size, more = 0, True
     try:
         async with asyncio.timeout(timeout_s):
-            async for part in request.stream():
+            while more:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientDisconnect
+                part, more = message.get("body", b""), message.get("more_body", False)
                 size += len(part)
                 if size > most_bytes:
                     raise too_large(most_bytes)

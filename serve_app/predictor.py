@@ -1,4 +1,6 @@
-"""The replica pool that holds the model. One call answers for many requests; a swap changes one reference."""
+"""Holds the model, in the ingress or in a pool of its own. One call answers for many requests; a swap changes one
+reference.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,6 @@ import numpy as np
 
 from db import Database, State
 from serve_app.ranking import Expectation
-from serve_app.schemas import Bid
 from serve_app.settings import Settings
 from training import Columns, Explanation, Model, ModelRefused, ModelUnavailable, current, fetch
 
@@ -55,11 +56,13 @@ class Predictor:
         self._watching: asyncio.Task[None] | None = None
         self._first_look = asyncio.Lock()
 
-    async def check_health(self) -> None:
-        """Serve asks before a replica gets traffic: a good moment to load the model. Never fails on what is outside."""
-        await self._start()
+    @property
+    def version(self) -> str | None:
+        """Which version predicts here; None before the first."""
+        return None if self._model is None else self._model.version
 
-    async def _start(self) -> None:
+    async def start(self) -> None:
+        """Load the model, if there is one, and look for newer ones from now on. Never fails on what is outside."""
         async with self._first_look:
             if not self._started:
                 # Bounded: a silent database must not keep a replica from becoming healthy.
@@ -71,7 +74,7 @@ class Predictor:
 
     async def _ready(self) -> Model:
         if not self._started:
-            await self._start()
+            await self.start()
         if self._model is None:
             raise NoModel("no model has been published yet; run python -m training.nightly")
         return self._model
@@ -140,22 +143,6 @@ class Predictor:
 def _expectation(model: Model, columns: Columns) -> Expectation:
     prediction = model.predict(columns)
     return Expectation(prediction.revenue_micros, prediction.ctr, prediction.cvr, model.version)
-
-
-def columns_of(bids: Sequence[Bid], at: int) -> Columns:
-    """The rows of one request. `at`: epoch seconds, for the time features."""
-
-    return Columns(
-        brand_id=[bid.brand_id for bid in bids],
-        partner_id=[bid.partner_id for bid in bids],
-        slot_id=[bid.slot_id for bid in bids],
-        device_type=[bid.device_type for bid in bids],
-        creative_type=[bid.creative_type for bid in bids],
-        placement_score=np.array(
-            [np.nan if bid.placement_score is None else bid.placement_score for bid in bids], dtype=np.float64
-        ),
-        at=np.full(len(bids), at, dtype=np.int64),
-    )
 
 
 def concatenated(parts: Sequence[Columns]) -> Columns:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import repeat
+from typing import NamedTuple
 
 import numpy as np
+from msgspec import UNSET, Struct, UnsetType
 from numpy.typing import NDArray
 
-from ledger import Award, BrandTerms, Offer, Tuple
+from ledger import Award, BrandTerms, Offer, Tuple, Win
 from ledger.seen import OUTBID, TOO_DEAR, UNDECIDED, WON, Opportunity
-from serve_app.schemas import Bid
+from serve_app.bids import Bids
 
 FloatArray = NDArray[np.float64]
 
@@ -49,69 +52,75 @@ def scores(revenue: FloatArray, cost: FloatArray, multiplier: FloatArray, lambda
     return revenue * multiplier - lambda_ * cost
 
 
-def costs(bids: Sequence[Bid], expectation: Expectation) -> FloatArray:
+def costs(bids: Bids, expectation: Expectation) -> FloatArray:
     """Expected cost of one impression of each bid, as its pricing model charges it.
 
     Returns:
         (n,) micros per impression.
-
-    >>> bid = Bid(
-    ...     bid_id="b",
-    ...     brand_id="x",
-    ...     partner_id="p",
-    ...     slot_id="s",
-    ...     device_type="d",
-    ...     creative_type="c",
-    ...     pricing_model="cpm",
-    ...     price_micros=1_300_000,
-    ... )
-    >>> costs([bid], Expectation(np.array([1700.0]), np.zeros(1), np.zeros(1), "v")).tolist()
-    [1300.0]
     """
-    result = np.empty(len(bids))
-    for index, bid in enumerate(bids):
-        if bid.pricing_model == "revshare":
-            result[index] = expectation.revenue_micros[index] * (bid.revenue_share or 0.0)
-            continue
-        price = float(bid.price_micros or 0)
-        if bid.pricing_model == "cpm":
-            result[index] = price / 1000.0
-        else:
-            result[index] = price * (expectation.ctr if bid.pricing_model == "cpc" else expectation.cvr)[index]
-    return result
+    models = set(bids.pricing_model)
+    if models == {"cpm"}:
+        return np.array(bids.price_micros, np.float64) / 1000.0
+    price = np.array([micros or 0 for micros in bids.price_micros], np.float64)
+    model = np.array(bids.pricing_model)
+    cost = price / 1000.0
+    for name, rate in (("cpc", expectation.ctr), ("cpa", expectation.cvr)):
+        if name in models:
+            cost = np.where(model == name, price * rate, cost)
+    if "revshare" in models:
+        share = np.array([part or 0.0 for part in bids.revenue_share], np.float64)
+        cost = np.where(model == "revshare", expectation.revenue_micros * share, cost)
+    return cost
 
 
 class Ranking(NamedTuple):
-    """A request's bids before anything is reserved. `order` lists the eligible ones, best first."""
+    """A request's bids before anything is reserved."""
 
-    revenue: FloatArray
+    revenue: FloatArray  # (n,) like the next four
     cost: FloatArray
     score: FloatArray
-    order: list[int]
+    multiplier: FloatArray
+    lambda_: FloatArray
+    best_first: list[int]  # all that are not rejected, by score, then by bid_id
+    has_ties: bool  # among the scores
     refused: dict[int, tuple[str, str]]  # index → status, reason: bids that cannot win whatever the budget
     rejected: dict[int, str]  # index → reason: bids that are not even scored
 
+    @property
+    def order(self) -> list[int]:
+        """Those that may win, best first."""
+        if not self.refused:
+            return self.best_first
+        return [index for index in self.best_first if index not in self.refused]
+
 
 def rejections(
-    bids: Sequence[Bid], terms: Mapping[str, BrandTerms], currency: str, owns_partner: Callable[[str], bool]
+    bids: Bids, terms: Mapping[str, BrandTerms], currency: str, owns_partner: Callable[[str], bool]
 ) -> dict[int, str]:
     """Bids that are not scored: index → reason. A request is scored in one currency."""
-    rejected: dict[int, str] = {}
-    for index, bid in enumerate(bids):
-        brand = terms.get(bid.brand_id)
-        if not owns_partner(bid.partner_id):
-            rejected[index] = "not_found"
-        elif brand is None:
-            rejected[index] = "brand_unknown"
+    brands: dict[str, str] = {}
+    for brand_id in set(bids.brand_id):
+        brand = terms.get(brand_id)
+        if brand is None:
+            brands[brand_id] = "brand_unknown"
         elif not brand.active:
-            rejected[index] = "brand_paused"
+            brands[brand_id] = "brand_paused"
         elif brand.currency != currency:
-            rejected[index] = "currency_mismatch"
+            brands[brand_id] = "currency_mismatch"
+    strangers = {partner_id for partner_id in set(bids.partner_id) if not owns_partner(partner_id)}
+    if not brands and not strangers:
+        return {}
+    rejected: dict[int, str] = {}
+    for index, (brand_id, partner_id) in enumerate(zip(bids.brand_id, bids.partner_id, strict=True)):
+        if partner_id in strangers:
+            rejected[index] = "not_found"
+        elif brand_id in brands:
+            rejected[index] = brands[brand_id]
     return rejected
 
 
 def rank(
-    bids: Sequence[Bid],
+    bids: Bids,
     expectation: Expectation,
     terms: Mapping[str, BrandTerms],
     rejected: dict[int, str],
@@ -126,137 +135,195 @@ def rank(
         admitted: whether (brand, share) takes part in this request.
     """
     cost = costs(bids, expectation)
-    scored = [index for index in range(len(bids)) if index not in rejected]
-    multiplier, lambda_ = np.ones(len(bids)), np.zeros(len(bids))
-    for index in scored:
-        brand = terms[bids[index].brand_id]
-        multiplier[index], lambda_[index] = brand.strategy_multiplier, brand.lambda_
-    score = scores(expectation.revenue_micros, cost, multiplier, lambda_)
-    refused: dict[int, tuple[str, str]] = {}
-    order = []
-    takes_part: dict[str, bool] = {}
-    for index in sorted(scored, key=lambda i: (-score[i], bids[i].bid_id)):
-        brand_id = bids[index].brand_id
-        if brand_id not in takes_part:
-            takes_part[brand_id] = admitted(brand_id, terms[brand_id].share)
-        if floor_micros is not None and cost[index] < floor_micros:
-            refused[index] = ("lost", "below_floor")
-        elif score[index] < 0:
-            refused[index] = ("lost", "score_below_zero")
-        elif not takes_part[brand_id]:
-            refused[index] = ("throttled", "roas_throttle")
-        else:
-            order.append(index)
-    return Ranking(expectation.revenue_micros, cost, score, order, refused, rejected)
-
-
-def offers(bids: Sequence[Bid], ranking: Ranking) -> tuple[Offer, ...]:
-    """What the ledger is asked to hold, best first."""
-    return tuple(
-        Offer(
-            bid_id=bids[i].bid_id,
-            where=Tuple(
-                bids[i].brand_id,
-                bids[i].partner_id,
-                bids[i].slot_id,
-                bids[i].device_type,
-                bids[i].creative_type,
-                bids[i].placement_score,
-            ),
-            pricing_model=bids[i].pricing_model,
-            amount_micros=math.ceil(ranking.cost[i]),
-        )
-        for i in ranking.order
+    # A rejected bid's brand may have no terms; its score is never looked at.
+    brands = (
+        [terms.get(brand_id, NOBODY) for brand_id in bids.brand_id] if rejected else [terms[b] for b in bids.brand_id]
     )
+    multiplier = np.array([brand.strategy_multiplier for brand in brands])
+    lambda_ = np.array([brand.lambda_ for brand in brands])
+    score = scores(expectation.revenue_micros, cost, multiplier, lambda_)
+    best_first, has_ties = _by_score(bids, score, rejected)
+    absent = {
+        brand_id
+        for brand_id, brand in zip(bids.brand_id, brands, strict=True)
+        if brand.share < 1 and not admitted(brand_id, brand.share)
+    }
+    refused: dict[int, tuple[str, str]] = {}
+    if absent or floor_micros is not None or (best_first and score[best_first[-1]] < 0):
+        for index in best_first:
+            if floor_micros is not None and cost[index] < floor_micros:
+                refused[index] = ("lost", "below_floor")
+            elif score[index] < 0:
+                refused[index] = ("lost", "score_below_zero")
+            elif bids.brand_id[index] in absent:
+                refused[index] = ("throttled", "roas_throttle")
+    return Ranking(
+        expectation.revenue_micros, cost, score, multiplier, lambda_, best_first, has_ties, refused, rejected
+    )
+
+
+def _by_score(bids: Bids, score: FloatArray, rejected: dict[int, str]) -> tuple[list[int], bool]:
+    """(indices, the best first; whether some scores are equal)."""
+    best_first = np.argsort(-score, kind="stable")
+    in_order = score[best_first]
+    order: list[int] = best_first.tolist()
+    if rejected:
+        order = [index for index in order if index not in rejected]
+    has_ties = bool((in_order[1:] == in_order[:-1]).any())
+    if has_ties:
+        values = score.tolist()
+        order.sort(key=lambda index: (-values[index], bids.bid_id[index]))
+    return order, has_ties
+
+
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+NOBODY = BrandTerms("", False, 1.0, 1.0, 0.0, 1.0, False, _EPOCH.date(), _EPOCH, None, None, None)
+
+
+class Offers(Sequence[Offer]):
+    """What the ledger is asked to hold, best first. Made one by one: mostly the first is the last that is looked at."""
+
+    def __init__(self, bids: Bids, ranking: Ranking) -> None:
+        self._bids, self._cost, self._order = bids, ranking.cost, ranking.order
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __getitem__(self, at: int) -> Offer:  # type: ignore[override]
+        bids, i = self._bids, self._order[at]
+        where = Tuple(
+            bids.brand_id[i],
+            bids.partner_id[i],
+            bids.slot_id[i],
+            bids.device_type[i],
+            bids.creative_type[i],
+            bids.placement_score[i],
+        )
+        return Offer(bids.bid_id[i], where, bids.pricing_model[i], math.ceil(self._cost[i]))
+
+    def __iter__(self) -> Iterator[Offer]:
+        return map(self.__getitem__, range(len(self._order)))
 
 
 FATES = {"score_below_zero": TOO_DEAR, "roas_throttle": OUTBID}
 """Of bids that cannot win whatever the budget. One below the floor was never to be had."""
 
 
-def opportunities(bids: Sequence[Bid], ranking: Ranking, award: Award) -> list[Opportunity]:
+def opportunities(bids: Bids, ranking: Ranking, award: Award) -> list[Opportunity]:
     """Each brand's best bid, and what became of it: λ learns from what could have been won, won or not."""
-    won = {win.bid_id for win in award.wins}
-    found: dict[str, Opportunity] = {}
-    for index in ranking.order:
-        bid = bids[index]
-        if bid.bid_id in won:
-            fate = WON
-        elif bid.bid_id in award.refused:
-            fate = UNDECIDED
-        else:
-            fate = OUTBID
-        if fate == WON or bid.brand_id not in found:
-            found[bid.brand_id] = Opportunity(
-                bid.brand_id, float(ranking.revenue[index]), float(ranking.cost[index]), fate
-            )
+    order, brand_of = ranking.order, bids.brand_id
+    best = dict(zip([brand_of[index] for index in reversed(order)], reversed(order), strict=True))
+    fates = dict.fromkeys(best, OUTBID)
+    if award.refused:
+        fates |= {brand_id: UNDECIDED for brand_id, index in best.items() if bids.bid_id[index] in award.refused}
+    for win in award.wins:
+        index = bids.bid_id.index(win.bid_id)
+        best[brand_of[index]], fates[brand_of[index]] = index, WON
     for index, (_, reason) in ranking.refused.items():  # best first
-        if reason in FATES and (brand_id := bids[index].brand_id) not in found:
-            found[brand_id] = Opportunity(
-                brand_id, float(ranking.revenue[index]), float(ranking.cost[index]), FATES[reason]
-            )
-    return list(found.values())
+        if reason in FATES and brand_of[index] not in best:
+            best[brand_of[index]], fates[brand_of[index]] = index, FATES[reason]
+    revenue, cost = ranking.revenue, ranking.cost
+    return [
+        Opportunity(brand_id, float(revenue[index]), float(cost[index]), fates[brand_id])
+        for brand_id, index in best.items()
+    ]
 
 
-def answer(
-    bids: Sequence[Bid], ranking: Ranking, terms: Mapping[str, BrandTerms], award: Award
-) -> list[dict[str, Any]]:
-    """All bids, best first; rejected ones last, with null predictions. The items of `ScoreResponse.ranked`."""
+class Contributions(Struct):
+    base: float
+    features: dict[str, float]
+
+
+class Ranked(Struct, rename={"lambda_": "lambda"}):
+    """An item of `schemas.ScoreResponse.ranked`, as it is written."""
+
+    bid_id: str
+    brand_id: str
+    rank: int
+    status: str
+    reason: str | None
+    score: float | None = None
+    predicted_revenue_micros: float | None = None
+    predicted_cost_micros: float | None = None
+    predicted_roas: float | None = None
+    strategy_multiplier: float | None = None
+    lambda_: float | None = None
+    reservation_id: str | None = None
+    reserved_micros: int | None = None
+    expires_at: dt.datetime | None = None
+    contributions: Contributions | UnsetType | None = UNSET
+
+
+class Answer(Struct):
+    """`schemas.ScoreResponse`, as it is written."""
+
+    request_id: str
+    model_version: str
+    currency: str
+    ranked: list[Ranked]
+
+
+def answer(bids: Bids, ranking: Ranking, award: Award) -> list[Ranked]:
+    """All bids, best first; rejected ones last, with null predictions."""
     wins = {win.bid_id: win for win in award.wins}
     # The ledger may know of a pause that this replica has not heard of yet.
     rejected = ranking.rejected | {
-        i: reason
-        for i in ranking.order
-        if (reason := award.refused.get(bids[i].bid_id)) in ("brand_paused", "brand_unknown")
+        bids.bid_id.index(bid_id): reason
+        for bid_id, reason in award.refused.items()
+        if reason in ("brand_paused", "brand_unknown")
     }
-    scored = sorted(
-        (i for i in range(len(bids)) if i not in rejected),
-        key=lambda i: (-ranking.score[i], bids[i].bid_id not in wins, bids[i].bid_id),
+    order = ranking.best_first
+    if len(rejected) > len(ranking.rejected):
+        order = [index for index in order if index not in rejected]
+    if ranking.has_ties:
+        values = ranking.score.tolist()
+        order = sorted(order, key=lambda i: (-values[i], bids.bid_id[i] not in wins, bids.bid_id[i]))
+    return [*_scored(bids, ranking, award, wins, order), *_rejected(bids, rejected, len(order))]
+
+
+def _scored(bids: Bids, ranking: Ranking, award: Award, wins: Mapping[str, Win], order: list[int]) -> list[Ranked]:
+    if not order:
+        return []
+    at, n = np.array(order), len(order)
+    revenue, cost = ranking.revenue[at], ranking.cost[at]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        roas: list[float | None] = (revenue / cost).tolist()
+    if not cost.all():  # what costs nothing has none
+        roas = [one if micros > 0 else None for one, micros in zip(roas, cost.tolist(), strict=True)]
+    names = [bids.bid_id[index] for index in order]
+    items = list(
+        map(
+            Ranked,
+            names,
+            [bids.brand_id[index] for index in order],
+            range(1, n + 1),
+            repeat("lost"),
+            repeat("outbid"),
+            ranking.score[at].tolist(),
+            revenue.tolist(),
+            cost.tolist(),
+            roas,
+            ranking.multiplier[at].tolist(),
+            ranking.lambda_[at].tolist(),
+        )
     )
-    items: list[dict[str, Any]] = []
-    for position, index in enumerate([*scored, *sorted(rejected)], start=1):
-        bid = bids[index]
-        item: dict[str, Any] = {"bid_id": bid.bid_id, "brand_id": bid.brand_id, "rank": position}
-        if index in rejected:
-            item |= {"status": "rejected", "reason": rejected[index], **NOTHING}
-            items.append(item)
-            continue
-        win = wins.get(bid.bid_id)
-        if win is not None:
-            status, reason = "won", None
-        elif index in ranking.refused:
-            status, reason = ranking.refused[index]
-        else:
-            reason = award.refused.get(bid.bid_id, "outbid")
-            status = "lost" if reason == "outbid" else "no_budget"
-        brand, revenue, cost = terms[bid.brand_id], float(ranking.revenue[index]), float(ranking.cost[index])
-        item |= {
-            "status": status,
-            "reason": reason,
-            "score": float(ranking.score[index]),
-            "predicted_revenue_micros": revenue,
-            "predicted_cost_micros": cost,
-            "predicted_roas": revenue / cost if cost > 0 else None,
-            "strategy_multiplier": brand.strategy_multiplier,
-            "lambda": brand.lambda_,
-            "reservation_id": win.reservation_id if win else None,
-            "reserved_micros": win.reserved_micros if win else None,
-            "expires_at": win.expires_at if win else None,
-        }
-        items.append(item)
+    if ranking.refused:
+        for item, index in zip(items, order, strict=True):
+            if index in ranking.refused:
+                item.status, item.reason = ranking.refused[index]
+    if award.refused:
+        for item in items:
+            if (reason := award.refused.get(item.bid_id)) is not None:
+                item.status, item.reason = "no_budget", reason
+    for bid_id, win in wins.items():
+        item = items[names.index(bid_id)]
+        item.status, item.reason = "won", None
+        item.reservation_id, item.reserved_micros, item.expires_at = win[1:]
     return items
 
 
-NOTHING = dict.fromkeys(
-    (
-        "score",
-        "predicted_revenue_micros",
-        "predicted_cost_micros",
-        "predicted_roas",
-        "strategy_multiplier",
-        "lambda",
-        "reservation_id",
-        "reserved_micros",
-        "expires_at",
-    )
-)
+def _rejected(bids: Bids, reasons: Mapping[int, str], ahead: int) -> list[Ranked]:
+    return [
+        Ranked(bids.bid_id[index], bids.brand_id[index], position, "rejected", reasons[index])
+        for position, index in enumerate(sorted(reasons), start=ahead + 1)
+    ]

@@ -16,10 +16,10 @@ ANSWERS_MOST_BYTES = 64 * 1024 * 1024
 class Remembered:
     body_hash: str
     since: float  # monotonic seconds
-    answer: asyncio.Future[bytes] = field(init=False)
+    content: bytes | None = None  # the answer; None: it is not there yet…
+    work: asyncio.Task[bytes] | None = None  # …and made here
     wins: list[tuple[str, str]] = field(default_factory=list)  # brand_id, reservation_id
     askers: int = 0  # who waited for the answer and has got it, or still waits
-    bytes: int = 0
 
 
 class Repeats:
@@ -38,19 +38,23 @@ class Repeats:
         return found
 
     def begin(self, key: Key, entry: Remembered) -> None:
-        """The first of its name. A failed answer is forgotten, so that it may be tried again."""
+        """The first of its name, with its answer or with the work that makes it."""
         self._known[key] = entry
-        entry.answer.add_done_callback(lambda done: self._settle(key, entry, done))
+        if entry.content is not None:
+            self._bytes += len(entry.content)
+        elif entry.work is not None:
+            entry.work.add_done_callback(lambda done: self._settle(key, entry, done))
         self._trim()
 
-    def _settle(self, key: Key, entry: Remembered, done: asyncio.Future[bytes]) -> None:
+    def _settle(self, key: Key, entry: Remembered, done: asyncio.Task[bytes]) -> None:
+        """A failed answer is forgotten, so that it may be tried again."""
         if self._known.get(key) is not entry:
             return
         if done.cancelled() or done.exception() is not None:
             self._forget(key)
         else:
-            entry.bytes = len(done.result())
-            self._bytes += entry.bytes
+            entry.content, entry.work = done.result(), None
+            self._bytes += len(entry.content)
             self._trim()
 
     def _trim(self) -> None:
@@ -63,4 +67,5 @@ class Repeats:
             self._forget(key)
 
     def _forget(self, key: Key) -> None:
-        self._bytes -= self._known.pop(key).bytes
+        content = self._known.pop(key).content
+        self._bytes -= 0 if content is None else len(content)

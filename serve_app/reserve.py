@@ -278,8 +278,16 @@ class LedgerClient:
 
     # POST /api/score
 
+    def reserve_now(self, claim: Claim) -> Award | None:
+        """The best offers that have money behind them; None: a better one may have, a ledger has to be asked."""
+        now_s = time.monotonic()
+        chosen, refused, missing = self._choose(claim, now_s)
+        if any(self._shard(offer).is_reachable for offer in missing):
+            return None
+        return self._award(claim, now_s, chosen, refused, missing)
+
     async def reserve(self, claim: Claim) -> Award:
-        """The best offers that have money behind them. In the steady state nothing is awaited.
+        """As `reserve_now`, but asks the ledgers for the leases that are missing.
 
         A better bid without a lease is worth a moment's wait; without any other that could win, the whole deadline.
         """
@@ -300,11 +308,16 @@ class LedgerClient:
             fruitless = 0 if helped else fruitless + 1
             step *= 2
             chosen, refused, missing = self._choose(claim, now_s)
+        if now_s >= until:  # nobody waits any more
+            chosen, refused = [], refused | {offer.bid_id: NO_LEASE for offer in chosen}
+        return self._award(claim, now_s, chosen, refused, missing)
+
+    def _award(
+        self, claim: Claim, now_s: float, chosen: list[Offer], refused: dict[str, str], missing: list[Offer]
+    ) -> Award:
         for offer in missing:  # for those who come after us
             self._shard(offer).leases.want(offer)
-        if now_s >= until:  # nobody waits any more
-            return Award((), refused | {offer.bid_id: NO_LEASE for offer in chosen})
-        return Award(self._draw(claim, chosen), refused)
+        return Award(self._draw(claim, chosen, now_s), refused)
 
     def _choose(self, claim: Claim, now_s: float) -> tuple[list[Offer], dict[str, str], list[Offer]]:
         """(offers that win now, why better ones do not, which of those an answer of the ledger might help)."""
@@ -328,11 +341,11 @@ class LedgerClient:
                 missing.append(offer)
         return chosen, refused, missing
 
-    def _draw(self, claim: Claim, chosen: Sequence[Offer]) -> tuple[Win, ...]:
+    def _draw(self, claim: Claim, chosen: Sequence[Offer], now_s: float) -> tuple[Win, ...]:
         if not chosen:
             return ()
         self._awards += 1
-        award_id, now_s = f"{self._nonce}-{self._awards}", time.monotonic()
+        award_id = f"{self._nonce}-{self._awards}"
         return tuple(self._shard(offer).leases.draw(claim, award_id, offer, now_s) for offer in chosen)
 
     def saw(self, opportunities: Sequence[Opportunity]) -> None:

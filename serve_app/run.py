@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
+import importlib
 import json
 import logging
 import os
@@ -39,6 +40,7 @@ REPLICA_PORTS = 20
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 REPOSITORY = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
+APPLICATION = "serve_app.app:build"
 
 
 class CannotRun(Exception):
@@ -61,7 +63,11 @@ ERRORS = os.fdopen(os.dup(sys.stderr.fileno()), "w")
 """Where progress and the last word go, also after the rest of this process's output has been sent to a file."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, application: str = APPLICATION) -> int:
+    """
+    Args:
+        application: module:builder, as Serve's `import_path`. Imported once Ray's environment is set.
+    """
     parser = argparse.ArgumentParser(
         prog="make run",
         description="Start all of Paceline on this machine. Settings come from the environment: "
@@ -73,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             signal.signal(number, _raise_stop)
     threading.Thread(target=_heed_make, daemon=True).start()
     try:
-        run()
+        run(application)
     except Stop:
         return 0
     except (CannotRun, BadSetting, CannotMigrate) as error:
@@ -125,7 +131,7 @@ def _raise_stop(_number: int, _frame: object) -> None:
     raise Stop
 
 
-def run() -> None:
+def run(application: str = APPLICATION) -> None:
     """Start, serve until told to stop, and stop everything that was started.
 
     Raises:
@@ -152,7 +158,7 @@ def run() -> None:
         os.environ.update(_environment(state) | _keys(state, settings) | {processes.MARK: name})
         settings = with_state(load(), state)
         say(f"state {state.root}")
-        System(settings, state, name, data, nightly, stack).serve()
+        System(settings, state, name, data, nightly, stack, application).serve()
 
 
 def _options() -> tuple[Path | None, bool]:
@@ -242,10 +248,18 @@ class System:
     """What runs, in the order in which it starts; `stack` stops it in the opposite order."""
 
     def __init__(
-        self, settings: Settings, state: State, name: str, data: Path | None, nightly: bool, stack: contextlib.ExitStack
+        self,
+        settings: Settings,
+        state: State,
+        name: str,
+        data: Path | None,
+        nightly: bool,
+        stack: contextlib.ExitStack,
+        application: str,
     ) -> None:
         self._settings, self._state, self._name = settings, state, name
         self._data, self._nightly, self._stack = data, nightly, stack
+        self._application = application
         self._ports = Ports.free(salt=settings.http.port)
         self._ray: subprocess.Popen[bytes] | None = None
         self._prepared: Future[None] = Future()
@@ -344,6 +358,8 @@ class System:
             "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(proxy),
             "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(proxy / "server-state"),
             "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(proxy / "metrics.sock"),
+            # A line of syslog a request otherwise, read in Python; the replicas count the same by themselves.
+            "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports.haproxy_metrics),
             "RAY_SERVE_HAPROXY_STATS_PORT": str(ports.haproxy_stats),
             "RAY_SERVE_HAPROXY_NBTHREAD": str(min(os.cpu_count() or 1, 4)),
@@ -441,8 +457,8 @@ class System:
     def _deploy(self) -> None:
         from ray import serve
 
-        from serve_app.app import build
-
+        module, _, builder = self._application.partition(":")
+        build = getattr(importlib.import_module(module), builder)
         say("deploying Ingress, Predictor and ledger")
         try:
             serve.run(build({}), name="paceline", route_prefix="/", blocking=False)

@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 from db.brands import MOST_MICROS, BrandSettings, Currency, Id, PortfolioSettings
 
 ID_PATTERN = re.compile(r"[A-Za-z0-9._:\-]{1,64}")
+CURRENCY = re.compile(r"[A-Z]{3}")
 RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)")
 EARLIEST, LATEST = dt.datetime(1971, 1, 1, tzinfo=dt.UTC), dt.datetime(2200, 1, 1, tzinfo=dt.UTC)
 

@@ -14,7 +14,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from db import Database
 from db.tables import score_log
-from serve_app.schemas import Bid
+from serve_app.bids import Bids
+from serve_app.ranking import Ranked
 
 logger = logging.getLogger("paceline.score_log")
 
@@ -32,30 +33,35 @@ class ScoreLog:
         self._database, self.share, self._rows_per_s, self._dropped = database, share, rows_per_s, dropped
         self._rows: list[dict[str, Any]] = []
 
-    def add(self, request_id: str, bids: Sequence[Bid], items: Sequence[dict[str, Any]], model_version: str) -> None:
-        by_id = {bid.bid_id: bid for bid in bids}
-        scored = [item for item in items if item["score"] is not None]
+    def add(self, request_id: str, bids: Bids, items: Sequence[Ranked], model_version: str) -> None:
+        scored = [item for item in items if item.score is not None]
         if len(self._rows) + len(scored) > self._rows_per_s:
             self._dropped(len(scored))
             return
-        at = dt.datetime.now(dt.UTC)
+        of_all = {
+            "at": dt.datetime.now(dt.UTC),
+            "request_id": request_id,
+            "weight": 1.0 / self.share,
+            "model_version": model_version,
+        }
+        index_of = {bid_id: index for index, bid_id in enumerate(bids.bid_id)}
         for item in scored:
-            bid = by_id[item["bid_id"]]
-            row = {
-                name: item[name]
-                for name in (
-                    "bid_id",
-                    "brand_id",
-                    "predicted_revenue_micros",
-                    "predicted_cost_micros",
-                    "lambda",
-                    "score",
-                    "status",
-                )
-            }
-            row |= {"at": at, "request_id": request_id, "weight": 1.0 / self.share, "model_version": model_version}
-            row |= {"partner_id": bid.partner_id, "slot_id": bid.slot_id, "pricing_model": bid.pricing_model}
-            self._rows.append(row)
+            index = index_of[item.bid_id]
+            self._rows.append(
+                of_all
+                | {
+                    "bid_id": item.bid_id,
+                    "brand_id": item.brand_id,
+                    "partner_id": bids.partner_id[index],
+                    "slot_id": bids.slot_id[index],
+                    "pricing_model": bids.pricing_model[index],
+                    "predicted_revenue_micros": item.predicted_revenue_micros,
+                    "predicted_cost_micros": item.predicted_cost_micros,
+                    "lambda": item.lambda_,
+                    "score": item.score,
+                    "status": item.status,
+                }
+            )
 
     async def flush(self) -> None:
         rows, self._rows = self._rows, []

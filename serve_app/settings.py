@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, BaseModel, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from db import BadSetting, DatabaseSettings, RedisSettings, State
 from db.brands import BrandSettings, Currency, new_brand
@@ -57,10 +57,12 @@ class GeneralSettings(BaseModel, frozen=True, extra="forbid", use_attribute_docs
 
 
 class ServeSettings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
+    predictor: Literal["local", "pool"] = "local"
+    """Where the model is: in each ingress replica (local), or in replicas of its own (pool)."""
     ingress_replicas: PositiveInt = 1
     """Replicas that check tokens, rank and answer."""
     predictor_replicas: PositiveInt = 1
-    """Replicas that hold the model."""
+    """Replicas of the pool."""
     max_ongoing_requests: PositiveInt = 1024
     """Requests that one ingress replica works on at a time; over it callers get 503 with Retry-After."""
     model_poll_s: PositiveFloat = 1.0
@@ -70,6 +72,8 @@ class ServeSettings(BaseModel, frozen=True, extra="forbid", use_attribute_docstr
 class ScoreSettings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
     batch_rows: PositiveInt = 4000
     """Rows of one call to a predictor at most."""
+    remembered_tuples: NonNegativeInt = 65_536
+    """Tuples whose prediction an ingress replica remembers within the hour; half a kilobyte each. 0: none."""
     deadline_ms: PositiveInt = 5000
     """A request's deadline where it gives no tmax_ms."""
     idempotency_s: PositiveFloat = 120.0

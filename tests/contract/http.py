@@ -113,6 +113,7 @@ async def world(
         await first_model(database, state, settings=settings.model, redis_url=redis_url, say=lambda _: None)
         predictor = Predictor(settings, state)
         stack.push_async_callback(predictor.close)
+        await predictor.start()
         shards = []
         for number in range(settings.ledger.shards):
             actor = LedgerActor(settings.database, redis_url, settings.ledger, settings.roas, number)

@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ledger import Award, BrandTerms, Win
-from serve_app.ranking import Expectation, answer, costs, offers, rank, rejections, scores
+from ledger.seen import OUTBID, TOO_DEAR, UNDECIDED, WON
+from serve_app.bids import Bids
+from serve_app.ranking import Expectation, Offers, answer, costs, opportunities, rank, rejections, scores
 from serve_app.schemas import Bid
 
 MIDNIGHT = dt.datetime(2026, 1, 2, tzinfo=dt.UTC)
@@ -57,7 +59,9 @@ def expect(*revenue: float, ctr: float = 0.01, cvr: float = 0.001) -> Expectatio
     ],
 )
 def test_cost_of_an_impression_follows_the_pricing_model(story: str, changes: dict[str, object], cost: float) -> None:
-    assert costs([bid(**changes)], expect(1700.0)).tolist() == [cost], story
+    assert costs(Bids.of([bid(**changes)]), expect(1700.0)).tolist() == [cost], story
+    among_others = Bids.of([bid("a"), bid("b", **changes), bid("c", pricing_model="cpc")])
+    assert costs(among_others, expect(1.0, 1700.0, 1.0)).tolist() == [1000.0, cost, 10_000.0], story
 
 
 def test_a_negative_or_missing_lambda_is_refused() -> None:
@@ -73,43 +77,88 @@ def test_a_negative_or_missing_lambda_is_refused() -> None:
 def test_the_order_is_by_score_and_every_bid_comes_back_once(
     rows: list[tuple[float, int, str]], lambda_: float
 ) -> None:
-    bids = [bid(f"b-{i}", brand, price_micros=price) for i, (_, price, brand) in enumerate(rows)]
+    bids = Bids.of([bid(f"b-{i}", brand, price_micros=price) for i, (_, price, brand) in enumerate(rows)])
     known = {brand: terms(lambda_) for brand in "xyz"}
     ranking = rank(bids, expect(*(revenue for revenue, _, _ in rows)), known, {}, None, lambda *_: True)
-    items = answer(bids, ranking, known, Award((), {}))
-    assert sorted(item["bid_id"] for item in items) == sorted(b.bid_id for b in bids)
-    assert [item["rank"] for item in items] == list(range(1, len(bids) + 1))
-    seen = [item["score"] for item in items]
-    assert seen == sorted(seen, reverse=True)
+    items = answer(bids, ranking, Award((), {}))
+    assert sorted(item.bid_id for item in items) == sorted(bids.bid_id)
+    assert [item.rank for item in items] == list(range(1, len(bids) + 1))
+    assert items == sorted(items, key=lambda item: (-number(item.score), item.bid_id))
     for item in items:  # the score is computed from the reported numbers
-        again = (
-            item["predicted_revenue_micros"] * item["strategy_multiplier"]
-            - item["lambda"] * item["predicted_cost_micros"]
-        )
-        assert item["score"] == again
-        assert (item["score"] < 0) == (item["reason"] == "score_below_zero")
+        again = number(item.predicted_revenue_micros) * number(item.strategy_multiplier) - number(
+            item.lambda_
+        ) * number(item.predicted_cost_micros)
+        assert item.score == again
+        assert (item.score < 0) == (item.reason == "score_below_zero")
+
+
+def number(value: float | None) -> float:
+    assert value is not None
+    return value
+
+
+def test_of_equal_scores_the_winner_stands_first_and_then_the_name_decides() -> None:
+    bids = Bids.of([bid("c", "z"), bid("a", "x"), bid("b", "y")])
+    ranking = rank(bids, expect(5000.0, 5000.0, 5000.0), dict.fromkeys("xyz", terms()), {}, None, lambda *_: True)
+    assert [offer.bid_id for offer in Offers(bids, ranking)] == ["a", "b", "c"]
+    award = Award((Win("b", "r", 1000, MIDNIGHT),), {"a": "brand_budget"})
+    assert [item.bid_id for item in answer(bids, ranking, award)] == ["b", "a", "c"]
+
+
+def test_what_costs_nothing_has_no_roas() -> None:
+    free = bid("a", pricing_model="revshare", price_micros=None, revenue_share=0.0)
+    bids = Bids.of([free, bid("b")])
+    ranking = rank(bids, expect(5000.0, 5000.0), {"x": terms()}, {}, None, lambda *_: True)
+    assert [item.predicted_roas for item in answer(bids, ranking, Award((), {}))] == [None, 5.0]
+
+
+def test_each_brand_s_best_bid_is_an_opportunity_with_its_fate() -> None:
+    bids = Bids.of(
+        [
+            bid("a-1", "a", price_micros=2_000_000),
+            bid("a-2", "a"),
+            bid("b-1", "b", price_micros=3_000_000),
+            bid("c-1", "c"),
+            bid("d-1", "d", price_micros=90_000_000),
+            bid("e-1", "e"),
+            bid("f-1", "f", price_micros=1),
+        ]
+    )
+    known = {name: terms() for name in "abcdf"} | {"e": terms(share=0.1)}
+    ranking = rank(bids, expect(*[5000.0] * 7), known, {}, 10.0, lambda _, share: share == 1)
+    award = Award((Win("a-1", "r", 2000, MIDNIGHT),), {"c-1": "no_lease"})
+    found = {one.brand_id: (one.cost_micros, one.fate) for one in opportunities(bids, ranking, award)}
+    assert found == {
+        "a": (2000.0, WON),  # not its best: its best was not to be had
+        "b": (3000.0, OUTBID),
+        "c": (1000.0, UNDECIDED),
+        "d": (90_000.0, TOO_DEAR),
+        "e": (1000.0, OUTBID),
+    }
 
 
 def test_offers_hold_the_ceiling_of_the_expected_cost() -> None:
-    bids = [bid(price_micros=1_300_001)]
+    bids = Bids.of([bid(price_micros=1_300_001)])
     ranking = rank(bids, expect(9000.0), {"x": terms()}, {}, None, lambda *_: True)
-    assert [offer.amount_micros for offer in offers(bids, ranking)] == [1301]
+    assert [offer.amount_micros for offer in Offers(bids, ranking)] == [1301]
 
 
 def test_reasons() -> None:
-    bids = [
-        bid("won", "a"),
-        bid("outbid", "b"),
-        bid("below-zero", "c", price_micros=90_000_000),
-        bid("below-floor", "d", price_micros=1),
-        bid("throttled", "e"),
-        bid("paused", "f"),
-        bid("other-currency", "g"),
-        bid("unknown", "h"),
-        bid("not-mine", "a", partner_id="q"),
-        bid("poor", "i"),
-        bid("just-paused", "j"),
-    ]
+    bids = Bids.of(
+        [
+            bid("won", "a"),
+            bid("outbid", "b"),
+            bid("below-zero", "c", price_micros=90_000_000),
+            bid("below-floor", "d", price_micros=1),
+            bid("throttled", "e"),
+            bid("paused", "f"),
+            bid("other-currency", "g"),
+            bid("unknown", "h"),
+            bid("not-mine", "a", partner_id="q"),
+            bid("poor", "i"),
+            bid("just-paused", "j"),
+        ]
+    )
     known = {name: terms() for name in "abcdij"} | {
         "e": terms(share=0.1),
         "f": terms(active=False),
@@ -118,8 +167,8 @@ def test_reasons() -> None:
     rejected = rejections(bids, known, "EUR", lambda partner: partner == "p")
     ranking = rank(bids, expect(*[5000.0] * len(bids)), known, rejected, 10.0, lambda _, share: share == 1)
     award = Award((Win("won", "r-1", 1000, MIDNIGHT),), {"poor": "brand_budget", "just-paused": "brand_paused"})
-    items = {item["bid_id"]: item for item in answer(bids, ranking, known, award)}
-    assert {name: (item["status"], item["reason"]) for name, item in items.items()} == {
+    items = {item.bid_id: item for item in answer(bids, ranking, award)}
+    assert {name: (item.status, item.reason) for name, item in items.items()} == {
         "won": ("won", None),
         "outbid": ("lost", "outbid"),
         "below-zero": ("lost", "score_below_zero"),
@@ -132,9 +181,9 @@ def test_reasons() -> None:
         "poor": ("no_budget", "brand_budget"),
         "just-paused": ("rejected", "brand_paused"),
     }
-    assert items["won"]["reservation_id"] == "r-1"
-    assert items["just-paused"]["score"] is None, "rejected bids have null predictions"
-    assert {name for name, item in items.items() if item["rank"] > 6} == {
+    assert items["won"].reservation_id == "r-1"
+    assert items["just-paused"].score is None, "rejected bids have null predictions"
+    assert {name for name, item in items.items() if item.rank > 6} == {
         "paused",
         "other-currency",
         "unknown",

@@ -52,7 +52,8 @@ def test_the_environment_wins_over_the_deploy_file() -> None:
     serve = load(args, {"PACELINE_SERVE_INGRESS_REPLICAS": "2"}).serve
     assert (serve.ingress_replicas, serve.predictor_replicas) == (2, 4)
     assert "args.serv" in problems({}, {"serv": {}})
-    assert "predictor" in problems({}, {"serve": {"predictor": 1}})
+    assert "predictors" in problems({}, {"serve": {"predictors": 1}})
+    assert "local" in problems({}, {"serve": {"predictor": "elsewhere"}})
     for section in ("jwt", "model", "database", "new_brand"):
         assert "environment" in problems({}, {section: {}}), "what other programs read too, and secrets"
 

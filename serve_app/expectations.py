@@ -1,0 +1,128 @@
+"""What the model says of each bid: remembered within the hour, asked for where it is not.
+
+A prediction depends on the tuple, the hour and the version, and partners offer the same slots again and again: what the
+version said of a tuple within this hour is exact, and needs neither trees nor a call. What is not known goes to the
+predictions in groups: see `coalesce.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from serve_app.bids import Key, columns_of
+from serve_app.coalesce import Coalescer
+from serve_app.predictor import Live, Slot, concatenated
+from serve_app.ranking import Expectation
+from training import Columns, Explanation
+
+HOUR_S = 3600
+
+
+class Predictions(Protocol):
+    """The predictor pool, or a predictor in this process."""
+
+    @property
+    def version(self) -> str | None:
+        """Which version predicts, as far as this process knows."""
+
+    async def start(self) -> None: ...
+    async def close(self) -> None: ...
+    async def predict(self, columns: Columns) -> Expectation: ...
+    async def explain(self, columns: Columns) -> tuple[Expectation, Explanation]: ...
+    async def slot(self, columns: Columns) -> Slot: ...
+    async def live(self) -> Live | None: ...
+
+
+class Memory:
+    """Rows of one version and one hour. When it is full it starts anew.
+
+    Args:
+        most: tuples at a time; 0 remembers nothing. One takes half a kilobyte.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._of: tuple[str, int] | None = None  # version, hour
+        self._row: dict[Key, int] = {}
+        self._used = 0
+        self._values = np.empty((3, most))
+
+    def find(self, version: str, hour: int, keys: Sequence[Key]) -> tuple[Expectation | None, list[int | None]]:
+        """(what all keys bring, or None; each key's row, None where it is not known)."""
+        if self._of != (version, hour):
+            return None, [None] * len(keys)
+        rows = list(map(self._row.get, keys))
+        return (None if None in rows else self._at(np.array(rows, np.intp))), rows
+
+    def _at(self, rows: npt.NDArray[np.intp]) -> Expectation:
+        assert self._of is not None
+        revenue, ctr, cvr = self._values[:, rows]
+        return Expectation(revenue, ctr, cvr, self._of[0])
+
+    def learn(self, hour: int, keys: Sequence[Key], said: Expectation) -> None:
+        first, end = self._used, self._used + len(keys)
+        if self._of != (said.model_version, hour) or end > self._most:
+            self._of = said.model_version, hour
+            self._row.clear()
+            first, end = 0, len(keys)
+        self._used = first
+        if end > self._most:
+            return
+        self._values[:, first:end] = said[:3]
+        self._row.update(zip(keys, range(first, end), strict=True))
+        self._used = end
+
+
+class Expectations:
+    """Answers from memory where it can, from the predictions where it must.
+
+    Args:
+        most_rows: of one call.
+        calls: at a time.
+        remembered: tuples, see `Memory`.
+    """
+
+    def __init__(self, predictions: Predictions, most_rows: int, calls: int, remembered: int) -> None:
+        self._predictions = predictions
+        self._memory = Memory(remembered)
+        self._coalesced: Coalescer[Columns, Expectation] = Coalescer(self._call, len, most_rows, calls)
+
+    def at_once(self, keys: Sequence[Key], at: int) -> Expectation | None:
+        """Without asking anybody; None: somebody has to be asked. `at`: epoch seconds."""
+        version = self._predictions.version
+        return None if version is None else self._memory.find(version, at // HOUR_S, keys)[0]
+
+    async def of(self, keys: Sequence[Key], at: int, is_now: bool = True) -> Expectation:
+        """
+        Args:
+            is_now: `at` is the present: others will ask for this hour.
+        """
+        hour, version = at // HOUR_S, self._predictions.version
+        if not is_now or version is None:
+            return await self._coalesced.submit(columns_of(keys, at))
+        _, rows = self._memory.find(version, hour, keys)
+        missing = [key for key, row in zip(keys, rows, strict=True) if row is None]
+        if 0 < len(missing) < len(keys):
+            distinct = list(dict.fromkeys(missing))
+            self._memory.learn(hour, distinct, await self._coalesced.submit(columns_of(distinct, at)))
+            found = self._memory.find(version, hour, keys)[0]
+            if found is not None:
+                return found
+        # Nothing is known of it, or the version has changed on the way: one answer comes from one version.
+        said = await self._coalesced.submit(columns_of(keys, at))
+        self._memory.learn(hour, keys, said)
+        return said
+
+    async def _call(self, parts: Sequence[Columns]) -> list[Expectation]:
+        whole = await self._predictions.predict(concatenated(parts))
+        result, start = [], 0
+        for part in parts:
+            rows = slice(start, start := start + len(part))
+            result.append(
+                Expectation(whole.revenue_micros[rows], whole.ctr[rows], whole.cvr[rows], whole.model_version)
+            )
+        return result
