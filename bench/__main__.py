@@ -13,13 +13,14 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from bench import auctions, http, ledger, night
+from bench import auctions, http, ledger, night, trees
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results.md"
 TITLE = "# Results of `make bench`"
 PARTS: dict[str, Callable[[Sequence[str]], str | None]] = {
     "http": http.main,
+    "trees": trees.main,
     "ledger": ledger.main,
     "night": night.main,
     "auctions": auctions.main,

@@ -7,7 +7,6 @@ shrunk to the rate of the level above: an unseen slot starts from its partner, a
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
@@ -254,7 +253,6 @@ class Encoder:
         tuples: npt.NDArray[np.int32],
         scores: Floats,
         sums: Floats,
-        cache_rows: int = 65_536,
     ) -> None:
         """
         Args:
@@ -269,10 +267,6 @@ class Encoder:
         self._index: list[dict[tuple[Any, ...], int]] = []
         self._sums: list[Floats] = []
         self._build()
-        self._lock = threading.Lock()
-        self._cached: dict[tuple[Any, ...], int] = {}
-        self._rows = np.empty((cache_rows, len(FEATURES)), np.float32)
-        self._heads = np.empty((cache_rows, len(Heads._fields)))
 
     @classmethod
     def fitted(cls, frame: pd.DataFrame, keys: Keys, numbers: Floats, through: int) -> Self:
@@ -315,32 +309,15 @@ class Encoder:
         """
         scores = np.where(np.isnan(placement_score), NO_SCORE, placement_score).tolist()
         keys = list(zip(*ids, scores, strict=True))
-        with self._lock:
-            found = list(map(self._cached.get, keys))
-            if None in found:
-                found = self._remember(keys)
-            rows = np.array(found, np.intp)
-            out = self._rows[rows]
-            heads = self._heads[rows]
+        row_of = {key: row for row, key in enumerate(dict.fromkeys(keys))}
+        out, heads = self._lookup(list(row_of))
+        if len(row_of) < len(keys):
+            rows = np.array([row_of[key] for key in keys], np.intp)
+            out, heads = out[rows], heads[rows]
         if at is not None:
             out[:, DAY_OF_WEEK] = (at // DAY_S + 3) % 7
             out[:, HOUR] = at // 3600 % 24
         return out, heads
-
-    def _remember(self, keys: list[tuple[Any, ...]]) -> list[int | None]:
-        distinct = set(keys)
-        missing = [key for key in dict.fromkeys(keys) if key not in self._cached]
-        if len(self._cached) + len(missing) > len(self._rows):
-            self._cached.clear()
-            missing = list(dict.fromkeys(keys))
-            if len(distinct) > len(self._rows):
-                self._rows = np.empty((len(distinct), len(FEATURES)), np.float32)
-                self._heads = np.empty((len(distinct), len(Heads._fields)))
-        first = len(self._cached)
-        end = first + len(missing)
-        self._rows[first:end], self._heads[first:end] = self._lookup(missing)
-        self._cached.update(zip(missing, range(first, end), strict=True))
-        return [self._cached[key] for key in keys]
 
     def _lookup(self, keys: list[tuple[Any, ...]]) -> tuple[Singles, Floats]:
         n = len(keys)

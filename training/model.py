@@ -19,12 +19,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Self
 
 import lightgbm as lgb
 import numpy as np
 
 from training.features import FEATURES, ID_COLUMNS, Confidence, Encoder, Floats, Integers, Singles
+from training.trees import LightGbmTrees, Trees, fastest
 
 MANIFEST = "manifest.json"
 TREES = "model.txt"
@@ -100,39 +101,28 @@ class Explanation(NamedTuple):
     base: Floats  # (n,); base + Σ contributions = log(revenue_micros)
 
 
-class Trees(Protocol):
-    """Something that evaluates the fitted trees; LightGBM is the reference, compiled forms come beside it."""
-
-    def predict(self, rows: Singles) -> Floats: ...
-
-
-class LightGbmTrees:
-    def __init__(self, booster: lgb.Booster) -> None:
-        self.booster = booster
-
-    def predict(self, rows: Singles) -> Floats:
-        answer: Floats = np.asarray(
-            self.booster.predict(rows, num_threads=1, validate_features=False), dtype=np.float64
-        )
-        return answer
-
-    def contributions(self, rows: Singles) -> Floats:
-        """(n, features + 1), the last column is the base."""
-        answer: Floats = np.asarray(self.booster.predict(rows, pred_contrib=True, num_threads=1), dtype=np.float64)
-        return answer
-
-
 class Model:
     """Make one with `assemble`, `load` or `from_bundle`; swap it by one reference."""
 
-    def __init__(self, manifest: dict[str, Any], trees_text: str, encoder: Encoder, booster: lgb.Booster) -> None:
+    def __init__(
+        self,
+        manifest: dict[str, Any],
+        trees_text: str,
+        encoder: Encoder,
+        booster: lgb.Booster,
+        trees: Trees | None = None,
+    ) -> None:
+        """
+        Args:
+            trees: of the same text; None makes the fastest form that agrees with LightGBM on the golden rows.
+        """
         self.manifest = manifest
         self.version: str = manifest["version"]
         self.trained_through = dt.date.fromisoformat(manifest["trained_through"])
         self.simulated: bool = manifest["simulated"]
         self.encoder = encoder
-        self.trees: Trees = LightGbmTrees(booster)
-        self._reference = LightGbmTrees(booster)
+        self.reference = LightGbmTrees(booster)
+        self.trees = trees or fastest(trees_text, self.reference, _rows(encoder, golden_columns(_golden_ids(encoder))))
         self._trees_text = trees_text
         self._factor: float = manifest["calibration"]
 
@@ -174,9 +164,10 @@ class Model:
         manifest["golden"] = model._golden()
         return model
 
-    def predict(self, columns: Columns) -> Prediction:
+    def predict(self, columns: Columns, trees: Trees | None = None) -> Prediction:
+        """By the fastest form of the trees, or by the one that is given."""
         rows, heads = self.encoder.encode(columns.ids, columns.placement_score, columns.at)
-        revenue = np.maximum(self.trees.predict(rows) * self._factor, 0.0)
+        revenue = np.maximum((trees or self.trees).predict(rows) * self._factor, 0.0)
         return Prediction(revenue, heads[:, 1], heads[:, 2])
 
     def cost_micros(self, columns: Columns) -> Floats:
@@ -186,7 +177,7 @@ class Model:
     def explain(self, columns: Columns) -> Explanation:
         """SHAP values on the scale of log(revenue_micros)."""
         rows, _ = self.encoder.encode(columns.ids, columns.placement_score, columns.at)
-        raw = self._reference.contributions(rows)
+        raw = self.reference.contributions(rows)
         return Explanation(FEATURES, raw[:, :-1], raw[:, -1] + np.log(self._factor))
 
     def confidence(
@@ -203,7 +194,7 @@ class Model:
 
     def with_manifest(self, **changes: Any) -> Model:
         """The same model with other words in its manifest (metrics, λ, parent)."""
-        return Model(self.manifest | changes, self._trees_text, self.encoder, self._reference.booster)
+        return Model(self.manifest | changes, self._trees_text, self.encoder, self.reference.booster, self.trees)
 
     def to_bundle(self, key: bytes) -> str:
         """`roas_model.json`: the signed manifest and the files' text in one document."""
@@ -272,16 +263,23 @@ class Model:
 
     def _golden(self) -> dict[str, Any]:
         """Some of its own tuples and an unknown one, with what it predicts for them."""
-        encoder = self.encoder
-        picked = np.unique(np.linspace(0, len(encoder.tuples) - 1, GOLDEN_ROWS - 1).astype(int))
-        picked = picked if len(encoder.tuples) else picked[:0]
-        ids = [[encoder.vocabulary[c][code] for code in encoder.tuples[picked, c]] for c in range(len(ID_COLUMNS))]
-        scores = [None if np.isnan(score) else float(score) for score in encoder.scores[picked]]
-        for column in ids:
-            column.append("never-seen")
-        golden: dict[str, Any] = {"ids": ids, "placement_score": [*scores, None]}
+        golden = _golden_ids(self.encoder)
         prediction = self.predict(golden_columns(golden))
         return golden | {name: values.tolist() for name, values in prediction._asdict().items()}
+
+
+def _golden_ids(encoder: Encoder) -> dict[str, Any]:
+    picked = np.unique(np.linspace(0, len(encoder.tuples) - 1, GOLDEN_ROWS - 1).astype(int))
+    picked = picked if len(encoder.tuples) else picked[:0]
+    ids = [[encoder.vocabulary[c][code] for code in encoder.tuples[picked, c]] for c in range(len(ID_COLUMNS))]
+    scores = [None if np.isnan(score) else float(score) for score in encoder.scores[picked]]
+    for column in ids:
+        column.append("never-seen")
+    return {"ids": ids, "placement_score": [*scores, None]}
+
+
+def _rows(encoder: Encoder, columns: Columns) -> Singles:
+    return encoder.encode(columns.ids, columns.placement_score, columns.at)[0]
 
 
 def golden_columns(golden: dict[str, Any]) -> Columns:
@@ -290,12 +288,12 @@ def golden_columns(golden: dict[str, Any]) -> Columns:
 
 
 def golden_agrees(model: Model) -> bool:
-    """Whether a loaded model predicts for its golden rows what it predicted when it was made."""
+    """Whether a loaded model predicts for its golden rows what it predicted when it was made, and so does LightGBM."""
     golden = model.manifest["golden"]
-    prediction = model.predict(golden_columns(golden))
     return all(
         np.allclose(values, golden[name], rtol=GOLDEN_TOLERANCE, atol=1e-12)
-        for name, values in prediction._asdict().items()
+        for trees in (model.trees, model.reference)
+        for name, values in model.predict(golden_columns(golden), trees)._asdict().items()
     )
 
 

@@ -115,15 +115,14 @@ def test_revenue_of_an_hour_without_impressions_reaches_the_days_other_hours():
     assert target(frame, measures(frame, 0.8)).tolist() == [500.0, 0.0]
 
 
-def test_the_cache_forgets_without_answering_differently():
-    data = TrainingSet.of(make_history(), 0.8)
-    keys = data.encoder(int(data.days.max()))
-    small = Encoder(keys.vocabulary, keys.tuples, keys.scores, keys.sums, cache_rows=4)
-    frame = make_history()
-    for start in range(0, 60, 7):
-        part = frame.iloc[start : start + 7]
-        ids, scores = [part[name].tolist() for name in ID_COLUMNS], part["placement_score"].to_numpy()
-        np.testing.assert_array_equal(small.encode(ids, scores)[0], keys.encode(ids, scores)[0])
+def test_a_row_is_the_same_alone_and_among_others():
+    encoder, frame = _encoder(), make_history()
+    ids, scores = [frame[name].tolist() for name in ID_COLUMNS], frame["placement_score"].to_numpy()
+    together, heads = encoder.encode(ids, scores)
+    for row in range(0, len(frame), 7):
+        alone, head = encoder.encode([[column[row]] for column in ids], scores[[row]])
+        np.testing.assert_array_equal(alone[0], together[row])
+        np.testing.assert_array_equal(head[0], heads[row])
 
 
 def test_an_encoder_survives_json():
