@@ -1,187 +1,332 @@
-"""`python -m bench http`: requests/s beside what one would write instead, in turns, as ratios of medians."""
+"""`python -m bench http`: Paceline beside what one would write instead, in turns, as ratios of medians."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import os
-import re
-import secrets
-import shutil
-import statistics
-import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-import httpx
+from bench import cost, peer, tables
+from bench.load import BIDS, Load, refused
+from bench.system import COMPOSITION, DATA, LEAVES, RECORDED_LEAST, TREES, System, paceline
+from bench.tables import Figure
+from bench.turns import WARM_UP_S, Medians, Turn, Turns, say, turn, warm_up
 
-from serve_app import processes, token
+SECTIONS = {
+    "local": "requests/s, latency and CPU of the default composition",
+    "pool": "the same of the predictor pool",
+    "bids": "what one more bid costs",
+    "fresh": "requests/s when no tuple was ever seen before",
+    "connections": "answers to 64, 256 and 1,000 connections",
+    "memory": "USS, idle and after load",
+    "ledger": "what ledger, journal and λ cost",
+}
+LOCAL, POOL = "Paceline (local)", "Paceline (pool)"
+ROUNDS, SECONDS = 5, 8
+FEW, MANY = 10, 1000
+LEDGER_ROUNDS = 2
+"""Times as many: a few per cent are to be seen."""
 
-ROOT = Path(__file__).resolve().parent.parent
-SHARED = ROOT.parent / "shared"
-PEER, LOAD, DATA = (
-    SHARED / "bench" / "peer_fastapi.py",
-    SHARED / "bench" / "score.lua",
-    SHARED / "data" / "online_ads.csv.gz",
-)
-BIDS, TREES, LEAVES = 50, 300, 63
-READY_S = 240.0
+CROWDS = (64, 256, 1000)
+WITHOUT = {"PACELINE_SCORE_LOG_SAMPLE": "0"}
+"""What λ learns from at night goes with the ledger."""
+
+FIGURES = {
+    "pool": Figure("requests/s ÷ tuned peer, predictor pool", 1.4, 1.0),
+    "local": Figure("requests/s ÷ tuned peer, default composition (local)", 1.8, 1.3),
+    "plain": Figure("requests/s ÷ idiomatic peer, default composition", 3.5, 2.5),
+    "p99": Figure("p99 ÷ tuned peer's, default composition", 0.6, 0.9),
+    "p50 pool": Figure("p50 at 1 connection ÷ tuned peer's, predictor pool", 1.2, 1.5),
+    "p50 local": Figure("p50 at 1 connection ÷ tuned peer's, default composition", 0.5, 0.8),
+    "bid": Figure(f"marginal cost of a bid, from {FEW} to {MANY:,} a request, p50 at 1 connection", 5, 10, " µs"),
+    "cpu": Figure("CPU-seconds a million bids, whole system ÷ tuned peer's, default composition", 0.7, 1.1),
+    "ledger": Figure("requests/s gained without ledger, journal and λ", 3, 10, " %"),
+}
 
 
-class Round(NamedTuple):
-    """One run of the load."""
+@dataclass
+class Found:
+    """What the blocks found, as far as they were asked."""
 
-    requests_per_s: float
-    p50_ms: float
-    p99_ms: float
+    figures: dict[str, float] = field(default_factory=dict)
+    runners: list[list[str]] = field(default_factory=list)
+    fresh: list[list[str]] = field(default_factory=list)
+    bids: list[list[str]] = field(default_factory=list)
+    cpu: dict[str, Medians] = field(default_factory=dict)
+    crowds: dict[tuple[str, int], Turn] = field(default_factory=dict)
+    memory: dict[str, str] = field(default_factory=dict)
+    recorded: list[float] = field(default_factory=list)
+    replicas: list[str] = field(default_factory=list)
 
 
-class Runner(NamedTuple):
-    name: str
-    url: str
-    token: str
+class Asked(NamedTuple):
+    rounds: int
+    seconds: int
+    connections: int
+    only: frozenset[str]
+
+    def wants(self, *sections: str) -> bool:
+        return not self.only.isdisjoint(sections)
+
+
+class Peers(NamedTuple):
+    tuned: System
+    plain: System
 
 
 def main(argv: Sequence[str]) -> str | None:
-    """Requests/s beside what one would write instead."""
-    parser = argparse.ArgumentParser(prog="python -m bench http", description=main.__doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each (default 5)")
-    parser.add_argument("--seconds", type=int, default=8, help="length of a turn (default 8)")
-    parser.add_argument("--connections", type=int, default=16)
-    arguments = parser.parse_args(argv)
-    missing = [str(path) for path in (PEER, LOAD, DATA) if not path.exists()]
-    if missing or not shutil.which("wrk"):
-        print(
-            "cannot run: " + ("wrk is not installed" if not missing else f"{missing[0]} is not there"), file=sys.stderr
-        )
+    """Requests/s, latency, CPU and memory beside what one would write instead."""
+    asked = _asked(argv)
+    if refused([peer.PEER, DATA]):
         return None
+    found = Found()
     with tempfile.TemporaryDirectory(prefix="paceline-bench-") as folder, contextlib.ExitStack() as stack:
-        print("starting the peer and Paceline, each with 300 trees of 63 leaves …", flush=True)
-        peer = stack.enter_context(peer_running(Path(folder)))
-        paceline = stack.enter_context(paceline_running(Path(folder)))
-        runners = [
-            Runner("tuned peer (msgspec)", peer.url + "/api/score", peer.token),
-            Runner("idiomatic peer (pydantic)", peer.url + "/api/plain", peer.token),
-            Runner("Paceline", paceline.url + "/api/score", paceline.token),
-        ]
-        rounds: dict[str, list[Round]] = {runner.name: [] for runner in runners}
-        for number in range(arguments.rounds):
-            for runner in runners:
-                found = load(runner, arguments.seconds, arguments.connections)
-                rounds[runner.name].append(found)
-                print(f"  round {number + 1}: {runner.name}: {found.requests_per_s:.0f} requests/s", flush=True)
-    return report(rounds, arguments.connections)
+        say(f"training and starting the peer, {TREES} trees of {LEAVES} leaves …")
+        peers = Peers(*stack.enter_context(peer.running(Path(folder))))
+        if asked.wants("local", "bids", "fresh", "connections", "memory"):
+            _beside_peer(LOCAL, "local", asked, peers, Path(folder), found)
+        if asked.wants("pool", "fresh", "connections", "memory"):
+            _beside_peer(POOL, "pool", asked, peers, Path(folder), found)
+        if asked.wants("ledger"):
+            _with_and_without(asked, Path(folder), found)
+    return _report(asked, found)
 
 
-@contextlib.contextmanager
-def peer_running(folder: Path) -> Iterator[Runner]:
-    model, secret = folder / "peer.txt", secrets.token_hex(32)
-    subprocess.run([sys.executable, str(PEER), "train", str(DATA), str(model)], check=True)
-    port = processes.free_ports(1, salt=os.getpid() + 1)[0]
-    command = [
-        sys.executable,
-        "-m",
-        "uvicorn",
-        "peer_fastapi:app",
-        "--port",
-        str(port),
-        "--workers",
-        "2",
-        "--no-access-log",
-    ]
-    environ = os.environ | {"PEER_MODEL": str(model), "PEER_SECRET": secret, "PYTHONDONTWRITEBYTECODE": "1"}
-    process = subprocess.Popen([*command, "--log-level", "warning"], cwd=PEER.parent, env=environ)
-    try:
-        url = f"http://127.0.0.1:{port}"
-        until = time.monotonic() + READY_S
-        while True:
-            with contextlib.suppress(httpx.HTTPError):
-                httpx.get(f"{url}/docs")
-                break
-            if time.monotonic() > until:
-                raise RuntimeError("the peer did not start")
-            time.sleep(0.2)
-        yield Runner("peer", url, token.make(secret, "admin", [], [], 3600, "bench"))
-    finally:
-        process.terminate()
-        process.wait()
-
-
-@contextlib.contextmanager
-def paceline_running(folder: Path) -> Iterator[Runner]:
-    port = processes.free_ports(1, salt=os.getpid() + 2)[0]
-    environ = os.environ | {
-        "DATA": str(DATA),
-        "STATE": str(folder / "state"),
-        "PORT": str(port),
-        "NIGHTLY": "off",
-        "PACELINE_MODEL_TREES": str(TREES),
-        "PACELINE_MODEL_LEAVES": str(LEAVES),
-    }
-    process = subprocess.Popen(
-        [sys.executable, "-m", "serve_app.run"], cwd=ROOT, env=environ, stdout=subprocess.PIPE, text=True
+def _asked(argv: Sequence[str]) -> Asked:
+    sections = "; ".join(f"{name}: {what}" for name, what in SECTIONS.items())
+    parser = argparse.ArgumentParser(prog="python -m bench http", description=main.__doc__, epilog=sections)
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"turns of each (default {ROUNDS})")
+    parser.add_argument("--seconds", type=int, default=SECONDS, help=f"length of a turn (default {SECONDS})")
+    parser.add_argument("--connections", type=int, default=16, help="of most turns (default 16)")
+    parser.add_argument(
+        "--only", action="append", choices=SECTIONS, metavar="SECTION", help=f"{', '.join(SECTIONS)}; may be repeated"
     )
-    try:
-        assert process.stdout is not None
-        ready = next((line for line in process.stdout if line.startswith("ready ")), None)
-        if ready is None:
-            raise RuntimeError("Paceline did not start")
-        found = re.match(r"ready (\S+) .* token (\S+)", ready)
-        assert found is not None
-        raise_budgets(found[1], found[2])
-        yield Runner("Paceline", found[1], found[2])
-    finally:
-        process.terminate()
-        process.communicate()
+    given = parser.parse_args(argv)
+    return Asked(given.rounds, given.seconds, given.connections, frozenset(given.only or SECTIONS))
 
 
-def raise_budgets(url: str, bearer: str) -> None:
-    """So that every answer holds a win: no limit, and a target that any bid meets."""
-    with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {bearer}"}) as client:
-        for number in (1, 2, 3):
-            settings = {"daily_budget_micros": None, "target_roas": 0.001, "throttle_roas": 0.0001}
-            client.put(f"/api/brands/camp-{number}", json=settings).raise_for_status()
-    time.sleep(2)
+# Blocks: systems that run side by side
 
 
-def load(runner: Runner, seconds: int, connections: int) -> Round:
-    """Raises: RuntimeError, an answer was not 2xx."""
-    environ = os.environ | {"TOKEN": runner.token, "NB": str(BIDS)}
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(LOAD), "--latency", runner.url]
-    text = subprocess.run(command, env=environ, capture_output=True, text=True, check=True).stdout
-    if "Non-2xx" in text or "Socket errors" in text:
-        raise RuntimeError(f"{runner.name}: {text}")
-    rate = re.search(r"Requests/sec:\s+([\d.]+)", text)
-    assert rate is not None
-    return Round(float(rate[1]), _latency(text, "50%"), _latency(text, "99%"))
+def _beside_peer(name: str, composition: str, asked: Asked, peers: Peers, folder: Path, found: Found) -> None:
+    is_default = composition == "local"
+    say(f"starting {name} beside the peer …")
+    with paceline(name, folder / composition, {COMPOSITION: composition}) as ours:
+        idle = cost.uss_mib(ours.processes())
+        usual, alone = Load(asked.connections), Load(1)
+        fresh = Load(asked.connections, is_fresh=True)
+        plan: list[tuple[Load, list[System]]] = []
+        if asked.wants(composition, "memory"):
+            plan += [(usual, [peers.tuned, peers.plain, ours] if is_default else [peers.tuned, ours])]
+        if asked.wants(composition):
+            plan += [(alone, [peers.tuned, ours])]
+        if asked.wants("fresh"):
+            plan += [(fresh, [peers.tuned, ours])]
+        if asked.wants("bids") and is_default:
+            plan += [
+                (Load(connections, bids), [peers.tuned, ours])
+                for connections in (1, asked.connections)
+                for bids in (FEW, MANY)
+            ]
+        turns = Turns(composition, asked.rounds, asked.seconds)
+        warm_up([peers.tuned, ours], usual)
+        turns.play(plan)
+        found.replicas.append(f"{name}: {_replicas(idle)}{_idle(turns, ours)}")
+        if asked.wants(composition):
+            _compare(turns, ours, peers, usual, alone, found, is_default)
+        if asked.wants("fresh"):
+            found.fresh += _rates([("tuned peer", peers.tuned), (name, ours)], turns, fresh)
+        if asked.wants("bids") and is_default:
+            _marginal(turns, [ours, peers.tuned], asked.connections, found)
+        if asked.wants("connections"):
+            _crowds([peers.tuned, ours] if is_default else [ours], asked.seconds, found)
+        if asked.wants("memory"):
+            found.memory[name] = tables.memory(idle, cost.uss_mib(ours.processes()))
+        if turns.recorded_least is not None:
+            found.recorded.append(turns.recorded_least)
 
 
-def _latency(text: str, quantile: str) -> float:
-    found = re.search(rf"{quantile}\s+([\d.]+)(us|ms|s)\b", text)
-    assert found is not None
-    return float(found[1]) * {"us": 1e-3, "ms": 1.0, "s": 1e3}[found[2]]
+def _compare(
+    turns: Turns, ours: System, peers: Peers, usual: Load, alone: Load, found: Found, is_default: bool
+) -> None:
+    tuned, us = turns.of(peers.tuned, usual), turns.of(ours, usual)
+    tuned_alone, us_alone = turns.of(peers.tuned, alone), turns.of(ours, alone)
+    composition = "local" if is_default else "pool"
+    found.figures[composition] = us.requests_per_s / tuned.requests_per_s
+    found.figures[f"p50 {composition}"] = us_alone.p50_ms / tuned_alone.p50_ms
+    found.runners.append(_runner(f"{peers.tuned.name}, beside {composition}", tuned, tuned, tuned_alone))
+    if is_default:
+        plain = turns.of(peers.plain, usual)
+        found.figures["plain"] = us.requests_per_s / plain.requests_per_s
+        found.figures["p99"] = us.p99_ms / tuned.p99_ms
+        found.figures["cpu"] = us.cpu_s_in_all / tuned.cpu_s_in_all
+        found.runners.append(_runner(f"{peers.plain.name}, beside {composition}", plain, tuned, None))
+    found.runners.append(_runner(ours.name, us, tuned, us_alone))
+    found.cpu[ours.name] = us
 
 
-def report(rounds: dict[str, list[Round]], connections: int) -> str:
-    median = {
-        name: Round(*(statistics.median(values) for values in zip(*found, strict=True)))
-        for name, found in rounds.items()
-    }
-    peer = next(iter(median.values()))
-    lines = [
-        f"{BIDS} bids a request, {connections} connections, {TREES} trees of {LEAVES} leaves on both sides, "
-        f"medians of {len(next(iter(rounds.values())))} turns.",
-        "",
-        "| | requests/s | ÷ tuned peer | p50 | p99 |",
-        "|---|---|---|---|---|",
+def _runner(name: str, usual: Medians, tuned: Medians, alone: Medians | None) -> list[str]:
+    return [
+        name,
+        f"{usual.requests_per_s:.0f}",
+        f"{usual.requests_per_s / tuned.requests_per_s:.2f}",
+        f"{usual.p50_ms:.1f} ms",
+        f"{usual.p99_ms:.1f} ms",
+        "–" if alone is None else f"{alone.p50_ms:.2f} ms",
+        f"{usual.cpu_s_in_all / BIDS * 1e6:.1f}",
     ]
-    for name, found in median.items():
-        ratio = found.requests_per_s / peer.requests_per_s
-        lines.append(
-            f"| {name} | {found.requests_per_s:.0f} | {ratio:.2f} | {found.p50_ms:.1f} ms | {found.p99_ms:.1f} ms |"
-        )
-    return "\n".join(lines)
+
+
+def _rates(systems: Iterable[tuple[str, System]], turns: Turns, load: Load) -> list[list[str]]:
+    medians = [(name, turns.of(system, load)) for name, system in systems]
+    first = medians[0][1]
+    return [
+        [
+            name if one is not first else f"{name}, beside {medians[-1][0]}",
+            f"{one.requests_per_s:.0f}",
+            f"{one.requests_per_s / first.requests_per_s:.2f}",
+            f"{one.p50_ms:.1f} ms",
+            f"{one.p99_ms:.1f} ms",
+        ]
+        for name, one in medians
+    ]
+
+
+def _marginal(turns: Turns, systems: Sequence[System], connections: int, found: Found) -> None:
+    """Of one more bid, in µs."""
+    more = MANY - FEW
+    for system in systems:
+        few, many = (turns.of(system, Load(1, bids)) for bids in (FEW, MANY))
+        few_usual, many_usual = (turns.of(system, Load(connections, bids)) for bids in (FEW, MANY))
+        latency = (many.p50_ms - few.p50_ms) * 1e3 / more
+        time_between = (1 / many_usual.requests_per_s - 1 / few_usual.requests_per_s) * 1e6 / more
+        cpu = (many_usual.cpu_s_in_all - few_usual.cpu_s_in_all) * 1e6 / more
+        shown = [f"{micros:.2f} µs" for micros in (latency, time_between, cpu)]
+        found.bids.append([system.name, f"{few.p50_ms:.2f} ms", f"{many.p50_ms:.2f} ms", *shown])
+        if system is systems[0]:
+            found.figures["bid"] = latency
+
+
+def _crowds(systems: Sequence[System], seconds: int, found: Found) -> None:
+    for connections in CROWDS:
+        for system in systems:
+            one = turn(system, Load(connections, counts_statuses=True), seconds)
+            found.crowds[system.name, connections] = one
+            seen = one.seen
+            say(
+                f"  {system.name}, {connections} connections: {seen.accepted} × 2xx, {seen.shed} × 503, "
+                f"{seen.failed} others, {seen.sockets} socket errors"
+            )
+
+
+def _with_and_without(asked: Asked, folder: Path, found: Found) -> None:
+    composition = {COMPOSITION: "local"}
+    without = f"{LOCAL} without ledger"
+    say(f"starting {LOCAL} and {without} …")
+    with (
+        paceline(f"{LOCAL}, beside without ledger", folder / "with", composition) as on,
+        paceline(without, folder / "without", composition | WITHOUT, has_ledger=False) as off,
+    ):
+        usual = Load(asked.connections)
+        turns = Turns("ledger", LEDGER_ROUNDS * asked.rounds, asked.seconds)
+        warm_up([on, off], usual)
+        turns.play([(usual, [on, off])])
+        found.replicas += [f"{one.name}: {_replicas(one.processes())}{_idle(turns, one)}" for one in (on, off)]
+        with_, without_ = turns.of(on, usual), turns.of(off, usual)
+        found.figures["ledger"] = (without_.requests_per_s / with_.requests_per_s - 1) * 100
+        for system, medians in ((on, with_), (off, without_)):
+            row = _runner(system.name, medians, with_, None)
+            found.runners.append([*row[:2], "–", *row[3:]])
+            found.cpu[system.name] = medians
+        if turns.recorded_least is not None:
+            found.recorded.append(turns.recorded_least)
+
+
+def _replicas(processes: Iterable[cost.Process]) -> str:
+    roles = [process.role for process in processes]
+    counts = ((roles.count(role), role) for role in ("Ingress", "Predictor"))
+    return ", ".join(f"{number} × {role}" for number, role in counts if number)
+
+
+def _idle(turns: Turns, system: System) -> str:
+    share = turns.idle_share(system)
+    if share is None:
+        return ""
+    lost = share / (os.cpu_count() or 1)
+    return f" ({share:.1%} of a core while others had their turns, so that these had {lost:.1%} less of the machine)"
+
+
+# What is said of it
+
+
+def _report(asked: Asked, found: Found) -> str:
+    parts = [_how(asked, found)]
+    rows = [figure.row(found.figures.get(name)) for name, figure in FIGURES.items()]
+    rows.append(tables.errors(found.crowds or None, "Paceline"))
+    parts.append(tables.table(["figure", "goal", "not under", "measured", "verdict"], rows))
+    latency = ["p50", "p99"]
+    if found.runners:
+        head = ["medians", "requests/s", "÷ tuned peer", *latency, "p50 at 1 connection", "CPU-s a million bids"]
+        parts.append(tables.table(head, found.runners))
+    if found.fresh:
+        head = ["every tuple new (fresh.lua)", "requests/s", "÷ tuned peer", *latency]
+        parts.append(tables.table(head, found.fresh))
+    if found.bids:
+        parts.append(_bids(asked, found))
+    if found.crowds:
+        parts.append(tables.connections(found.crowds))
+    if found.cpu:
+        parts.append(tables.cpu(found.cpu, BIDS))
+    parts += [f"Memory of {name}:\n\n{table}" for name, table in found.memory.items()]
+    return "\n\n".join(parts)
+
+
+def _how(asked: Asked, found: Found) -> str:
+    lines = [
+        f"{cost.cpu_model()}, {os.cpu_count()} cores, shared by wrk and what it measures. {BIDS} bids a request, "
+        f"{asked.connections} connections unless said otherwise, {TREES} trees of {LEAVES} leaves on both sides. "
+        f"Medians of {asked.rounds} turns of {asked.seconds} s; a ratio is one of medians of the same block. Blocks, "
+        "whose systems run side by side and take turns, every other round in opposite order: the peer and Paceline "
+        "(local); the peer and Paceline (pool); Paceline with and without its ledger, "
+        f"{LEDGER_ROUNDS} times as many turns. A system that waits for its turn stays up: an idle peer takes no CPU, "
+        f"an idle Ray cluster some, as said below. {WARM_UP_S} s of load before the first turn of each. The load is "
+        "score.lua's: 64 bodies in a circle, whose tuples Paceline comes to know; what it does with tuples that it has "
+        "never met has a table of its own.",
+        f"Replicas: {'; '.join(found.replicas)}." if found.replicas else "",
+        f"Void would be a turn with an answer that is not 2xx, a sample of answers without a win, or fewer than "
+        f"{RECORDED_LEAST:.0%} of its requests with a recorded reservation"
+        + (f"; the least was {min(min(found.recorded), 1.0):.2%}." if found.recorded else ".")
+        + " CPU-seconds are utime + stime of all of a system's processes (Ray, HAProxy and Redis included, wrk not), "
+        "from the turn's start until its last win is on record; the idle second that this takes counts against "
+        "Paceline.",
+        "Without ledger means `bench/no_ledger.py`: every claim is granted from memory; no leases, records, sessions, "
+        "sketches, beats or score log.",
+    ]
+    partial = sorted(SECTIONS.keys() - asked.only)
+    if partial or asked.rounds < ROUNDS or asked.seconds < SECONDS:
+        why = [f"without {', '.join(partial)}"] if partial else []
+        why += [f"{asked.rounds} rounds instead of {ROUNDS}"] if asked.rounds < ROUNDS else []
+        why += [f"turns of {asked.seconds} s instead of {SECONDS}"] if asked.seconds < SECONDS else []
+        lines.insert(0, f"**A partial run: {'; '.join(why)}.**")
+    return "\n\n".join(line for line in lines if line)
+
+
+def _bids(asked: Asked, found: Found) -> str:
+    head = [
+        "one more bid",
+        f"p50 of {FEW} bids",
+        f"p50 of {MANY:,} bids",
+        "p50, 1 connection",
+        f"time a request, {asked.connections} connections",
+        f"CPU, {asked.connections} connections",
+    ]
+    how = (
+        f"The marginal cost of a bid is the difference of two medians, of requests with {MANY:,} bids and with {FEW}, "
+        f"divided by {MANY - FEW}: of p50 at 1 connection, of 1 ÷ (requests/s), of CPU-seconds a request."
+    )
+    return f"{tables.table(head, found.bids)}\n\n{how}"

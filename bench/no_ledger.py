@@ -1,0 +1,76 @@
+"""The application with no ledger behind it: what leases, records, sessions and λ cost is what it does not.
+
+For the benchmark alone. `serve_app.run.main(application="bench.no_ledger:build")` starts it as `make run` would.
+Nothing is recorded, every win is granted: its reservations mean nothing to anybody.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from ray.serve import Application
+
+import serve_app.app
+from bench.system import BRANDS, LIMITS
+from db.brands import BrandSettings
+from ledger import Award, Claim, Offer, Win
+from ledger.brand import Brand
+from ledger.seen import Opportunity
+from ledger.terms import TermsBook
+from serve_app.app import IngressReplica
+from serve_app.reserve import LedgerClient
+from serve_app.settings import Settings
+
+TTL = dt.timedelta(minutes=30)
+
+
+class Granting(LedgerClient):
+    """In the place of `LedgerClient`: the terms of the benchmark's brands, and a win for whoever asks."""
+
+    def __init__(self) -> None:
+        super().__init__([])  # nobody is connected to, nothing beats
+        now = dt.datetime.now(dt.UTC)
+        settings = BrandSettings.model_validate(LIMITS)
+        book = TermsBook()
+        book.make(now, 1, {brand_id: Brand(brand_id, settings, now) for brand_id in BRANDS}, {}, {})
+        self.terms = book.newest
+        self._granted = time.time_ns() % 10**12 * 10**6
+
+    async def reserve(self, claim: Claim) -> Award:
+        return self.reserve_now(claim)
+
+    def reserve_now(self, claim: Claim) -> Award:
+        best: dict[str, Offer] = {}
+        for offer in claim.offers:
+            if len(best) >= claim.winners:
+                break
+            best.setdefault(offer.where.brand_id, offer)
+        return Award(tuple(self._grant(offer) for offer in best.values()), {})
+
+    def _grant(self, offer: Offer) -> Win:
+        self._granted += 1
+        # As long as a real id, so that answers are.
+        return Win(offer.bid_id, f"{self._granted:056}", offer.amount_micros, dt.datetime.now(dt.UTC) + TTL)
+
+    def saw(self, opportunities: Sequence[Opportunity]) -> None:
+        """λ learns nothing."""
+
+    def release(self, wins: Collection[tuple[str, str]]) -> None:
+        """Nothing is held."""
+
+
+class WithoutLedger(IngressReplica):
+    """The ingress replica as it is, its ledger apart."""
+
+    def ledger(self, settings: Settings, decided_at: float) -> LedgerClient:
+        return Granting()
+
+
+def build(args: dict[str, Any]) -> Application:
+    """The application that `serve_app.app` builds, with other ingress replicas."""
+    deployment = serve_app.app.build(args)._bound_deployment
+    made = deployment._replica_config
+    return deployment.options(func_or_class=WithoutLedger).bind(*(made.init_args or ()), **(made.init_kwargs or {}))
