@@ -49,6 +49,7 @@ from ledger.types import (
     Win,
     WinRecord,
 )
+from ledger.wire import pack_beat, unpack_beat
 from ledger.writer import Writer
 
 __all__ = [
@@ -97,7 +98,9 @@ __all__ = [
     "current_roas",
     "kappa",
     "lambda_",
+    "pack_beat",
     "read_gauges",
     "replace",
     "shard_of",
+    "unpack_beat",
 ]

@@ -21,7 +21,8 @@ from ledger.pacing import DaySums
 from ledger.pilot import Pilot
 from ledger.reach import Identity, digest_of, has_successor
 from ledger.settings import LedgerSettings, RoasSettings
-from ledger.types import Beat, Event, Reply, Result
+from ledger.types import Event, Reply, Result
+from ledger.wire import unpack_beat
 from ledger.writer import Writer
 
 logger = logging.getLogger("paceline.ledger")
@@ -132,7 +133,12 @@ class LedgerActor:
 
     # The replicas' way
 
-    async def beat(self, beat: Beat) -> Reply:
+    async def beat(self, packed: bytes) -> Reply:
+        """
+        Args:
+            packed: a `Beat`, by `pack_beat`.
+        """
+        beat = unpack_beat(packed)
         reply = await self._write(lambda writer: writer.beat(beat))
         if self._pilot is not None:
             self._pilot.heard(beat.seen)

@@ -1,14 +1,14 @@
 """The body of POST /api/score as columns, straight from its bytes.
 
 `schemas.ScoreRequest` is the contract and the only judge of what is wrong. Most bodies are right: msgspec reads them in
-a tenth of the time, and what it cannot vouch for goes to the judge. Whatever is read here, the judge reads alike
+a tenth of the time, and what it cannot vouch for goes to the judge. Whatever passes here, the judge reads alike
 (`tests/unit/test_bids.py` holds the two against each other).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import msgspec
@@ -26,7 +26,7 @@ ID_CHARACTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789
 ID_MOST = 64
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Bids:
     """One request's bids as columns, n of each."""
 
@@ -40,16 +40,10 @@ class Bids:
     pricing_model: Sequence[str]
     price_micros: Sequence[int | None]
     revenue_share: Sequence[float | None]
+    keys: Sequence[Key] = field(init=False, repr=False)
 
-    @classmethod
-    def of(cls, bids: Iterable[schemas.Bid]) -> Bids:
-        return cls(*zip(*(tuple(getattr(bid, name) for name in FIELDS) for bid in bids), strict=True))
-
-    def __len__(self) -> int:
-        return len(self.bid_id)
-
-    def keys(self) -> list[Key]:
-        return list(
+    def __post_init__(self) -> None:
+        self.keys = list(
             zip(
                 self.brand_id,
                 self.partner_id,
@@ -61,8 +55,19 @@ class Bids:
             )
         )
 
+    @classmethod
+    def of(cls, bids: Iterable[schemas.Bid]) -> Bids:
+        return cls(*zip(*(tuple(getattr(bid, name) for name in FIELDS) for bid in bids), strict=True))
 
-FIELDS = tuple(Bids.__dataclass_fields__)
+    def __len__(self) -> int:
+        return len(self.bid_id)
+
+    def have_ids(self) -> bool:
+        """Whether what names a bid's place are ids. Not asked where the keys are known: they were asked then."""
+        return are_ids({*self.brand_id, *self.partner_id, *self.slot_id, *self.device_type, *self.creative_type})
+
+
+FIELDS = tuple(name for name in Bids.__dataclass_fields__ if name != "keys")
 
 
 def columns_of(keys: Sequence[Key], at: int) -> Columns:
@@ -72,9 +77,9 @@ def columns_of(keys: Sequence[Key], at: int) -> Columns:
     return Columns.of(ids, numbers, np.full(len(keys), at, dtype=np.int64))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Wanted:
-    """A valid request."""
+    """A request."""
 
     request_id: str
     bids: Bids
@@ -115,7 +120,7 @@ class _Bid(Struct, forbid_unknown_fields=True, gc=False):
     revenue_share: Annotated[float, Meta(ge=0, le=1)] | None = None
 
 
-class _Request(Struct, forbid_unknown_fields=True):
+class _Request(Struct, forbid_unknown_fields=True, gc=False):
     """Without `at`, which is rare."""
 
     request_id: str
@@ -132,7 +137,7 @@ _values = msgspec.structs.astuple
 
 
 def read(body: bytes) -> Wanted | None:
-    """The request, if it can be vouched for without the judge."""
+    """The request, if it can be vouched for without the judge; what names its places has not been looked at."""
     try:
         request = _decode(body)
     except (ValueError, RecursionError):  # msgspec's errors, and text that is not UTF-8, are ValueErrors
@@ -143,15 +148,13 @@ def read(body: bytes) -> Wanted | None:
     names = set(bid_id)
     if len(names) != len(bid_id) or not _are_priced(model, price, share):
         return None
-    names.update(brand_id, partner_id, slot_id, device, creative)
     names.add(request.request_id)
     currency = request.currency
-    if not _are_ids(names) or not (currency is None or schemas.CURRENCY.fullmatch(currency)):
+    if not are_ids(names) or not (currency is None or schemas.CURRENCY.fullmatch(currency)):
         return None
-    bids = Bids(bid_id, brand_id, partner_id, slot_id, device, creative, score, model, price, share)
     return Wanted(
         request.request_id,
-        bids,
+        Bids(bid_id, brand_id, partner_id, slot_id, device, creative, score, model, price, share),
         request.winners,
         request.explain,
         currency,
@@ -161,7 +164,8 @@ def read(body: bytes) -> Wanted | None:
     )
 
 
-def _are_ids(names: set[str]) -> bool:
+def are_ids(names: set[str]) -> bool:
+    """Whether all of them, at least one, are what `schemas.Id` allows."""
     if max(map(len, names)) > ID_MOST or "" in names:
         return False
     text = "\n".join(names)

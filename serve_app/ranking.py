@@ -47,7 +47,7 @@ def scores(revenue: FloatArray, cost: FloatArray, multiplier: FloatArray, lambda
     >>> scores(np.array([1700.0]), np.array([1300.0]), np.ones(1), np.array([0.5])).tolist()
     [1050.0]
     """
-    if not bool((lambda_ >= 0).all()):
+    if np.count_nonzero(lambda_ >= 0) < lambda_.size:
         raise ValueError("λ must be a number, and not negative")
     return revenue * multiplier - lambda_ * cost
 
@@ -83,6 +83,7 @@ class Ranking(NamedTuple):
     lambda_: FloatArray
     best_first: list[int]  # all that are not rejected, by score, then by bid_id
     has_ties: bool  # among the scores
+    brands: int  # distinct ones
     refused: dict[int, tuple[str, str]]  # index → status, reason: bids that cannot win whatever the budget
     rejected: dict[int, str]  # index → reason: bids that are not even scored
 
@@ -135,18 +136,17 @@ def rank(
         admitted: whether (brand, share) takes part in this request.
     """
     cost = costs(bids, expectation)
+    names = list(dict.fromkeys(bids.brand_id))
     # A rejected bid's brand may have no terms; its score is never looked at.
-    brands = (
-        [terms.get(brand_id, NOBODY) for brand_id in bids.brand_id] if rejected else [terms[b] for b in bids.brand_id]
-    )
-    multiplier = np.array([brand.strategy_multiplier for brand in brands])
-    lambda_ = np.array([brand.lambda_ for brand in brands])
+    brands = [terms.get(name, NOBODY) for name in names]
+    code_of = dict(zip(names, range(len(names)), strict=True))
+    code = np.array([code_of[brand_id] for brand_id in bids.brand_id], np.intp)
+    multiplier = np.array([brand.strategy_multiplier for brand in brands])[code]
+    lambda_ = np.array([brand.lambda_ for brand in brands])[code]
     score = scores(expectation.revenue_micros, cost, multiplier, lambda_)
     best_first, has_ties = _by_score(bids, score, rejected)
     absent = {
-        brand_id
-        for brand_id, brand in zip(bids.brand_id, brands, strict=True)
-        if brand.share < 1 and not admitted(brand_id, brand.share)
+        name for name, brand in zip(names, brands, strict=True) if brand.share < 1 and not admitted(name, brand.share)
     }
     refused: dict[int, tuple[str, str]] = {}
     if absent or floor_micros is not None or (best_first and score[best_first[-1]] < 0):
@@ -158,18 +158,27 @@ def rank(
             elif bids.brand_id[index] in absent:
                 refused[index] = ("throttled", "roas_throttle")
     return Ranking(
-        expectation.revenue_micros, cost, score, multiplier, lambda_, best_first, has_ties, refused, rejected
+        expectation.revenue_micros,
+        cost,
+        score,
+        multiplier,
+        lambda_,
+        best_first,
+        has_ties,
+        len(names),
+        refused,
+        rejected,
     )
 
 
 def _by_score(bids: Bids, score: FloatArray, rejected: dict[int, str]) -> tuple[list[int], bool]:
     """(indices, the best first; whether some scores are equal)."""
-    best_first = np.argsort(-score, kind="stable")
+    best_first = (-score).argsort(kind="stable")
     in_order = score[best_first]
     order: list[int] = best_first.tolist()
     if rejected:
         order = [index for index in order if index not in rejected]
-    has_ties = bool((in_order[1:] == in_order[:-1]).any())
+    has_ties = bool(np.count_nonzero(in_order[1:] == in_order[:-1]))
     if has_ties:
         values = score.tolist()
         order.sort(key=lambda index: (-values[index], bids.bid_id[index]))
@@ -211,8 +220,12 @@ FATES = {"score_below_zero": TOO_DEAR, "roas_throttle": OUTBID}
 
 def opportunities(bids: Bids, ranking: Ranking, award: Award) -> list[Opportunity]:
     """Each brand's best bid, and what became of it: λ learns from what could have been won, won or not."""
-    order, brand_of = ranking.order, bids.brand_id
-    best = dict(zip([brand_of[index] for index in reversed(order)], reversed(order), strict=True))
+    brand_of, best = bids.brand_id, dict[str, int]()
+    for index in ranking.order:
+        if brand_of[index] not in best:
+            best[brand_of[index]] = index
+            if len(best) == ranking.brands:
+                break  # mostly after a few
     fates = dict.fromkeys(best, OUTBID)
     if award.refused:
         fates |= {brand_id: UNDECIDED for brand_id, index in best.items() if bids.bid_id[index] in award.refused}
@@ -229,12 +242,12 @@ def opportunities(bids: Bids, ranking: Ranking, award: Award) -> list[Opportunit
     ]
 
 
-class Contributions(Struct):
+class Contributions(Struct, gc=False):
     base: float
     features: dict[str, float]
 
 
-class Ranked(Struct, rename={"lambda_": "lambda"}):
+class Ranked(Struct, rename={"lambda_": "lambda"}, gc=False):
     """An item of `schemas.ScoreResponse.ranked`, as it is written."""
 
     bid_id: str
@@ -254,7 +267,7 @@ class Ranked(Struct, rename={"lambda_": "lambda"}):
     contributions: Contributions | UnsetType | None = UNSET
 
 
-class Answer(Struct):
+class Answer(Struct, gc=False):
     """`schemas.ScoreResponse`, as it is written."""
 
     request_id: str
@@ -286,10 +299,11 @@ def _scored(bids: Bids, ranking: Ranking, award: Award, wins: Mapping[str, Win],
         return []
     at, n = np.array(order), len(order)
     revenue, cost = ranking.revenue[at], ranking.cost[at]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        roas: list[float | None] = (revenue / cost).tolist()
-    if not cost.all():  # what costs nothing has none
-        roas = [one if micros > 0 else None for one, micros in zip(roas, cost.tolist(), strict=True)]
+    roas: list[float | None]
+    if np.count_nonzero(cost) == n:
+        roas = (revenue / cost).tolist()
+    else:  # what costs nothing has none
+        roas = [one / micros if micros else None for one, micros in zip(revenue.tolist(), cost.tolist(), strict=True)]
     names = [bids.bid_id[index] for index in order]
     items = list(
         map(

@@ -33,6 +33,7 @@ from ledger import (
     Result,
     Terms,
     Win,
+    pack_beat,
     shard_of,
 )
 from ledger.reservation import Lifetimes
@@ -215,7 +216,7 @@ class Shard:
         Raises:
             LedgerUnavailable, TimeoutError: it may have arrived all the same.
         """
-        call = asyncio.ensure_future(self.call("beat", beat))
+        call = asyncio.ensure_future(self.call("beat", pack_beat(beat)))
         try:
             heard_s = began_s = self._clock()
             while not call.done():

@@ -9,10 +9,10 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sqlalchemy import insert
 from sqlalchemy.exc import SQLAlchemyError
 
 from db import Database
+from db.rows import insert_rows
 from db.tables import score_log
 from serve_app.bids import Bids
 from serve_app.ranking import Ranked
@@ -69,7 +69,7 @@ class ScoreLog:
             return
         try:
             async with self._database.write() as connection:
-                await connection.execute(insert(score_log), rows)
+                await connection.run_sync(insert_rows, score_log, rows)
         except (SQLAlchemyError, OSError) as error:
             self._dropped(len(rows))
             logger.warning("%d rows of the score log are lost: %s", len(rows), error)

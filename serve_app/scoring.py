@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 from ledger import Award, Claim, admitted
 from serve_app import schemas
 from serve_app.auth import Authenticator, Caller
-from serve_app.bids import Bids, Key, Wanted, columns_of, read
+from serve_app.bids import Bids, Wanted, columns_of, read
 from serve_app.door import header, read_body
 from serve_app.errors import Invalid, Problem, encode, unavailable
 from serve_app.expectations import Expectations, Predictions
@@ -74,7 +74,8 @@ class Scoring:
             caller = await self._authenticator.caller(_authorization(scope))
             body = await read_body(scope, receive, self._http.body_most_bytes, self._http.body_timeout_s)
             caller.require("admin", "partner")
-            content = await self._answered_once(caller, _wanted(body), body, began)
+            wanted, expectation = self._read(body)
+            content = await self._answered_once(caller, wanted, expectation, body, began)
             status = 200
         except Problem as problem:
             status = problem.status
@@ -89,15 +90,32 @@ class Scoring:
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": content})
 
-    async def _answered_once(self, caller: Caller, wanted: Wanted, body: bytes, began: float) -> bytes:
+    def _read(self, body: bytes) -> tuple[Wanted, Expectation | None]:
+        """The request, and what its bids would bring if that is known.
+
+        Raises: Invalid.
+        """
+        wanted = read(body)
+        if wanted is not None:
+            known = None if wanted.explain else self._expectations.at_once(wanted.bids.keys, int(time.time()))
+            if known is not None or wanted.bids.have_ids():
+                return wanted, known
+        request = parse(schemas.ScoreRequest, body)
+        _refuse_repeated_bids(request)
+        return Wanted.of(request), None
+
+    async def _answered_once(
+        self, caller: Caller, wanted: Wanted, expectation: Expectation | None, body: bytes, began: float
+    ) -> bytes:
         """The first answer to this request_id."""
         deadline_s = (wanted.tmax_ms or self._settings.deadline_ms) / 1000
         until = began + deadline_s - SENDING_S
-        key, body_hash = (caller.sub, wanted.request_id), hashlib.blake2b(body, digest_size=32).hexdigest()
+        key, body_hash = (caller.sub, wanted.request_id), hashlib.sha256(body).hexdigest()
         entry = self._repeats.find(key)
         if entry is None:
             entry = Remembered(body_hash, time.monotonic())
-            entry.content = self._at_once(caller, wanted, entry)
+            if expectation is not None:
+                entry.content = self._at_once(caller, wanted, expectation, entry)
             if entry.content is None:
                 within_s = max(until - time.perf_counter(), 0.0) * (1 - DEADLINE_MARGIN)
                 work = self._asking(caller, wanted, entry, within_s)
@@ -141,13 +159,8 @@ class Scoring:
 
     # The way of a request
 
-    def _at_once(self, caller: Caller, wanted: Wanted, entry: Remembered) -> bytes | None:
-        """The answer, if all that it takes is here; None, and nothing has happened, where somebody has to be asked."""
-        if wanted.explain or wanted.at_s is not None:
-            return None
-        expectation = self._expectations.at_once(wanted.bids.keys(), int(time.time()))
-        if expectation is None:
-            return None
+    def _at_once(self, caller: Caller, wanted: Wanted, expectation: Expectation, entry: Remembered) -> bytes | None:
+        """The answer, if the ledger need not be asked; None, and nothing has happened, if it has to be."""
         ranking = self._ranked(caller, wanted, expectation)
         award = self._ledger.reserve_now(_claim(caller, wanted, entry, ranking, self._settings.deadline_ms / 1000))
         if award is None:
@@ -166,7 +179,7 @@ class Scoring:
         )
 
     async def _asked(self, wanted: Wanted) -> tuple[Expectation, Explanation | None]:
-        keys: list[Key] = wanted.bids.keys()
+        keys = wanted.bids.keys
         at = int(time.time() if wanted.at_s is None else wanted.at_s)
         if wanted.explain:
             return await self._predictions.explain(columns_of(keys, at))
@@ -208,16 +221,6 @@ class Scoring:
 def _authorization(scope: Scope) -> str | None:
     value = header(scope, b"authorization")
     return None if value is None else value.decode("latin-1")
-
-
-def _wanted(body: bytes) -> Wanted:
-    """Raises: Invalid."""
-    wanted = read(body)
-    if wanted is None:
-        request = parse(schemas.ScoreRequest, body)
-        _refuse_repeated_bids(request)
-        wanted = Wanted.of(request)
-    return wanted
 
 
 def _refuse_repeated_bids(request: schemas.ScoreRequest) -> None:

@@ -7,7 +7,7 @@ from sqlalchemy import text
 
 from db import Database, DatabaseSettings
 from db.brands import BrandSettings
-from ledger import Award, Beat, Claim, LedgerActor, LedgerSettings, LedgerUnavailable, Line, RoasSettings
+from ledger import Award, Beat, Claim, LedgerActor, LedgerSettings, LedgerUnavailable, Line, RoasSettings, pack_beat
 from serve_app.reserve import LedgerClient, Shard
 from tests.contract.http import Local
 from tests.contract.ledgers import event, offer
@@ -58,7 +58,7 @@ async def test_whatever_is_missing_callers_hear_one_error_and_the_ledger_goes_on
     await actor.put_brand("b", BrandSettings(daily_budget_micros=1000))
     await client.beat_within(30.0)
     await wins(client, "1")
-    opened = await actor.beat(Beat(None, 1))
+    opened = await actor.beat(pack_beat(Beat(None, 1)))
     line = Line("b", opened.now.date(), holds_micros=0)
     database = Database(DatabaseSettings(url=database_url))
 
@@ -69,8 +69,8 @@ async def test_whatever_is_missing_callers_hear_one_error_and_the_ledger_goes_on
     await rename(table, "elsewhere")
     try:
         calls = [
-            actor.beat(Beat(opened.session_id, 2, lines=(line,))),
-            actor.beat(Beat(None, 1)),
+            actor.beat(pack_beat(Beat(opened.session_id, 2, lines=(line,)))),
+            actor.beat(pack_beat(Beat(None, 1))),
             actor.release(["x"]),
             actor.record([event("e", "impression")]),
             actor.put_brand("b", BrandSettings()),

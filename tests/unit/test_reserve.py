@@ -7,7 +7,19 @@ from types import SimpleNamespace
 import pytest
 from ray.exceptions import RayActorError, RayTaskError
 
-from ledger import Award, Beat, Event, Grant, LedgerSettings, LedgerUnavailable, NotFound, Reply, Result, Terms
+from ledger import (
+    Award,
+    Beat,
+    Event,
+    Grant,
+    LedgerSettings,
+    LedgerUnavailable,
+    NotFound,
+    Reply,
+    Result,
+    Terms,
+    unpack_beat,
+)
 from ledger.lease import NO_LEASE
 from serve_app import reserve
 from serve_app.reserve import LedgerClient, Shard
@@ -38,7 +50,8 @@ class Fake:
         self.connected += 1
         return Handle(self)
 
-    async def beat(self, beat: Beat) -> Reply:
+    async def beat(self, packed: bytes) -> Reply:
+        beat = unpack_beat(packed)
         self.calls.append("beat")
         self.beats.append(beat)
         self.under_way += 1
