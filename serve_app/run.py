@@ -358,6 +358,8 @@ class System:
             "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(proxy),
             "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(proxy / "server-state"),
             "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(proxy / "metrics.sock"),
+            "RAY_SERVE_HAPROXY_LOG_TARGET": "127.0.0.1:514 sample 1:1000",  # the replicas log every request
+            "RAY_SERVE_HAPROXY_TCP_NODELAY": "0",  # head and body in one packet: nothing is streamed
             # A line of syslog a request otherwise, read in Python; the replicas count the same by themselves.
             "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports.haproxy_metrics),
