@@ -21,6 +21,7 @@ from ledger.pacing import DaySums
 from ledger.pilot import Pilot
 from ledger.reach import Identity, digest_of, has_successor
 from ledger.settings import LedgerSettings, RoasSettings
+from ledger.summons import Summons
 from ledger.types import Event, Reply, Result
 from ledger.wire import unpack_beat
 from ledger.writer import Writer
@@ -64,6 +65,7 @@ class LedgerActor:
         self._settings, self._roas_settings, self._shard = ledger_settings, roas_settings, shard
         self._generation = generation
         self._leaving: asyncio.Task[None] | None = None
+        self._summons = Summons()
         self._ledger: Ledger | None = None
         self._writer: Writer | None = None
         self._counters: Counters | None = None
@@ -143,6 +145,14 @@ class LedgerActor:
         if self._pilot is not None:
             self._pilot.heard(beat.seen)
         return reply
+
+    async def listen(self, replica: str) -> bool:
+        """Until the replica should beat at once; see `Summons`."""
+        return await self._summons.listen(replica)
+
+    async def summon(self, seconds: float, replica: str) -> None:
+        """Until all replicas but this one have beaten, or so long."""
+        await self._summons.others_within(seconds, replica)
 
     async def end_sessions(self, since: dt.datetime) -> int:
         return await self._write(lambda writer: writer.run(lambda: self._book.end_sessions(since)))

@@ -48,7 +48,9 @@ LEDGER_WAIT_S, POOL_WAIT_S, LIVE_WAIT_S = 10.0, 5.0, 1.5
 PERFORMANCE_MARGIN_S = 30.0
 FIRST_BEAT_S = 5.0
 SHOWN_WITHIN_S = 1.0
-"""Figures that are shown wait so long for what this replica has not told the ledger yet."""
+"""Figures that are shown wait so long for what the replicas have not told the ledger yet."""
+HEARD_WITHIN_S = 2.0
+"""A change waits so long for the replicas to hear of it."""
 
 
 class Api:
@@ -241,7 +243,7 @@ class Api:
     async def brands(self, request: Request) -> Response:
         (await self._caller(request)).require("admin")
         page = parse_query(schemas.PageQuery, request)
-        await self._ledger.beat_within(SHOWN_WITHIN_S)
+        await self._ledger.summon_within(SHOWN_WITHIN_S)
         with ledger_problems():
             found, cursor = await self._ledger.list_brands(LEDGER_WAIT_S, page.cursor, page.limit)
         return reply({"brands": found, "next_cursor": cursor})
@@ -257,7 +259,7 @@ class Api:
         caller.require("admin", "brand")
         brand_id = request.path_params["brand_id"]
         caller.must_own_brand(brand_id)
-        await self._ledger.beat_within(SHOWN_WITHIN_S)
+        await self._ledger.summon_within(SHOWN_WITHIN_S)
         with ledger_problems():
             return reply(await self._ledger.of_brand(LEDGER_WAIT_S, "get_brand", brand_id))
 
@@ -267,12 +269,12 @@ class Api:
         settings = parse_over(BrandSettings, self._settings.new_brand.model_dump(), body)
         with ledger_problems():
             shown = await self._ledger.put_brand(LEDGER_WAIT_S, brand_id, settings)
-        await self._ledger.beat_within(LEDGER_WAIT_S)  # whoever has put a brand may score it next, here at least
+        await self._ledger.summon_within(HEARD_WITHIN_S)  # whoever has put a brand may score it next, wherever
         return reply(shown)
 
     async def _get_portfolio(self, request: Request) -> Response:
         (await self._caller(request)).require("admin")
-        await self._ledger.beat_within(SHOWN_WITHIN_S)
+        await self._ledger.summon_within(SHOWN_WITHIN_S)
         with ledger_problems():
             return reply(
                 await self._ledger.of_portfolio(LEDGER_WAIT_S, "get_portfolio", request.path_params["portfolio_id"])
@@ -284,7 +286,9 @@ class Api:
         defaults = {**PortfolioSettings().model_dump(), "currency": self._settings.general.currency}
         settings = parse_over(PortfolioSettings, defaults, body)
         with ledger_problems():
-            return reply(await self._ledger.of_portfolio(LEDGER_WAIT_S, "put_portfolio", portfolio_id, settings))
+            shown = await self._ledger.of_portfolio(LEDGER_WAIT_S, "put_portfolio", portfolio_id, settings)
+        await self._ledger.summon_within(HEARD_WITHIN_S)
+        return reply(shown)
 
     async def models(self, request: Request) -> Response:
         (await self._caller(request)).require("admin")

@@ -38,6 +38,7 @@ from ledger import (
 )
 from ledger.reservation import Lifetimes
 from ledger.seen import Opportunity, Seen
+from ledger.summons import LISTEN_S
 
 logger = logging.getLogger("paceline.reserve")
 T = TypeVar("T")
@@ -45,6 +46,7 @@ RETRY_S = 0.1
 BEAT_S = 10.0
 """A beat that has not been answered by then is given up; the next one states everything anew."""
 
+LISTEN_AGAIN_S = 1.0
 ASK_AT_FIRST = 8
 """So many bids without a lease are asked for at once, then twice as many…"""
 
@@ -85,6 +87,7 @@ class Shard:
         self._beating = asyncio.Lock()
         self._is_away = True
         self._is_over = False
+        self._name = os.urandom(8).hex()
 
     async def call(self, method: str, *args: Any) -> Any:
         """One call to the ledger.
@@ -152,6 +155,11 @@ class Shard:
         self._urgent.set()
         await done
 
+    async def summon(self, seconds: float) -> None:
+        """Have every replica beat, this one too."""
+        with contextlib.suppress(LedgerError):
+            await asyncio.gather(self.beaten(), self.call("summon", seconds, self._name))
+
     async def keep_beating(self) -> None:
         """Until the last beat has been sent."""
         while not self._is_over:
@@ -163,6 +171,18 @@ class Shard:
             await self.beat()
             if self._is_away:
                 await asyncio.sleep(RETRY_S)
+
+    async def keep_listening(self) -> None:
+        """Beat whenever the ledger calls, until the last beat has been sent."""
+        while not self._is_over:
+            try:
+                async with asyncio.timeout(LISTEN_S + BEAT_S):
+                    is_called = await self.call("listen", self._name)
+            except (LedgerError, TimeoutError):
+                await asyncio.sleep(LISTEN_AGAIN_S)  # the beats find the way back to it
+                continue
+            if is_called:
+                await self.beaten()
 
     async def beat(self, is_last: bool = False) -> None:
         """One beat, or the few that open a session; errors are logged once an outage. None follows the last."""
@@ -383,6 +403,10 @@ class LedgerClient:
         """Tell the ledgers what they do not know yet, and hear what is new; when they are silent, go on without."""
         await _within(seconds, [shard.beaten() for shard in self._shards])
 
+    async def summon_within(self, seconds: float) -> None:
+        """The same for all replicas: each tells what it knows, and hears what is new."""
+        await _within(seconds, [shard.summon(seconds) for shard in self._shards])
+
     async def of_brand(self, seconds: float, method: str, brand_id: str, *args: Any) -> Any:
         """A call about a brand. Raises: LedgerError."""
         return await self._whose(self._of(brand_id), seconds, method, brand_id, *args)
@@ -436,7 +460,9 @@ class LedgerClient:
 
     async def keep_beating(self) -> None:
         """Until `close`."""
-        await asyncio.gather(*(shard.keep_beating() for shard in self._shards))
+        await asyncio.gather(
+            *(loop for shard in self._shards for loop in (shard.keep_beating(), shard.keep_listening()))
+        )
 
     async def close(self) -> None:
         """Tell the last wins and return every lease."""

@@ -93,3 +93,21 @@ async def test_whatever_is_missing_callers_hear_one_error_and_the_ledger_goes_on
         await asyncio.sleep(0.05)
     else:
         pytest.fail("the holds have not ended")
+
+
+async def test_all_replicas_tell_and_hear_when_one_of_them_asks(actor):
+    """Without it a second would pass: these do not beat by themselves."""
+    settings = SETTINGS.model_copy(update={"beat_s": 3600.0})
+    one, other = (LedgerClient([Shard(lambda: Local(actor), settings)]) for _ in range(2))
+    loops = [asyncio.create_task(client.keep_beating()) for client in (one, other)]
+    for client in (one, other):
+        await client.beat_within(30.0)
+    await one.put_brand(30.0, "b", BrandSettings(daily_budget_micros=1000))
+    await one.summon_within(30.0)
+    assert "b" in other.terms.brands
+    (win,) = (await wins(other, "r-1")).wins
+    await one.summon_within(30.0)
+    assert (await actor.get_brand("b"))["today"]["reserved"] == win.reserved_micros > 0
+    for client, loop in zip((one, other), loops, strict=True):
+        await client.close()
+        loop.cancel()

@@ -81,6 +81,10 @@ class Fake:
         terms = Terms(1, dict.fromkeys(self.left, terms_of())) if beat.known_version < 1 else None
         return Reply(1, b"secret", NOW, LONG_S, not beat.is_last, tuple(grants), refused, terms=terms)
 
+    async def listen(self, _replica: str) -> bool:
+        await asyncio.Event().wait()
+        return False
+
     async def identity(self) -> str:
         self.identities += 1
         await self.names.wait()
