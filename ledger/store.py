@@ -7,7 +7,8 @@ commits, so an upsert is a look and then an INSERT or an UPDATE. Keys are sorted
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import (
@@ -29,13 +30,13 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from db import Database
 from db import tables as t
 from db.brands import BrandSettings, PortfolioSettings
-from db.rows import chunks, insert_rows, one_of, replace_rows
+from db.rows import chunks, insert_columns, one_of, replace_rows
 from ledger.account import Budget
 from ledger.brand import Brand, Fit, Portfolio, Scheduled
 from ledger.errors import Fenced, LayoutReplaced, LedgerUnavailable, StatementRefused
 from ledger.event_store import EventStore
 from ledger.leasing import NOBODY, Recorded
-from ledger.page import BudgetKey, LeaseKey, Lent, Page
+from ledger.page import BudgetKey, Entry, LeaseKey, Lent, Page
 from ledger.reservation import Reservation
 
 T = TypeVar("T")
@@ -51,6 +52,8 @@ _RESERVATION = (
     _R.held_micros, _R.settled_micros, _R.status, _R.created_at, _R.expires_at, _R.due_at, _R.ended_at,
     _R.session_id, _R.award_id, _R.instead_id,
 )  # fmt: skip
+_COLUMNS = tuple(Reservation.__dataclass_fields__)
+_VALUES_OF, _ID_OF = attrgetter(*_COLUMNS), attrgetter("reservation_id")
 _S = t.ledger_sessions.c
 _L = t.leases.c
 _LEASE_KEY = and_(
@@ -478,11 +481,7 @@ class Store(EventStore):
             connection.execute(_INSERT_BUDGET, new)
         replace_rows(connection, t.budget_days, old)
         if page.new_reservations:
-            rows = [
-                {**_reservation_row(reservation), **(said or {})[id_]}
-                for id_, reservation in sorted(page.new_reservations.items())
-            ]
-            insert_rows(connection, t.reservations, rows)
+            self._insert_reservations(connection, list(page.new_reservations.values()), said or {})
         if page.changed_reservations:
             rows = [
                 {
@@ -498,8 +497,24 @@ class Store(EventStore):
             connection.execute(_UPDATE_RESERVATION, rows)
         self._write_leases(connection, page)
         if page.entries:
-            common = {"shard": self.shard, "epoch": self.epoch, "at": page.now}
-            insert_rows(connection, t.ledger_journal, [{**entry._asdict(), **common} for entry in page.entries])
+            n = len(page.entries)
+            common: dict[str, Sequence[Any]] = {
+                "shard": [self.shard] * n,
+                "epoch": [self.epoch] * n,
+                "at": [page.now] * n,
+            }
+            columns: dict[str, Sequence[Any]] = dict(zip(Entry._fields, zip(*page.entries, strict=True), strict=True))
+            insert_columns(connection, t.ledger_journal, columns | common)
+
+    @staticmethod
+    def _insert_reservations(
+        connection: Connection, new: list[Reservation], said: Mapping[str, Mapping[str, Any]]
+    ) -> None:
+        """In the order of their ids: new ones lie side by side."""
+        new.sort(key=_ID_OF)
+        rows = [said[one.reservation_id] for one in new]
+        columns: dict[str, Sequence[Any]] = dict(zip(_COLUMNS, zip(*map(_VALUES_OF, new), strict=True), strict=True))
+        insert_columns(connection, t.reservations, columns | {name: [row[name] for row in rows] for name in rows[0]})
 
     def _write_leases(self, connection: Connection, page: Page) -> None:
         new, old, gone = [], [], []
@@ -547,7 +562,3 @@ def _brand(row: Any) -> Brand:
     return Brand(
         row.brand_id, settings, row.updated_at, Scheduled(row.next_portfolio_id, row.next_timezone, row.next_from)
     )
-
-
-def _reservation_row(reservation: Reservation) -> dict[str, Any]:
-    return {name: getattr(reservation, name) for name in Reservation.__dataclass_fields__}
