@@ -13,14 +13,16 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from bench import auctions, http, ledger, night, trees
+from bench import auctions, http, ledger, memory, night, stages, trees
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results.md"
 TITLE = "# Results of `make bench`"
 PARTS: dict[str, Callable[[Sequence[str]], str | None]] = {
     "http": http.main,
+    "stages": stages.main,
     "trees": trees.main,
+    "memory": memory.main,
     "ledger": ledger.main,
     "night": night.main,
     "auctions": auctions.main,
