@@ -59,8 +59,8 @@ class GeneralSettings(BaseModel, frozen=True, extra="forbid", use_attribute_docs
 class ServeSettings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
     predictor: Literal["local", "pool"] = "local"
     """Where the model is: in each ingress replica (local), or in replicas of its own (pool)."""
-    ingress_replicas: PositiveInt = 2
-    """Replicas that check tokens, rank and answer; one a core, on a machine that has two."""
+    ingress_replicas: PositiveInt = 1
+    """Replicas that check tokens, rank and answer; each keeps a core busy, and HAProxy and ledger want one of theirs."""
     predictor_replicas: PositiveInt = 1
     """Replicas of the pool."""
     max_ongoing_requests: PositiveInt = 1024
