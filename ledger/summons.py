@@ -31,7 +31,6 @@ class Summons:
                 await listener.due.wait()
         except TimeoutError:
             if not listener.called:
-                self._forget(replica, listener)
                 return False
         listener.due.clear()
         listener.answering, listener.called = listener.called, []
@@ -39,24 +38,22 @@ class Summons:
 
     async def others_within(self, seconds: float, asker: str) -> None:
         """Until every other replica has beaten, with all that it knows by now. Who does not in time is forgotten."""
-        waiting: dict[str, asyncio.Future[None]] = {}
+        waiting: list[tuple[str, _Listener, asyncio.Future[None]]] = []
         for replica, listener in self._listeners.items():
             if replica == asker:
                 continue
-            waiting[replica] = asyncio.get_running_loop().create_future()
-            listener.called.append(waiting[replica])
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            waiting.append((replica, listener, future))
+            listener.called.append(future)
             listener.due.set()
         if not waiting:
             return
-        await asyncio.wait(waiting.values(), timeout=seconds)
-        for replica, future in waiting.items():
+        await asyncio.wait([future for _, _, future in waiting], timeout=seconds)
+        for replica, listener, future in waiting:
             if not future.done():
                 future.cancel()
-                self._listeners.pop(replica, None)
-
-    def _forget(self, replica: str, listener: _Listener) -> None:
-        if self._listeners.get(replica) is listener:
-            del self._listeners[replica]
+                if self._listeners.get(replica) is listener:  # it may listen anew
+                    del self._listeners[replica]
 
 
 def _resolve(futures: list[asyncio.Future[None]]) -> None:

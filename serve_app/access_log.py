@@ -46,7 +46,7 @@ def _line(
 ) -> str:
     moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at))
     request = name.decode("latin-1")
-    line = f"{moment}.{int(at % 1 * 1000):03d}Z {method} {path!r} {status} {seconds * 1000:.1f}ms request={request}"
+    line = f"{moment}.{int(at % 1 * 1000):03d}Z {method} {path!r} {status} {seconds * 1000:.1f}ms request={request!r}"
     if traceparent is not None and (trace := TRACEPARENT.fullmatch(traceparent)):
         line += f" trace={trace[1].decode()}"
     return line

@@ -61,6 +61,9 @@ class Door:
             await self._app(scope, receive, named)
         except ClientDisconnect:
             status = 499
+        except asyncio.CancelledError:
+            status = status or 499
+            raise
         except Exception as error:
             problem = _problem(error, name.decode("latin-1"))
             if status:

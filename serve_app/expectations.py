@@ -7,7 +7,8 @@ predictions in groups: see `coalesce.py`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, pairwise
 from typing import Protocol
 
 import numpy as np
@@ -104,25 +105,27 @@ class Expectations:
         hour, version = at // HOUR_S, self._predictions.version
         if not is_now or version is None:
             return await self._coalesced.submit(columns_of(keys, at))
-        _, rows = self._memory.find(version, hour, keys)
-        missing = [key for key, row in zip(keys, rows, strict=True) if row is None]
-        if 0 < len(missing) < len(keys):
-            distinct = list(dict.fromkeys(missing))
-            self._memory.learn(hour, distinct, await self._coalesced.submit(columns_of(distinct, at)))
-            found = self._memory.find(version, hour, keys)[0]
-            if found is not None:
-                return found
-        # Nothing is known of it, or the version has changed on the way: one answer comes from one version.
-        said = await self._coalesced.submit(columns_of(keys, at))
-        self._memory.learn(hour, keys, said)
-        return said
+        found, rows = self._memory.find(version, hour, keys)
+        if found is not None:
+            return found
+        row_of = {key: row for row, key in enumerate(dict.fromkeys(_unknown(keys, rows)))}
+        said = await self._coalesced.submit(columns_of(list(row_of), at))
+        self._memory.learn(hour, list(row_of), said)
+        if None not in (places := [row_of.get(key) for key in keys]):
+            return _at(said, np.array(places, np.intp))
+        found = self._memory.find(said.model_version, hour, keys)[0]
+        # Unless the version has changed on the way, or memory is too small: one answer comes from one version.
+        return found or await self._coalesced.submit(columns_of(keys, at))
 
     async def _call(self, parts: Sequence[Columns]) -> list[Expectation]:
         whole = await self._predictions.predict(concatenated(parts))
-        result, start = [], 0
-        for part in parts:
-            rows = slice(start, start := start + len(part))
-            result.append(
-                Expectation(whole.revenue_micros[rows], whole.ctr[rows], whole.cvr[rows], whole.model_version)
-            )
-        return result
+        bounds = accumulate(map(len, parts), initial=0)
+        return [_at(whole, slice(start, end)) for start, end in pairwise(bounds)]
+
+
+def _unknown(keys: Sequence[Key], rows: Sequence[int | None]) -> Iterator[Key]:
+    return (key for key, row in zip(keys, rows, strict=True) if row is None)
+
+
+def _at(whole: Expectation, rows: slice | npt.NDArray[np.intp]) -> Expectation:
+    return Expectation(whole.revenue_micros[rows], whole.ctr[rows], whole.cvr[rows], whole.model_version)

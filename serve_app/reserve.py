@@ -157,8 +157,11 @@ class Shard:
 
     async def summon(self, seconds: float) -> None:
         """Have every replica beat, this one too."""
+        await asyncio.gather(self.beaten(), self._summon_others(seconds))
+
+    async def _summon_others(self, seconds: float) -> None:
         with contextlib.suppress(LedgerError):
-            await asyncio.gather(self.beaten(), self.call("summon", seconds, self._name))
+            await self.call("summon", seconds, self._name)
 
     async def keep_beating(self) -> None:
         """Until the last beat has been sent."""

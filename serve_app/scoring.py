@@ -75,7 +75,7 @@ class Scoring:
             body = await read_body(scope, receive, self._http.body_most_bytes, self._http.body_timeout_s)
             caller.require("admin", "partner")
             wanted, expectation = self._read(body)
-            content = await self._answered_once(caller, wanted, expectation, body, began)
+            content, entry = await self._answered_once(caller, wanted, expectation, body, began)
             status = 200
         except Problem as problem:
             status = problem.status
@@ -87,8 +87,12 @@ class Scoring:
             self._tally.scored(status, time.perf_counter() - began)
         length = b"%d" % len(content)
         headers = [(b"content-type", b"application/json"), (b"content-length", length)]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": content})
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.body", "body": content})
+        except (OSError, asyncio.CancelledError):
+            self._return_later(entry)
+            raise
 
     def _read(self, body: bytes) -> tuple[Wanted, Expectation | None]:
         """The request, and what its bids would bring if that is known.
@@ -106,8 +110,8 @@ class Scoring:
 
     async def _answered_once(
         self, caller: Caller, wanted: Wanted, expectation: Expectation | None, body: bytes, began: float
-    ) -> bytes:
-        """The first answer to this request_id."""
+    ) -> tuple[bytes, Remembered]:
+        """The first answer to this request_id, and what is remembered of it."""
         deadline_s = (wanted.tmax_ms or self._settings.deadline_ms) / 1000
         until = began + deadline_s - SENDING_S
         key, body_hash = (caller.sub, wanted.request_id), hashlib.sha256(body).hexdigest()
@@ -115,7 +119,7 @@ class Scoring:
         if entry is None:
             entry = Remembered(body_hash, time.monotonic())
             if expectation is not None:
-                entry.content = self._at_once(caller, wanted, expectation, entry)
+                entry.content = self._at_once(caller, wanted, expectation, entry, until)
             if entry.content is None:
                 within_s = max(until - time.perf_counter(), 0.0) * (1 - DEADLINE_MARGIN)
                 work = self._asking(caller, wanted, entry, within_s)
@@ -135,15 +139,15 @@ class Scoring:
             if time.perf_counter() > until:
                 raise TimeoutError
         except (TimeoutError, asyncio.CancelledError) as error:
-            entry.askers -= 1
             self._return_later(entry)
             if isinstance(error, asyncio.CancelledError):
                 raise
             raise unavailable(f"no answer within {deadline_s * 1000:g} ms", "deadline") from None
-        return content
+        return content, entry
 
     def _return_later(self, entry: Remembered) -> None:
-        """Nobody heard of these wins. If nobody asks again in time, their money goes back."""
+        """An asker has not heard of these wins. If nobody has, or asks again in time, their money goes back."""
+        entry.askers -= 1
 
         def give_back() -> None:
             if entry.askers == 0 and entry.wins:
@@ -159,10 +163,14 @@ class Scoring:
 
     # The way of a request
 
-    def _at_once(self, caller: Caller, wanted: Wanted, expectation: Expectation, entry: Remembered) -> bytes | None:
-        """The answer, if the ledger need not be asked; None, and nothing has happened, if it has to be."""
+    def _at_once(
+        self, caller: Caller, wanted: Wanted, expectation: Expectation, entry: Remembered, until: float
+    ) -> bytes | None:
+        """The answer; None, and nothing has happened, if the ledger has to be asked or it is too late."""
         ranking = self._ranked(caller, wanted, expectation)
-        award = self._ledger.reserve_now(_claim(caller, wanted, entry, ranking, self._settings.deadline_ms / 1000))
+        if (within_s := until - time.perf_counter()) <= 0:
+            return None
+        award = self._ledger.reserve_now(_claim(caller, wanted, entry, ranking, within_s))
         if award is None:
             return None
         return self._told(wanted, entry, expectation.model_version, ranking, award)

@@ -60,7 +60,7 @@ class ServeSettings(BaseModel, frozen=True, extra="forbid", use_attribute_docstr
     predictor: Literal["local", "pool"] = "local"
     """Where the model is: in each ingress replica (local), or in replicas of its own (pool)."""
     ingress_replicas: PositiveInt = 1
-    """Replicas that check tokens, rank and answer; each keeps a core busy, and HAProxy and ledger want one of theirs."""
+    """Replicas that check tokens, rank and answer; each keeps a core busy, HAProxy and ledger want another."""
     predictor_replicas: PositiveInt = 1
     """Replicas of the pool."""
     max_ongoing_requests: PositiveInt = 1024

@@ -358,6 +358,19 @@ async def test_a_deadline_is_never_missed(on_sqlite: World) -> None:
         assert late.headers["retry-after"] and late.json()["type"] == "urn:paceline:deadline"
 
 
+async def test_a_request_that_is_late_draws_nothing(on_sqlite: World) -> None:
+    """Also where everything is known that an answer takes."""
+    admin = on_sqlite.client()
+    won = (await admin.post("/api/score", request("in-time"))).json()["ranked"][0]
+    assert won["status"] == "won"
+    path = f"/api/brands/{won['brand_id']}"
+    before = (await admin.get(path)).json()["today"]["reserved"]
+    for number in range(20):
+        late = await admin.post("/api/score", request(f"late-{number}", tmax_ms=1))
+        assert late.status_code == 503
+    assert (await admin.get(path)).json()["today"]["reserved"] == before
+
+
 async def test_explanations_sum_to_the_raw_prediction(on_sqlite: World) -> None:
     answer = (await on_sqlite.client().post("/api/score", request("why", explain=True))).json()["ranked"][0]
     told = answer["contributions"]

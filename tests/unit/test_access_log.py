@@ -26,8 +26,8 @@ def test_lines_tell_request_status_time_name_and_trace(caplog: pytest.LogCapture
     log.flush()
     (record,) = caplog.records
     first, second = record.getMessage().splitlines()
-    assert first.endswith("Z POST '/api/score' 200 12.3ms request=r-1 trace=0af7651916cd43dd8448eb211c80319c")
-    assert second.endswith("Z GET '/x\\ny' 404 1.0ms request=r-2"), "nobody can forge a line"
+    assert first.endswith("Z POST '/api/score' 200 12.3ms request='r-1' trace=0af7651916cd43dd8448eb211c80319c")
+    assert second.endswith("Z GET '/x\\ny' 404 1.0ms request='r-2'"), "nobody can forge a line"
 
 
 def test_a_burst_is_written_before_its_second_is_over(

@@ -92,6 +92,16 @@ async def test_only_what_is_not_known_is_asked_for() -> None:
     assert expectations.at_once([key("c"), key("a")], HOUR_S) is None, "another hour"
 
 
+async def test_what_is_known_is_neither_asked_for_nor_learnt_again() -> None:
+    predictions = Predictions()
+    expectations = Expectations(predictions, 4000, 1, 3)
+    for _ in range(10):
+        right(await expectations.of([key("a"), key("b"), key("a")], 0), "aba", 0)
+    assert predictions.rows == 2
+    await expectations.of([key("c")], 0)
+    assert expectations.at_once([key("a"), key("b"), key("c")], 0) is not None, "there was room"
+
+
 async def test_requests_that_wait_together_are_one_call() -> None:
     predictions = Predictions()
     expectations = Expectations(predictions, 4000, 1, 0)

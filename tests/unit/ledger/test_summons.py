@@ -100,3 +100,18 @@ async def test_a_replica_that_nobody_calls_listens_again(monkeypatch: pytest.Mon
 
 async def test_nobody_to_call_is_nothing_to_wait_for() -> None:
     await asyncio.wait_for(Summons().others_within(LONG_S, "a"), 10)
+
+
+async def test_a_slow_replica_that_listens_anew_is_called_again(replicas: tuple[Summons, list[Replica]]) -> None:
+    calls, (_, b, c) = replicas
+    c.task.cancel()
+    b.may.clear()
+    first = asyncio.create_task(calls.others_within(0.05, "a"))
+    await asyncio.sleep(0.02)
+    second = asyncio.create_task(calls.others_within(0.2, "a"))
+    await first  # b is forgotten…
+    b.may.set()
+    await second  # …and listens anew, before the second one's time is over
+    b.knows = 9
+    await asyncio.wait_for(calls.others_within(LONG_S, "a"), 10)
+    assert b.told == 9
