@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from bench import auctions, http, ledger, memory, night, stages, trees
+from bench import auctions, http, ledger, memory, night, scaling, stages, startup, trees
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results.md"
@@ -23,6 +23,8 @@ PARTS: dict[str, Callable[[Sequence[str]], str | None]] = {
     "stages": stages.main,
     "trees": trees.main,
     "memory": memory.main,
+    "scaling": scaling.main,
+    "startup": startup.main,
     "ledger": ledger.main,
     "night": night.main,
     "auctions": auctions.main,

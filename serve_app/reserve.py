@@ -306,7 +306,7 @@ class LedgerClient:
         """The best offers that have money behind them; None: a better one may have, a ledger has to be asked."""
         now_s = time.monotonic()
         chosen, refused, missing = self._choose(claim, now_s)
-        if any(self._shard(offer).is_reachable for offer in missing):
+        if missing and any(self._shard(offer).is_reachable for offer in missing):
             return None
         return self._award(claim, now_s, chosen, refused, missing)
 

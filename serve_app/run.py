@@ -534,7 +534,8 @@ class System:
         processes.end({*processes.marked(self._name), *processes.descendants(os.getpid())}, STOP_REST_S)
         processes.reap(STOP_REST_S)
         if not isinstance(sys.exception(), CannotRun):  # else somebody will want to read Ray's logs
-            shutil.rmtree(self._state.scratch / "ray", ignore_errors=True)
+            for folder in ("ray", "h"):
+                shutil.rmtree(self._state.scratch / folder, ignore_errors=True)
         say("stopped")
 
 
