@@ -17,7 +17,6 @@ from tests.cluster.conftest import System
 from tests.cluster.test_faults import replica_pids
 from tests.cluster.test_round_trip import PLACE, brand_ids, wait_until
 
-
 pytestmark = pytest.mark.usefixtures("audited")
 
 
