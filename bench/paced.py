@@ -68,7 +68,7 @@ class _Run:
         )
         self.name, self._sent, self._is_fresh = f"p-{time.time_ns()}", 0, is_fresh
         random_ = random.Random(7)
-        self._bodies = [json.dumps([_bid(random_, number) for number in range(bids)]) for _ in range(BODIES)]
+        self._bodies = [json.dumps([bid(random_, number) for number in range(bids)]) for _ in range(BODIES)]
         self.accepted = self.others = self.won = self.request_bytes = self.answer_bytes = 0
         self.took_s: list[float] = []
 
@@ -119,7 +119,8 @@ def _length(head: bytes) -> int:
     return int(line.split(b":")[1])
 
 
-def _bid(random_: random.Random, number: int) -> dict[str, object]:
+def bid(random_: random.Random, number: int) -> dict[str, object]:
+    """One as score.lua makes them."""
     placement, banner = random_.choice(PLACEMENTS), random_.choice(BANNERS)
     return {
         "bid_id": f"b-{number}",

@@ -30,7 +30,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from db import Database
 from db import tables as t
 from db.brands import BrandSettings, PortfolioSettings
-from db.rows import chunks, insert_columns, one_of, replace_rows
+from db.rows import by_column, chunks, insert_columns, one_of, replace_rows
 from ledger.account import Budget
 from ledger.brand import Brand, Fit, Portfolio, Scheduled
 from ledger.errors import Fenced, LayoutReplaced, LedgerUnavailable, StatementRefused
@@ -512,9 +512,9 @@ class Store(EventStore):
     ) -> None:
         """In the order of their ids: new ones lie side by side."""
         new.sort(key=_ID_OF)
-        rows = [said[one.reservation_id] for one in new]
+        said_rows = [said[one.reservation_id] for one in new]
         columns: dict[str, Sequence[Any]] = dict(zip(_COLUMNS, zip(*map(_VALUES_OF, new), strict=True), strict=True))
-        insert_columns(connection, t.reservations, columns | {name: [row[name] for row in rows] for name in rows[0]})
+        insert_columns(connection, t.reservations, columns | by_column(said_rows))
 
     def _write_leases(self, connection: Connection, page: Page) -> None:
         new, old, gone = [], [], []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -105,15 +106,22 @@ class System:
         return done
 
 
+@contextlib.contextmanager
+def running(state: Path, **environ: str) -> Iterator[System]:
+    """A system from its start until nothing of it is left."""
+    system = System(state, **environ)
+    system.start()
+    try:
+        yield system
+    finally:
+        system.stop()
+        processes.end(system.left_over(), 3.0)
+
+
 @pytest.fixture(scope="session")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    running = System(tmp_path_factory.mktemp("cluster") / "state", PACELINE_SCORE_LOG_SAMPLE="1")
-    running.start()
-    try:
-        yield running
-    finally:
-        running.stop()
-        processes.end(running.left_over(), 3.0)
+    with running(tmp_path_factory.mktemp("cluster") / "state", PACELINE_SCORE_LOG_SAMPLE="1") as system:
+        yield system
 
 
 @pytest.fixture

@@ -12,8 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from serve_app import processes
-from tests.cluster.conftest import System
+from tests.cluster.conftest import System, running
 from tests.cluster.test_faults import replica_pids
 from tests.cluster.test_round_trip import PLACE, brand_ids, wait_until
 
@@ -23,13 +22,8 @@ pytestmark = pytest.mark.usefixtures("audited")
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     folder = tmp_path_factory.mktemp("pool") / "state"
-    running = System(folder, PACELINE_SERVE_PREDICTOR="pool", PACELINE_SERVE_PREDICTOR_REPLICAS="2")
-    running.start()
-    try:
-        yield running
-    finally:
-        running.stop()
-        processes.end(running.left_over(), 3.0)
+    with running(folder, PACELINE_SERVE_PREDICTOR="pool", PACELINE_SERVE_PREDICTOR_REPLICAS="2") as system:
+        yield system
 
 
 def request(name: str, brand: str, slots: list[str], **more: Any) -> dict[str, Any]:
