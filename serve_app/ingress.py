@@ -27,6 +27,7 @@ from serve_app.access_log import AccessLog
 from serve_app.auth import Authenticator, Caller
 from serve_app.bids import columns_of
 from serve_app.door import Door, read_body
+from serve_app.entrance import SCORE
 from serve_app.errors import Problem, encode, not_found, unavailable
 from serve_app.expectations import Predictions
 from serve_app.monitor import CONTENT_TYPE, Monitor
@@ -43,7 +44,6 @@ from training import ModelRefused, ModelUnavailable, UnknownVersion
 
 logger = logging.getLogger("paceline.ingress")
 VERSION = "0.1.0"
-SCORE = "/api/score"
 LEDGER_WAIT_S, POOL_WAIT_S, LIVE_WAIT_S = 10.0, 5.0, 1.5
 PERFORMANCE_MARGIN_S = 30.0
 FIRST_BEAT_S = 5.0

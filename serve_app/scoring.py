@@ -75,7 +75,7 @@ class Scoring:
             body = await read_body(scope, receive, self._http.body_most_bytes, self._http.body_timeout_s)
             caller.require("admin", "partner")
             wanted, expectation = self._read(body)
-            content, entry = await self._answered_once(caller, wanted, expectation, body, began)
+            content, entry = await self._answered_once(caller, wanted, expectation, body, began, receive)
             status = 200
         except Problem as problem:
             status = problem.status
@@ -109,7 +109,13 @@ class Scoring:
         return Wanted.of(request), None
 
     async def _answered_once(
-        self, caller: Caller, wanted: Wanted, expectation: Expectation | None, body: bytes, began: float
+        self,
+        caller: Caller,
+        wanted: Wanted,
+        expectation: Expectation | None,
+        body: bytes,
+        began: float,
+        receive: Receive,
     ) -> tuple[bytes, Remembered]:
         """The first answer to this request_id, and what is remembered of it."""
         deadline_s = (wanted.tmax_ms or self._settings.deadline_ms) / 1000
@@ -134,15 +140,15 @@ class Scoring:
             content = entry.content
             if content is None:
                 assert entry.work is not None
-                async with asyncio.timeout(max(until - time.perf_counter(), 0.0)):
-                    content = await asyncio.shield(entry.work)
+                content = await _awaited(entry.work, receive, until - time.perf_counter())
             if time.perf_counter() > until:
                 raise TimeoutError
-        except (TimeoutError, asyncio.CancelledError) as error:
+        except TimeoutError:
             self._return_later(entry)
-            if isinstance(error, asyncio.CancelledError):
-                raise
             raise unavailable(f"no answer within {deadline_s * 1000:g} ms", "deadline") from None
+        except (ClientDisconnect, asyncio.CancelledError):
+            self._return_later(entry)
+            raise
         return content, entry
 
     def _return_later(self, entry: Remembered) -> None:
@@ -224,6 +230,25 @@ class Scoring:
         if self._log.share > 0 and sampled(wanted.request_id, self._log.share):
             self._log.add(wanted.request_id, bids, items, version)
         return encode(Answer(wanted.request_id, version, wanted.currency or self._currency, items))
+
+
+async def _awaited(work: asyncio.Task[bytes], receive: Receive, within_s: float) -> bytes:
+    """What others may wait for too: it goes on whatever becomes of this asker.
+
+    Raises:
+        TimeoutError: it is not done in time.
+        ClientDisconnect: the asker has left; after its body, nothing else can be received.
+    """
+    left = asyncio.ensure_future(receive())
+    try:
+        await asyncio.wait({work, left}, timeout=max(within_s, 0.0), return_when=asyncio.FIRST_COMPLETED)
+        if work.done():
+            return work.result()
+        if left.done():
+            raise ClientDisconnect
+        raise TimeoutError
+    finally:
+        left.cancel()
 
 
 def _authorization(scope: Scope) -> str | None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 from redis.asyncio import Redis
+from starlette.types import ASGIApp
 
 from db import Database, State
 from ledger import LedgerActor
@@ -74,6 +75,10 @@ class World:
 
     def anonymous(self, bearer: str | None = None) -> Client:
         return Client(self._http, bearer)
+
+    @property
+    def application(self) -> ASGIApp:
+        return self._api.app()
 
     async def flush_score_log(self) -> None:
         await self._api.flush()

@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
+from starlette.types import Message
 
 from db import Database
 from ledger.audit import audit
-from serve_app import schemas
-from tests.contract.http import TODAY, World, world
+from serve_app import schemas, token
+from tests.contract.http import SECRET, TODAY, World, world
 
 PLACE = {"partner_id": "p-1", "slot_id": "s-1", "device_type": "mobile", "creative_type": "300x250"}
 
@@ -369,6 +370,30 @@ async def test_a_request_that_is_late_draws_nothing(on_sqlite: World) -> None:
         late = await admin.post("/api/score", request(f"late-{number}", tmax_ms=1))
         assert late.status_code == 503
     assert (await admin.get(path)).json()["today"]["reserved"] == before
+
+
+async def test_an_asker_that_leaves_does_not_stop_the_work(on_sqlite: World) -> None:
+    """Who repeats the request gets the answer; meanwhile nobody writes to the one who has left."""
+    body, sent = json.dumps(request("left", explain=True)).encode(), list[Message]()
+    messages = iter([{"type": "http.request", "body": body, "more_body": False}, {"type": "http.disconnect"}])
+
+    async def receive() -> Message:
+        return next(messages)
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    bearer = token.make(SECRET, "admin", (), (), 3600, "tester").encode()
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/api/score",
+        "headers": [(b"authorization", b"Bearer " + bearer)],
+    }
+    await on_sqlite.application(scope, receive, send)
+    assert sent == [] and next(messages, None) is None
+    again = await on_sqlite.client().post("/api/score", body)
+    assert again.status_code == 200 and again.json()["ranked"][0]["status"] == "won"
 
 
 async def test_explanations_sum_to_the_raw_prediction(on_sqlite: World) -> None:
