@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 
 from ledger.administration import Administration
 from ledger.brand import Brand
-from ledger.ids import decode, is_genuine
+from ledger.ids import Drawn, decode, decode_all, is_genuine
 from ledger.leasing import LeaseMismatch, Leasing
 from ledger.page import BudgetKey, LeaseKey, Lent, Page, budget_keys
 from ledger.posting import Posting
@@ -87,9 +87,11 @@ class Ledger(Administration):
             ending = self._ending(connection, live)
             named = self._named(connection, _touched(live, ending), now)
             wins = [win for beat in live for win in beat.wins]
+            drawn = decode_all([win.reservation_id for win in wins])
+            taken = _taken(live, drawn)
             said = {line.brand_id for beat in live for line in beat.lines} | {win.where.brand_id for win in wins}
             brands = {id_: brand for id_, brand in named.items() if id_ in said and self.owns(brand)}
-            leases = ending | self._leases_of(connection, live, brands, now)
+            leases = ending | self._leases_of(connection, live, taken, brands, now)
             keys = {
                 key
                 for brand in brands.values()
@@ -103,7 +105,7 @@ class Ledger(Administration):
                 self._store.recorded(connection, [(win.sub, win.request_id) for win in wins]),
                 self._lifetimes,
                 len(self._store.open_sessions(connection)),
-                self._called_to_mind(connection, live, leases),
+                self._called_to_mind(connection, live, taken, leases),
             )
             replies = []
             for beat in beats:
@@ -111,7 +113,7 @@ class Ledger(Administration):
                     session = self._store.open_session(connection, self._secrets(), beat.number - 1, now)
                     sessions[session.session_id] = session
                     beat = replace(beat, session_id=session.session_id)
-                replies.append(self._answer(beat, sessions, leasing, page, now))
+                replies.append(self._answer(beat, sessions, drawn, leasing, page, now))
             before = {id_: one.status for id_, one in known.items()}
             self._store.put_sessions(connection, sessions.values())
             self._store.write(connection, page, leasing.rows)
@@ -138,18 +140,19 @@ class Ledger(Administration):
         ]
 
     def _called_to_mind(
-        self, connection: Connection, beats: Sequence[Beat], leases: Mapping[LeaseKey, Lent]
+        self,
+        connection: Connection,
+        beats: Sequence[Beat],
+        taken: Mapping[LeaseKey, int],
+        leases: Mapping[LeaseKey, Lent],
     ) -> dict[LeaseKey, int]:
         """What events have called to mind of the wins of sessions that seem to hold more than is lent to them.
 
         A win may be drawn, and its event may come, while a beat is under way that states what was held before.
         """
-        stated: Counter[LeaseKey] = Counter()
+        stated = Counter(taken)
         for beat in beats:
             if beat.session_id is not None:
-                for win in beat.wins:
-                    if (drawn := decode(win.reservation_id)) is not None:
-                        stated[LeaseKey(beat.session_id, win.where.brand_id, drawn.day)] += drawn.amount_micros
                 for line in beat.lines:
                     stated[LeaseKey(beat.session_id, line.brand_id, line.day)] += line.holds_micros
         more = {key.session_id for key, micros in stated.items() if micros > leases.get(key, Lent(None)).leased_micros}
@@ -161,17 +164,23 @@ class Ledger(Administration):
         return {key: lent for id_ in last for key, lent in self._store.leases_of(connection, id_).items()}
 
     def _leases_of(
-        self, connection: Connection, beats: Sequence[Beat], brands: Mapping[str, Brand], now: dt.datetime
+        self,
+        connection: Connection,
+        beats: Sequence[Beat],
+        taken: Mapping[LeaseKey, int],
+        brands: Mapping[str, Brand],
+        now: dt.datetime,
     ) -> dict[LeaseKey, Lent]:
-        """The leases that these beats name."""
-        keys: set[LeaseKey] = set()
+        """The leases that these beats name.
+
+        Args:
+            taken: what their wins take.
+        """
+        keys = set(taken)
         for beat in beats:
             session_id = beat.session_id
             if session_id is None:
                 continue
-            for win in beat.wins:
-                if (drawn := decode(win.reservation_id)) is not None:
-                    keys.add(LeaseKey(session_id, win.where.brand_id, drawn.day))
             for line in beat.lines:
                 keys.add(LeaseKey(session_id, line.brand_id, line.day))
                 if (brand := brands.get(line.brand_id)) is not None:
@@ -179,7 +188,13 @@ class Ledger(Administration):
         return self._store.leases(connection, keys)
 
     def _answer(
-        self, beat: Beat, sessions: dict[int, Session], leasing: Leasing, page: Page, now: dt.datetime
+        self,
+        beat: Beat,
+        sessions: dict[int, Session],
+        drawn: Mapping[str, Drawn | None],
+        leasing: Leasing,
+        page: Page,
+        now: dt.datetime,
     ) -> Reply:
         """What a beat does. `sessions` is brought up to date."""
         assert beat.session_id is not None
@@ -189,8 +204,7 @@ class Ledger(Administration):
         reply = Reply(session.session_id, session.secret, now, self._settings.lease_s, session.status == OPEN)
         if _is_stale(beat, sessions):
             return reply  # nobody waits for it: a later one has been answered
-        for win in beat.wins:
-            leasing.record(session.session_id, win)
+        leasing.record_all(session.session_id, beat.wins, drawn)
         status = session.status
         if beat.is_last:
             leasing.give_up([key for key in page.leases if key.session_id == session.session_id])
@@ -439,6 +453,23 @@ def _touched(beats: Sequence[Beat], ending: Iterable[LeaseKey]) -> set[str]:
     ids = {line.brand_id for beat in beats for line in beat.lines}
     ids |= {win.where.brand_id for beat in beats for win in beat.wins}
     return ids | {key.brand_id for key in ending}
+
+
+def _taken(beats: Sequence[Beat], drawn: Mapping[str, Drawn | None]) -> dict[LeaseKey, int]:
+    """What these beats' wins take from each lease."""
+    found: dict[LeaseKey, int] = {}
+    for beat in beats:
+        if beat.session_id is None:
+            continue
+        micros_of: dict[tuple[str, dt.date], int] = {}
+        for win in beat.wins:
+            if (one := drawn[win.reservation_id]) is not None:
+                key = win.where.brand_id, one.day
+                micros_of[key] = micros_of.get(key, 0) + one.amount_micros
+        for (brand_id, day), micros in micros_of.items():
+            lease = LeaseKey(beat.session_id, brand_id, day)
+            found[lease] = found.get(lease, 0) + micros
+    return found
 
 
 def _with_grants(reply: Reply, answers: Iterable[tuple[str, Grant | str | None]]) -> Reply:

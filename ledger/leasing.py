@@ -18,6 +18,7 @@ from ledger.account import MONEY_MOST
 from ledger.brand import Brand
 from ledger.days import day_ends_at
 from ledger.errors import MoneyOutOfRange
+from ledger.held import Held
 from ledger.page import LeaseKey, Page
 from ledger.reservation import OPEN, VOID, Lifetimes, Reservation, due_at, expires_at
 from ledger.types import Grant, Line, Tuple, WinRecord
@@ -81,6 +82,7 @@ class Leasing:
         self._page, self._brands, self._lifetimes, self._holders = page, brands, lifetimes, holders
         self._called = called or {}
         self._known = dict(holds)
+        self._held_ids: set[str] = set()
         self._recorded = {request: list(wins) for request, wins in recorded.items()}
         self.rows: dict[str, dict[str, Any]] = {}
         """For each new reservation, the columns that only its record knows."""
@@ -91,8 +93,65 @@ class Leasing:
 
     # Wins
 
+    def record_all(self, session_id: int, wins: Sequence[WinRecord], drawn: Mapping[str, ids.Drawn | None]) -> None:
+        """`record` of each, in order; at once, where that makes no difference.
+
+        Args:
+            drawn: what the wins' ids say.
+        """
+        plain, totals = self._plain(session_id, wins, drawn)
+        self._held_ids.update(win.reservation_id for win in plain)
+        if len(plain) < len(wins):
+            for win in wins:
+                self.record(session_id, win)
+        if plain:
+            portfolio_of = {
+                (key.brand_id, key.day): lent.portfolio_id for key in totals if (lent := self._page.lent(key))
+            }
+            said = [one for win in plain if (one := drawn[win.reservation_id]) is not None]
+            portfolio_ids = [portfolio_of[win.where.brand_id, one.day] for win, one in zip(plain, said, strict=True)]
+            held = Held(session_id, plain, said, portfolio_ids, self._page.now, self._lifetimes)
+            self._page.hold_all(held, totals)
+            for win in plain:
+                self._remember((win.sub, win.request_id), win, OPEN)
+
+    def _plain(
+        self, session_id: int, wins: Sequence[WinRecord], drawn: Mapping[str, ids.Drawn | None]
+    ) -> tuple[list[WinRecord], dict[LeaseKey, int]]:
+        """(wins of which, as of their requests, nothing is known yet; what they take from each lease).
+
+        None, unless the leases have the money for all wins of the beat together: else their order decides.
+        """
+        plain: list[WinRecord] = []
+        awards: dict[Request, str] = {}
+        needed: dict[tuple[str, dt.date], int] = {}
+        taken: dict[tuple[str, dt.date], int] = {}
+        for win in wins:
+            id_, request = win.reservation_id, (win.sub, win.request_id)
+            if awards.setdefault(request, win.award_id) != win.award_id:
+                return [], {}
+            if id_ in self._known or id_ in self._held_ids:
+                continue
+            one = drawn[id_]
+            if one is None or one.session_id != session_id:
+                return [], {}
+            key = win.where.brand_id, one.day
+            needed[key] = needed.get(key, 0) + one.amount_micros
+            if request not in self._recorded:
+                taken[key] = taken.get(key, 0) + one.amount_micros
+                plain.append(win)
+        if len({win.reservation_id for win in plain}) < len(plain):
+            return [], {}
+        for (brand_id, day), micros in needed.items():
+            lent = self._page.lent(LeaseKey(session_id, brand_id, day))
+            if lent is None or micros > lent.leased_micros:
+                return [], {}
+        return plain, {LeaseKey(session_id, *key): micros for key, micros in taken.items()}
+
     def record(self, session_id: int, win: WinRecord) -> None:
         """A win becomes a hold; void, if its request has been paid for, or its money is no longer there."""
+        if win.reservation_id in self._held_ids:
+            return
         known, drawn = self._known.get(win.reservation_id), ids.decode(win.reservation_id)
         request = (win.sub, win.request_id)
         before = [one for one in self._recorded.get(request, ()) if one.status != VOID]

@@ -1,7 +1,7 @@
 """The working page of one transaction: rows read at its start, moved here by the rules, written at its end.
 
 Pure: it knows no database. `store.py` fills it and writes what `changed_budgets`, `changed_reservations` and `entries`
-say; leases likewise.
+say; leases and `held` likewise.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from ledger.account import Budget
+from ledger.held import Held
 from ledger.reservation import EXPIRED, RETURNED, SETTLED, VOID, DelayCurve, Reservation, linear
 
 BRAND, PORTFOLIO = "brand", "portfolio"
@@ -75,6 +76,7 @@ class Page:
         self.changed_budgets: dict[BudgetKey, Budget] = {}
         self.changed_reservations: dict[str, Reservation] = {}
         self.new_reservations: dict[str, Reservation] = {}
+        self.held: list[Held] = []
         self.changed_leases: dict[LeaseKey, Lent] = {}
         self._budgets = {BudgetKey(budget.owner, budget.owner_id, budget.day): budget for budget in budgets}
         self._leases = dict(leases or {})
@@ -148,6 +150,21 @@ class Page:
             self._leases[key] = self.changed_leases[key] = lent._replace(leased_micros=lent.leased_micros - amount)
         self.new_reservations[reservation.reservation_id] = reservation
         self._write("reserve", reservation, reserved=amount, leased=-amount)
+
+    def hold_all(self, held: Held, totals: Mapping[LeaseKey, int]) -> None:
+        """`hold` of many wins at once.
+
+        Args:
+            totals: what they take from each lease, all of which exist.
+        """
+        for key, amount in totals.items():
+            if not amount:
+                continue
+            lent = self._leases[key]
+            keys = budget_keys(key.brand_id, lent.portfolio_id, key.day)
+            self._put(keys, [self.budget(one).hold(amount) for one in keys])
+            self._leases[key] = self.changed_leases[key] = lent._replace(leased_micros=lent.leased_micros - amount)
+        self.held.append(held)
 
     def void(self, reservation: Reservation) -> None:
         """A win with no money behind it any more: only its name is kept."""

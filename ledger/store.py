@@ -481,7 +481,10 @@ class Store(EventStore):
             connection.execute(_INSERT_BUDGET, new)
         replace_rows(connection, t.budget_days, old)
         if page.new_reservations:
-            self._insert_reservations(connection, list(page.new_reservations.values()), said or {})
+            columns = _columns(list(page.new_reservations.values()), said or {})
+            insert_columns(connection, t.reservations, columns)
+        for held in page.held:
+            insert_columns(connection, t.reservations, held.reservations())
         if page.changed_reservations:
             rows = [
                 {
@@ -496,25 +499,13 @@ class Store(EventStore):
             ]
             connection.execute(_UPDATE_RESERVATION, rows)
         self._write_leases(connection, page)
+        journal: list[dict[str, Sequence[Any]]] = [held.entries() for held in page.held]
         if page.entries:
-            n = len(page.entries)
-            common: dict[str, Sequence[Any]] = {
-                "shard": [self.shard] * n,
-                "epoch": [self.epoch] * n,
-                "at": [page.now] * n,
-            }
-            columns: dict[str, Sequence[Any]] = dict(zip(Entry._fields, zip(*page.entries, strict=True), strict=True))
-            insert_columns(connection, t.ledger_journal, columns | common)
-
-    @staticmethod
-    def _insert_reservations(
-        connection: Connection, new: list[Reservation], said: Mapping[str, Mapping[str, Any]]
-    ) -> None:
-        """In the order of their ids: new ones lie side by side."""
-        new.sort(key=_ID_OF)
-        said_rows = [said[one.reservation_id] for one in new]
-        columns: dict[str, Sequence[Any]] = dict(zip(_COLUMNS, zip(*map(_VALUES_OF, new), strict=True), strict=True))
-        insert_columns(connection, t.reservations, columns | by_column(said_rows))
+            journal.append(dict(zip(Entry._fields, zip(*page.entries, strict=True), strict=True)))
+        for columns in journal:
+            n = len(columns["kind"])
+            columns |= {"shard": [self.shard] * n, "epoch": [self.epoch] * n, "at": [page.now] * n}
+            insert_columns(connection, t.ledger_journal, columns)
 
     def _write_leases(self, connection: Connection, page: Page) -> None:
         new, old, gone = [], [], []
@@ -531,6 +522,14 @@ class Store(EventStore):
         replace_rows(connection, t.leases, old)
         if gone:
             connection.execute(_DELETE_LEASE, gone)
+
+
+def _columns(new: list[Reservation], said: Mapping[str, Mapping[str, Any]]) -> dict[str, Sequence[Any]]:
+    """New reservations, in the order of their ids: they lie side by side."""
+    new.sort(key=_ID_OF)
+    said_rows = [said[one.reservation_id] for one in new]
+    columns: dict[str, Sequence[Any]] = dict(zip(_COLUMNS, zip(*map(_VALUES_OF, new), strict=True), strict=True))
+    return columns | by_column(said_rows)
 
 
 async def available(work: Awaitable[T]) -> T:

@@ -91,6 +91,12 @@ class Books:
         self.leases = {key: lent for key, lent in (self.leases | page.changed_leases).items() if lent.leased_micros}
         self.reservations |= page.new_reservations | page.changed_reservations
         self.entries += page.entries
+        for held in page.held:
+            for row in _rows(held.reservations()):
+                said = {name: row.pop(name) for name in tuple(row) if name not in Reservation.__dataclass_fields__}
+                self.reservations[row["reservation_id"]] = Reservation(**row)
+                self.said[row["reservation_id"]] = said
+            self.entries += [Entry(**row) for row in _rows(held.entries())]
 
     def reserve(self, *claims: Claim) -> None:
         """Each claim's first offer wins: lent, drawn and recorded at once, as `res-1`, `res-2`…"""
@@ -173,3 +179,7 @@ class Books:
         """All that must not depend on the order of events; a day from which all was taken back is as if never begun."""
         budgets = {key: budget for key, budget in self.budgets.items() if budget.out_micros}
         return budgets, self.reservations, self.figures
+
+
+def _rows(columns):
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]

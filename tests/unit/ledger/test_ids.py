@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ledger import MONEY_MOST
-from ledger.ids import MODELS, Drawn, decode, encode, is_genuine
+from ledger.ids import MODELS, Drawn, decode, decode_all, encode, is_genuine
 
 ALPHABET = string.ascii_letters + string.digits + "-_"
 DRAWN = Drawn(1_714_564_800_000, 7, 1, 300, dt.date(2024, 5, 1), "cpm")
@@ -40,6 +40,27 @@ def test_what_was_drawn_is_read_again(drawn, brand, partner, secret):
     assert decode(id_) == drawn
     assert is_genuine(id_, brand, partner, secret)
     assert len(id_) == LENGTH <= 64 and set(id_) <= set(ALPHABET), "an id as the API allows it"
+
+
+@given(
+    ids=st.lists(
+        st.one_of(
+            st.builds(encode, WINS, NAMES, NAMES, SECRETS),
+            st.text(max_size=2 * LENGTH),
+            st.text(st.sampled_from(ALPHABET), min_size=LENGTH, max_size=LENGTH),
+        ),
+        max_size=5,
+    )
+)
+def test_many_are_read_as_each_is(ids):
+    assert decode_all(ids) == {id_: decode(id_) for id_ in ids}
+
+
+def test_many_that_are_right_together_only_are_none():
+    """Characters of one id moved to its neighbour: as long, all of them, and no id."""
+    one, other = (encode(DRAWN._replace(sequence=number), "b", "p", b"secret") for number in (1, 2))
+    assert decode_all([one[:-4], other + one[-4:]]) == {one[:-4]: None, other + one[-4:]: None}
+    assert decode_all([]) == {}
 
 
 def test_two_wins_never_share_an_id():

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from db.brands import BrandSettings
 from ledger.account import MONEY_MOST
+from ledger.ids import decode_all
 from ledger.leasing import NOBODY, LeaseMismatch, block
 from ledger.page import LeaseKey, Lent
 from ledger.types import Grant, Line
@@ -35,8 +36,7 @@ def state(books: Books, *lines: Line, session_id: int = 1, holders: int = 1):
 
 def record(books: Books, *wins, session_id: int = 1) -> None:
     page, leasing = books.leasing()
-    for one in wins:
-        leasing.record(session_id, one)
+    leasing.record_all(session_id, wins, decode_all([one.reservation_id for one in wins]))
     books.write_beats(page, leasing)
 
 
@@ -242,6 +242,72 @@ def test_a_win_becomes_a_hold_and_is_recorded_once():
     assert (held.status, held.held_micros, held.created_at, held.award_id) == ("open", 120, NOW, "a")
     assert held.expires_at == NOW + HOUR / 2
     assert [entry.kind for entry in books.entries] == ["budget", "lend", "reserve"]
+
+
+def one_by_one(books: Books, *wins, session_id: int = 1) -> None:
+    """The rule, as it is written for one win."""
+    page, leasing = books.leasing()
+    for one in wins:
+        leasing.record(session_id, one)
+    books.write_beats(page, leasing)
+
+
+LEASED = {"b": 500, "c": 60, "nothing": 0}
+WINS = st.builds(
+    lambda one, brand_id, request_id, award_id: win(one, brand_id, request_id, award_id),
+    st.builds(
+        drawn,
+        st.integers(1, 6),
+        st.sampled_from([0, 1, 30, 60, 250, 501]),
+        st.sampled_from([1, 1, 1, 2]),
+        st.sampled_from(["cpm", "cpc", "cpa"]),
+        st.sampled_from([NOW - HOUR, NOW, NOW + HOUR, NOW - 24 * HOUR]),
+    ),
+    st.sampled_from(["b", "b", "b", "c", "nothing"]),
+    st.sampled_from(["r", "s", "t", "u"]),
+    st.sampled_from(["a", "a", "a2"]),
+)
+FORGED = WINS.map(lambda one: one._replace(reservation_id=one.reservation_id[:-1]))
+
+
+@given(beats=st.lists(st.lists(st.one_of(WINS, WINS, WINS, FORGED), max_size=6), max_size=3), adopted=st.lists(WINS))
+def test_a_beat_is_recorded_as_its_wins_would_be_one_by_one(beats, adopted):
+    """Whatever is known of them before, whatever they share, whether or not there is money for all."""
+
+    def books() -> Books:
+        made = Books(b=brand(), c=brand(portfolio_id="p"), nothing=brand())
+        made.limits["portfolio", "p"] = 10_000
+        lines = [
+            line(least=micros, want=micros, lasting=True, brand_id=id_) for id_, micros in LEASED.items() if micros
+        ]
+        state(made, *lines)
+        for one in adopted:
+            adopt(made, one.reservation_id, one.where)
+        return made
+
+    at_once, singly = books(), books()
+    for wins in beats:
+        record(at_once, *wins)
+        one_by_one(singly, *wins)
+    assert at_once.state() == singly.state()
+    assert at_once.said == singly.said
+    assert at_once.leases == singly.leases
+    assert sorted(map(repr, at_once.entries)) == sorted(map(repr, singly.entries))
+
+
+def test_what_is_nothing_special_is_recorded_at_once():
+    """Else the test above would compare a thing with itself."""
+    books = lending(300)
+    page, leasing = books.leasing()
+    wins = [win(drawn(number, 100), request_id=f"r-{number}") for number in range(1, 4)]
+    leasing.record_all(1, wins, decode_all([one.reservation_id for one in wins]))
+    assert [len(held.wins) for held in page.held] == [3] and not page.new_reservations
+    leasing.record_all(1, wins, decode_all([one.reservation_id for one in wins]))  # a beat that was sent again
+    other = win(drawn(9, 0), request_id="r-1", award_id="another")
+    leasing.record_all(1, [other], decode_all([other.reservation_id]))
+    books.write_beats(page, leasing)
+    assert out(books) == (0, 300, 700)
+    assert len(books.reservations) == 4 and books.reservations[other.reservation_id].status == "void"
 
 
 def test_a_win_is_no_younger_than_the_ledgers_clock():

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import Boolean, Column, Date, Integer, MetaData, Table, create_engine, exc, insert, select
 
 from db import tables as t
-from db.rows import insert_rows
+from db.rows import TOGETHER, insert_rows
 from ledger.errors import Fenced, LedgerUnavailable, StatementRefused
 from ledger.store import available
 
@@ -65,23 +65,29 @@ async def test_other_errors_keep_their_names():
             await available(raising(error))
 
 
-def test_many_rows_are_written_as_sqlalchemy_writes_them(tmp_path):
+@pytest.mark.parametrize("number", [1, TOGETHER - 1, TOGETHER, 2 * TOGETHER + 1])
+def test_many_rows_are_written_as_sqlalchemy_writes_them(number):
     """To the character: text that stands for times is compared as text."""
     engine = create_engine("sqlite://")
-    times = Table(
-        "times", MetaData(), Column("id", Integer), Column("day", Date), Column("at", t.UtcDateTime),
-        Column("lasting", Boolean), Column("until", t.UtcDateTime),
-    )  # fmt: skip
     noon = dt.datetime(2024, 5, 1, 12, tzinfo=dt.UTC)
     rows = [
-        {"id": 1, "day": noon.date(), "at": noon, "lasting": True, "until": None},
-        {"id": 2, "day": noon.date(), "at": noon.replace(microsecond=5), "lasting": False, "until": noon},
+        {"id": id_, "day": noon.date(), "at": noon, "lasting": True, "until": None}
+        if id_ % 2
+        else {"id": id_, "day": noon.date(), "at": noon.replace(microsecond=id_), "lasting": False, "until": noon}
+        for id_ in range(number)
     ]
+    tables = [
+        Table(
+            name, MetaData(), Column("id", Integer), Column("day", Date), Column("at", t.UtcDateTime),
+            Column("lasting", Boolean), Column("until", t.UtcDateTime),
+        )
+        for name in ("slowly", "at_once")
+    ]  # fmt: skip
     with engine.begin() as connection:
-        times.create(connection)
-        connection.execute(insert(times), rows)
-        insert_rows(connection, times, rows)
-        found = connection.exec_driver_sql("SELECT * FROM times ORDER BY id").all()
-        assert found[0] == found[1] and found[2] == found[3]
-        assert found[0] != found[2]
-        assert [dict(row._mapping) for row in connection.execute(select(times))] == [*rows, *rows]
+        for table in tables:
+            table.create(connection)
+        connection.execute(insert(tables[0]), rows)
+        insert_rows(connection, tables[1], rows)
+        slowly, at_once = (connection.exec_driver_sql(f"SELECT * FROM {one.name} ORDER BY id").all() for one in tables)
+        assert slowly == at_once and len(at_once) == number
+        assert [dict(row._mapping) for row in connection.execute(select(tables[1]))] == rows
