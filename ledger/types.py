@@ -19,8 +19,7 @@ class Tuple(NamedTuple):
     placement_score: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
+class Offer(NamedTuple):
     """A bid that wants to win: a score above zero, and what must be held for it."""
 
     bid_id: str
@@ -29,8 +28,7 @@ class Offer:
     amount_micros: int  # ceil of the predicted cost
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """One request's offers, best first. At most `winners` of them win, at most one a brand."""
 
     sub: str
@@ -48,8 +46,7 @@ class Win(NamedTuple):
     expires_at: dt.datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Award:
+class Award(NamedTuple):
     """What became of a claim."""
 
     wins: tuple[Win, ...]

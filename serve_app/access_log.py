@@ -33,7 +33,8 @@ class AccessLog:
     def flush(self) -> None:
         waiting, self._waiting = self._waiting, []
         if waiting:
-            logger.info("%s", "\n".join(_line(*one) for one in waiting))
+            moment_of = {second: _moment(second) for second in {int(one[0]) for one in waiting}}
+            logger.info("%s", "\n".join(_line(moment_of[int(one[0])], *one) for one in waiting))
 
     async def keep_flushing(self) -> None:
         while True:
@@ -41,10 +42,20 @@ class AccessLog:
             self.flush()
 
 
+def _moment(second: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+
+
 def _line(
-    at: float, method: str, path: str, status: int, seconds: float, name: bytes, traceparent: bytes | None
+    moment: str,
+    at: float,
+    method: str,
+    path: str,
+    status: int,
+    seconds: float,
+    name: bytes,
+    traceparent: bytes | None,
 ) -> str:
-    moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at))
     request = name.decode("latin-1")
     line = f"{moment}.{int(at % 1 * 1000):03d}Z {method} {path!r} {status} {seconds * 1000:.1f}ms request={request!r}"
     if traceparent is not None and (trace := TRACEPARENT.fullmatch(traceparent)):

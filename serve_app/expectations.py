@@ -50,7 +50,7 @@ class Memory:
         self._of: tuple[str, int] | None = None  # version, hour
         self._row: dict[Key, int] = {}
         self._used = 0
-        self._values = np.empty((3, most))
+        self._values = np.empty((most, 3))  # what is known of a tuple lies together
 
     def find(self, version: str, hour: int, keys: Sequence[Key]) -> tuple[Expectation | None, list[int | None]]:
         """(what all keys bring, or None; each key's row, None where it is not known)."""
@@ -61,7 +61,7 @@ class Memory:
 
     def _at(self, rows: npt.NDArray[np.intp]) -> Expectation:
         assert self._of is not None
-        revenue, ctr, cvr = self._values[:, rows]
+        revenue, ctr, cvr = self._values.take(rows, axis=0).T
         return Expectation(revenue, ctr, cvr, self._of[0])
 
     def learn(self, hour: int, keys: Sequence[Key], said: Expectation) -> None:
@@ -73,7 +73,7 @@ class Memory:
         self._used = first
         if end > self._most:
             return
-        self._values[:, first:end] = said[:3]
+        self._values[first:end] = np.stack(said[:3], axis=1)
         self._row.update(zip(keys, range(first, end), strict=True))
         self._used = end
 

@@ -350,14 +350,14 @@ class LedgerClient:
         missing: list[Offer] = []
         winners: set[str] = set()
         for offer in claim.offers:
-            if len(chosen) >= claim.winners:
-                break
             brand_id = offer.where.brand_id
             if brand_id in winners:
                 continue
-            reason = self._shard(offer).leases.refusal(offer, now_s)
+            reason = self._of(brand_id).leases.refusal(offer, now_s)
             if reason is None:
                 chosen.append(offer)
+                if len(chosen) >= claim.winners:
+                    break
                 winners.add(brand_id)
                 continue
             refused[offer.bid_id] = reason

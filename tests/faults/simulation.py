@@ -621,7 +621,7 @@ class World:
         rng = self.rng
         if self.requests and rng.random() < 0.12:
             claim = rng.choice(self.requests)  # the caller tries again, perhaps elsewhere, perhaps with another body
-            return claim if rng.random() < 0.5 else replace(claim, request_hash="other", offers=claim.offers[::-1])
+            return claim if rng.random() < 0.5 else claim._replace(request_hash="other", offers=claim.offers[::-1])
         offers = [self._offer(n) for n in range(rng.randint(1, 4))]
         claim = Claim(
             f"sub-{rng.randint(1, 2)}", f"q{self._next('request')}", "body", rng.randint(1, 3), tuple(offers), 1.0
