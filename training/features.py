@@ -45,6 +45,8 @@ NO_HOUR = -1.0
 NO_SCORE = float("-inf")
 """Stands for "no placement score" in keys: NaN is unequal to itself, scores are finite."""
 DAY_S = 86_400
+FILLED_TOGETHER = 65_536
+"""Keys whose histories are filled at a time: each takes a kilobyte meanwhile."""
 
 
 class Heads(NamedTuple):
@@ -263,10 +265,9 @@ class Encoder:
         """
         self.vocabulary, self.tuples, self.scores, self.sums = vocabulary, tuples, scores, sums
         self._codes = [{word: code for code, word in enumerate(words)} for words in vocabulary]
-        self._root = sums.sum(axis=0)
-        self._index: list[dict[tuple[Any, ...], int]] = []
-        self._sums: list[Floats] = []
-        self._build()
+        self._row_of: dict[tuple[Any, ...], int] = {(): 0}
+        """Of each key of each level, and of everybody."""
+        self._rows, self._heads, self._exposure = self._build()
 
     @classmethod
     def fitted(cls, frame: pd.DataFrame, keys: Keys, numbers: Floats, through: int) -> Self:
@@ -284,18 +285,49 @@ class Encoder:
         tuples = np.column_stack([codes[first] for codes in keys.ids]).astype(np.int32)
         return cls(keys.vocabulary, tuples, frame["placement_score"].to_numpy(np.float64)[first], sums)
 
-    def _build(self) -> None:
+    def _build(self) -> tuple[Singles, Floats, Floats]:
+        """What is looked up: (r, len(FEATURES)) rows, (r, 4) heads and (r,) exposure by the longest half-life.
+
+        A key's row is filled as it is where nothing deeper is known. What deeper levels would add, they have in theirs.
+        """
         words = [np.array(vocabulary, dtype=object) for vocabulary in self.vocabulary]
         columns: list[list[Any]] = [words[c][self.tuples[:, c]].tolist() for c in range(len(ID_COLUMNS))]
         columns.append(np.where(np.isnan(self.scores), NO_SCORE, self.scores).tolist())
         full = list(zip(*columns, strict=True))
+        root = self.sums.sum(axis=0)
+        levels: list[tuple[Floats, Integers]] = []  # (sums by group, each tuple's group)
+        everybody = self._filled(root, levels, np.zeros(1, np.int64))
+        parts = [(*everybody, root[None, -1, EXPOSURE])]
         for depth in range(1, len(LEVELS) + 1):
             index: dict[tuple[Any, ...], int] = {}
-            groups = np.fromiter((index.setdefault(key[:depth], len(index) + 1) for key in full), np.int64, len(full))
-            sums = np.zeros((len(index) + 1, N_HALF_LIVES, len(MEASURES)))  # row 0: never seen
+            groups = np.fromiter((index.setdefault(key[:depth], len(index)) for key in full), np.int64, len(full))
+            sums = np.zeros((len(index), N_HALF_LIVES, len(MEASURES)))
             np.add.at(sums, groups, self.sums)
-            self._index.append(index)
-            self._sums.append(sums)
+            levels.append((sums, groups))
+            firsts = np.unique(groups, return_index=True)[1]
+            self._row_of.update(zip(index, range(len(self._row_of), len(self._row_of) + len(index)), strict=True))
+            parts.append((*self._filled(root, levels, firsts), sums[:, -1, EXPOSURE]))
+        rows, heads, exposure = (np.concatenate(column) for column in zip(*parts, strict=True))
+        return rows, heads, exposure
+
+    def _filled(
+        self, root: Floats, levels: Sequence[tuple[Floats, Integers]], tuples: Integers
+    ) -> tuple[Singles, Floats]:
+        """Rows and heads of these tuples as far as these levels know them."""
+        rows = np.full((len(tuples), len(FEATURES)), -1.0, np.float32)
+        heads = np.empty((len(tuples), len(Heads._fields)))
+        for start in range(0, len(tuples), FILLED_TOGETHER):
+            some = tuples[start : start + FILLED_TOGETHER]
+            unseen = np.zeros((len(some), N_HALF_LIVES, len(MEASURES)))
+            known = [sums[groups[some]] for sums, groups in levels]
+            filled = fill(root, [*known, *[unseen] * (len(LEVELS) - len(levels))])
+            rows[start : start + len(some), :N_HISTORY] = filled.history
+            heads[start : start + len(some)] = filled.heads
+        ids = min(len(levels), len(ID_COLUMNS))
+        if ids:
+            rows[:, IDS_FROM : IDS_FROM + ids] = self.tuples[tuples, :ids]
+        rows[:, DAY_OF_WEEK], rows[:, HOUR] = 0.0, NO_HOUR
+        return rows, heads
 
     def encode(
         self, ids: Sequence[Sequence[str]], placement_score: Floats, at: Integers | None = None
@@ -309,42 +341,38 @@ class Encoder:
         """
         scores = np.where(np.isnan(placement_score), NO_SCORE, placement_score).tolist()
         keys = list(zip(*ids, scores, strict=True))
-        row_of = {key: row for row, key in enumerate(dict.fromkeys(keys))}
-        out, heads = self._lookup(list(row_of))
-        if len(row_of) < len(keys):
-            rows = np.array([row_of[key] for key in keys], np.intp)
-            out, heads = out[rows], heads[rows]
+        found = list(map(self._row_of.get, keys))
+        strangers = [(n, *self._nearest(keys[n])) for n, row in enumerate(found) if row is None]
+        for n, row, _ in strangers:
+            found[n] = row
+        places = np.array(found, np.intp)
+        out, heads = self._rows.take(places, axis=0), self._heads.take(places, axis=0)
+        for n, _, depth in strangers:
+            if depth < len(ID_COLUMNS):
+                names = zip(self._codes[depth:], keys[n][depth:-1], strict=True)
+                out[n, IDS_FROM + depth : PLACEMENT] = [codes.get(name, -1) for codes, name in names]
+        out[:, PLACEMENT] = placement_score
         if at is not None:
             out[:, DAY_OF_WEEK] = (at // DAY_S + 3) % 7
             out[:, HOUR] = at // 3600 % 24
         return out, heads
 
-    def _lookup(self, keys: list[tuple[Any, ...]]) -> tuple[Singles, Floats]:
-        n = len(keys)
-        sums = []
-        for depth, (index, table) in enumerate(zip(self._index, self._sums, strict=True), start=1):
-            sums.append(table[[index.get(key[:depth], 0) for key in keys]])
-        filled = fill(self._root, sums)
-        out = np.empty((n, len(FEATURES)), np.float32)
-        out[:, :N_HISTORY] = filled.history
-        for position, codes in enumerate(self._codes):
-            out[:, IDS_FROM + position] = [codes.get(key[position], -1) for key in keys]
-        scores = np.array([key[-1] for key in keys])
-        out[:, PLACEMENT] = np.where(np.isneginf(scores), np.nan, scores)
-        out[:, DAY_OF_WEEK] = 0.0
-        out[:, HOUR] = NO_HOUR
-        return out, filled.heads
+    def _nearest(self, key: tuple[Any, ...]) -> tuple[int, int]:
+        """(row, depth) of the deepest level at which a key is known that is not known as a whole."""
+        for depth in range(len(key) - 1, 0, -1):
+            if (row := self._row_of.get(key[:depth])) is not None:
+                return row, depth
+        return 0, 0
 
     def confidence(self, ids: Sequence[str], placement_score: float | None = None) -> Confidence:
         """What stands behind one tuple's prediction, by the longest half-life."""
         key = (*ids, NO_SCORE if placement_score is None else placement_score)
         depths = range(len(LEVELS), 0, -1) if placement_score is not None else range(len(LEVELS) - 1, 0, -1)
         for depth in depths:
-            row = self._index[depth - 1].get(key[:depth], 0)
-            impressions = float(self._sums[depth - 1][row, -1, EXPOSURE])
-            if row and impressions > 0:
+            row = self._row_of.get(key[:depth])
+            if row is not None and (impressions := float(self._exposure[row])) > 0:
                 return Confidence(impressions, LEVELS[depth - 1])
-        return Confidence(float(self._root[-1, EXPOSURE]), "all")
+        return Confidence(float(self._exposure[0]), "all")
 
     def to_document(self) -> dict[str, Any]:
         """JSON, exact to the bit."""
