@@ -167,6 +167,9 @@ class Pool:
         self.version = found.model_version
         return found
 
+    def predict_now(self, columns: Columns) -> None:
+        """It takes a call."""
+
     async def explain(self, columns: Columns) -> tuple[Expectation, Explanation]:
         return await self._handle.explain.remote(columns)  # type: ignore[no-any-return]
 

@@ -7,7 +7,7 @@ predictions in groups: see `coalesce.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import Protocol
 
@@ -33,6 +33,9 @@ class Predictions(Protocol):
     async def start(self) -> None: ...
     async def close(self) -> None: ...
     async def predict(self, columns: Columns) -> Expectation: ...
+    def predict_now(self, columns: Columns) -> Expectation | None:
+        """The same where it takes no call to another process and there is a model; else None."""
+
     async def explain(self, columns: Columns) -> tuple[Expectation, Explanation]: ...
     async def slot(self, columns: Columns) -> Slot: ...
     async def live(self) -> Live | None: ...
@@ -73,7 +76,8 @@ class Memory:
         self._used = first
         if end > self._most:
             return
-        self._values[first:end] = np.stack(said[:3], axis=1)
+        for column, values in enumerate(said[:3]):
+            self._values[first:end, column] = values
         self._row.update(zip(keys, range(first, end), strict=True))
         self._used = end
 
@@ -92,39 +96,56 @@ class Expectations:
         self._memory = Memory(remembered)
         self._coalesced: Coalescer[Columns, Expectation] = Coalescer(self._call, len, most_rows, calls)
 
-    def at_once(self, keys: Sequence[Key], at: int) -> Expectation | None:
-        """Without asking anybody; None: somebody has to be asked. `at`: epoch seconds."""
+    def known(self, keys: Sequence[Key], at: int) -> Expectation | None:
+        """From memory; None: not all of it is there. `at`: epoch seconds."""
         version = self._predictions.version
         return None if version is None else self._memory.find(version, at // HOUR_S, keys)[0]
+
+    def at_once(self, keys: Sequence[Key], at: int) -> Expectation | None:
+        """Without waiting for anybody: what is not known is predicted here and now. None: that cannot be done here."""
+        if not (missing := self._missing(keys, at)):
+            return self.known(keys, at)
+        said = self._predictions.predict_now(columns_of(missing, at))
+        return None if said is None else self._learnt(keys, at, missing, said)
 
     async def of(self, keys: Sequence[Key], at: int, is_now: bool = True) -> Expectation:
         """
         Args:
             is_now: `at` is the present: others will ask for this hour.
         """
-        hour, version = at // HOUR_S, self._predictions.version
-        if not is_now or version is None:
+        if not is_now or self._predictions.version is None:
             return await self._coalesced.submit(columns_of(keys, at))
-        found, rows = self._memory.find(version, hour, keys)
-        if found is not None:
-            return found
-        row_of = {key: row for row, key in enumerate(dict.fromkeys(_unknown(keys, rows)))}
-        said = await self._coalesced.submit(columns_of(list(row_of), at))
-        self._memory.learn(hour, list(row_of), said)
-        if None not in (places := [row_of.get(key) for key in keys]):
-            return _at(said, np.array(places, np.intp))
-        found = self._memory.find(said.model_version, hour, keys)[0]
+        if missing := self._missing(keys, at):
+            said = await self._coalesced.submit(columns_of(missing, at))
+            found = self._learnt(keys, at, missing, said)
+        else:
+            found = self.known(keys, at)
         # Unless the version has changed on the way, or memory is too small: one answer comes from one version.
         return found or await self._coalesced.submit(columns_of(keys, at))
+
+    def _missing(self, keys: Sequence[Key], at: int) -> list[Key]:
+        """Those that are not known, each once."""
+        version = self._predictions.version
+        if version is None:
+            return list(dict.fromkeys(keys))
+        rows = self._memory.find(version, at // HOUR_S, keys)[1]
+        return list(dict.fromkeys(key for key, row in zip(keys, rows, strict=True) if row is None))
+
+    def _learnt(self, keys: Sequence[Key], at: int, missing: list[Key], said: Expectation) -> Expectation | None:
+        """What all keys bring, now that something is said of those that were missing."""
+        hour = at // HOUR_S
+        self._memory.learn(hour, missing, said)
+        if missing == keys:
+            return said
+        row_of = dict(zip(missing, range(len(missing)), strict=True))
+        if None not in (places := [row_of.get(key) for key in keys]):
+            return _at(said, np.array(places, np.intp))
+        return self._memory.find(said.model_version, hour, keys)[0]
 
     async def _call(self, parts: Sequence[Columns]) -> list[Expectation]:
         whole = await self._predictions.predict(concatenated(parts))
         bounds = accumulate(map(len, parts), initial=0)
         return [_at(whole, slice(start, end)) for start, end in pairwise(bounds)]
-
-
-def _unknown(keys: Sequence[Key], rows: Sequence[int | None]) -> Iterator[Key]:
-    return (key for key, row in zip(keys, rows, strict=True) if row is None)
 
 
 def _at(whole: Expectation, rows: slice | npt.NDArray[np.intp]) -> Expectation:

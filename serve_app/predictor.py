@@ -113,6 +113,10 @@ class Predictor:
         """Raises: NoModel."""
         return _expectation(await self._ready(), columns)
 
+    def predict_now(self, columns: Columns) -> Expectation | None:
+        """None: there is no model yet."""
+        return None if self._model is None else _expectation(self._model, columns)
+
     async def explain(self, columns: Columns) -> tuple[Expectation, Explanation]:
         """The same prediction, with every feature's share in the raw score. Raises: NoModel."""
         model = await self._ready()

@@ -101,9 +101,12 @@ class Scoring:
         """
         wanted = read(body)
         if wanted is not None:
-            known = None if wanted.explain else self._expectations.at_once(wanted.bids.keys, int(time.time()))
-            if known is not None or wanted.bids.have_ids():
+            at, keys = int(time.time()), wanted.bids.keys
+            known = None if wanted.explain else self._expectations.known(keys, at)
+            if known is not None:
                 return wanted, known
+            if wanted.bids.have_ids():
+                return wanted, None if wanted.explain else self._expectations.at_once(keys, at)
         request = parse(schemas.ScoreRequest, body)
         _refuse_repeated_bids(request)
         return Wanted.of(request), None

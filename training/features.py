@@ -341,28 +341,28 @@ class Encoder:
         """
         scores = np.where(np.isnan(placement_score), NO_SCORE, placement_score).tolist()
         keys = list(zip(*ids, scores, strict=True))
-        found = list(map(self._row_of.get, keys))
-        strangers = [(n, *self._nearest(keys[n])) for n, row in enumerate(found) if row is None]
-        for n, row, _ in strangers:
+        row_of = self._row_of.get
+        found = list(map(row_of, keys))
+        new_ids: list[tuple[int, int]] = []  # (bid, the first level at which its ids are new)
+        for n, row in enumerate(found):
+            if row is not None:
+                continue
+            key, depth = keys[n], len(ID_COLUMNS)
+            while (row := row_of(key[:depth])) is None:
+                depth -= 1
             found[n] = row
+            if depth < len(ID_COLUMNS):
+                new_ids.append((n, depth))
         places = np.array(found, np.intp)
         out, heads = self._rows.take(places, axis=0), self._heads.take(places, axis=0)
-        for n, _, depth in strangers:
-            if depth < len(ID_COLUMNS):
-                names = zip(self._codes[depth:], keys[n][depth:-1], strict=True)
-                out[n, IDS_FROM + depth : PLACEMENT] = [codes.get(name, -1) for codes, name in names]
+        for n, depth in new_ids:  # each may be known from elsewhere
+            names = zip(self._codes[depth:], keys[n][depth:-1], strict=True)
+            out[n, IDS_FROM + depth : PLACEMENT] = [codes.get(name, -1) for codes, name in names]
         out[:, PLACEMENT] = placement_score
         if at is not None:
             out[:, DAY_OF_WEEK] = (at // DAY_S + 3) % 7
             out[:, HOUR] = at // 3600 % 24
         return out, heads
-
-    def _nearest(self, key: tuple[Any, ...]) -> tuple[int, int]:
-        """(row, depth) of the deepest level at which a key is known that is not known as a whole."""
-        for depth in range(len(key) - 1, 0, -1):
-            if (row := self._row_of.get(key[:depth])) is not None:
-                return row, depth
-        return 0, 0
 
     def confidence(self, ids: Sequence[str], placement_score: float | None = None) -> Confidence:
         """What stands behind one tuple's prediction, by the longest half-life."""
