@@ -155,7 +155,9 @@ def _bytes(reservation_id: str) -> bytes | None:
 
 
 def _raw(text: str) -> bytes | None:
-    """What these characters stand for; None: `_text` would not write them so."""
+    """What these characters stand for; None: `_text` would not write them so, or has bytes left over."""
+    if "=" in text:
+        return None
     try:
         raw = binascii.a2b_base64(text.encode("ascii").translate(_FROM_URL), strict_mode=True)
     except (binascii.Error, ValueError):

@@ -143,6 +143,8 @@ class Pool:
         poll_s: how often it is asked for its version, so that what an older one said is not remembered for longer.
     """
 
+    predict_now = None
+
     def __init__(self, handle: DeploymentHandle[Any], poll_s: float) -> None:
         self._handle, self._poll_s = handle, poll_s
         self._polling: asyncio.Task[None] | None = None
@@ -166,9 +168,6 @@ class Pool:
         found = wire.unpack_expectation(await self._handle.predict_packed.remote(wire.pack(columns)))
         self.version = found.model_version
         return found
-
-    def predict_now(self, columns: Columns) -> None:
-        """It takes a call."""
 
     async def explain(self, columns: Columns) -> tuple[Expectation, Explanation]:
         return await self._handle.explain.remote(columns)  # type: ignore[no-any-return]

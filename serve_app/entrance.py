@@ -1,7 +1,8 @@
 """What Serve and uvicorn need not do for the hot route: Serve's official hook for middleware, around its own handling.
 
-`RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=serve_app.entrance:middlewares` in the environment of the replicas; without
-it everything works as well, only slower.
+`RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=serve_app.entrance:middlewares` in the environment of the replicas, and
+`RAY_SERVE_THROUGHPUT_OPTIMIZED=1` beside it: what a request waits for must be of the loop that serves it. Without both
+everything works as well, only slower.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class Entrance:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] == SCORE:
+        if scope["type"] == "http" and scope["path"] == SCORE and scope["method"] == "POST":
             scope["headers"] = [*scope["headers"], UNWATCHED]
             cycle: Any = getattr(send, "__self__", None)  # uvicorn's: one request and its response
             if hasattr(cycle, "transport"):
@@ -36,7 +37,8 @@ class Entrance:
 class HeadWithBody:
     """A transport that keeps the first write for the second: an answer's head and body leave in one system call.
 
-    uvicorn writes them apart, and HAProxy would wake up for each.
+    uvicorn writes them apart, and HAProxy would wake up for each. Only for methods whose answers have a body: of a HEAD
+    there is no second write.
     """
 
     __slots__ = ("_head", "_transport")

@@ -7,7 +7,7 @@ predictions in groups: see `coalesce.py`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
 from typing import Protocol
 
@@ -33,8 +33,9 @@ class Predictions(Protocol):
     async def start(self) -> None: ...
     async def close(self) -> None: ...
     async def predict(self, columns: Columns) -> Expectation: ...
-    def predict_now(self, columns: Columns) -> Expectation | None:
-        """The same where it takes no call to another process and there is a model; else None."""
+    @property
+    def predict_now(self) -> Callable[[Columns], Expectation | None] | None:
+        """The same without a call to another process (None: there is no model yet); None: it takes a call."""
 
     async def explain(self, columns: Columns) -> tuple[Expectation, Explanation]: ...
     async def slot(self, columns: Columns) -> Slot: ...
@@ -103,9 +104,11 @@ class Expectations:
 
     def at_once(self, keys: Sequence[Key], at: int) -> Expectation | None:
         """Without waiting for anybody: what is not known is predicted here and now. None: that cannot be done here."""
+        if (predict_now := self._predictions.predict_now) is None:
+            return None
         if not (missing := self._missing(keys, at)):
             return self.known(keys, at)
-        said = self._predictions.predict_now(columns_of(missing, at))
+        said = predict_now(columns_of(missing, at))
         return None if said is None else self._learnt(keys, at, missing, said)
 
     async def of(self, keys: Sequence[Key], at: int, is_now: bool = True) -> Expectation:

@@ -350,10 +350,7 @@ class System:
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_worker_niceness": "0",  # 15 by default: everything else on the machine would go before the replicas
             "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-            # What large answers leave behind goes back to the system: 40 MB less in an ingress after 1,000-bid ones.
-            "MALLOC_ARENA_MAX": "2",
-            "MALLOC_MMAP_THRESHOLD_": "131072",
-            "MALLOC_TRIM_THRESHOLD_": "262144",
+            "MALLOC_ARENA_MAX": "2",  # each thread's own heap keeps what large answers leave behind
             "RAY_SERVE_ENABLE_HA_PROXY": "1",
             "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
             "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve_app.entrance:middlewares",

@@ -45,7 +45,7 @@ NO_HOUR = -1.0
 NO_SCORE = float("-inf")
 """Stands for "no placement score" in keys: NaN is unequal to itself, scores are finite."""
 DAY_S = 86_400
-FILLED_TOGETHER = 65_536
+FILLED_TOGETHER = 8_192
 """Keys whose histories are filled at a time: each takes a kilobyte meanwhile."""
 
 
@@ -294,28 +294,33 @@ class Encoder:
         columns: list[list[Any]] = [words[c][self.tuples[:, c]].tolist() for c in range(len(ID_COLUMNS))]
         columns.append(np.where(np.isnan(self.scores), NO_SCORE, self.scores).tolist())
         full = list(zip(*columns, strict=True))
-        root = self.sums.sum(axis=0)
         levels: list[tuple[Floats, Integers]] = []  # (sums by group, each tuple's group)
-        everybody = self._filled(root, levels, np.zeros(1, np.int64))
-        parts = [(*everybody, root[None, -1, EXPOSURE])]
         for depth in range(1, len(LEVELS) + 1):
             index: dict[tuple[Any, ...], int] = {}
             groups = np.fromiter((index.setdefault(key[:depth], len(index)) for key in full), np.int64, len(full))
             sums = np.zeros((len(index), N_HALF_LIVES, len(MEASURES)))
             np.add.at(sums, groups, self.sums)
             levels.append((sums, groups))
-            firsts = np.unique(groups, return_index=True)[1]
             self._row_of.update(zip(index, range(len(self._row_of), len(self._row_of) + len(index)), strict=True))
-            parts.append((*self._filled(root, levels, firsts), sums[:, -1, EXPOSURE]))
-        rows, heads, exposure = (np.concatenate(column) for column in zip(*parts, strict=True))
+        number = len(self._row_of)
+        rows, heads = np.empty((number, len(FEATURES)), np.float32), np.empty((number, len(Heads._fields)))
+        exposure = np.empty(number)
+        root, end = self.sums.sum(axis=0), number
+        while levels:  # the deepest first: nobody else needs its sums
+            sums, groups = levels[-1]
+            start = end - len(sums)
+            exposure[start:end] = sums[:, -1, EXPOSURE]
+            self._fill(rows[start:end], heads[start:end], root, levels, np.unique(groups, return_index=True)[1])
+            end = start
+            del levels[-1], sums, groups
+        exposure[0] = root[-1, EXPOSURE]
+        self._fill(rows[:1], heads[:1], root, [], np.zeros(1, np.int64))
         return rows, heads, exposure
 
-    def _filled(
-        self, root: Floats, levels: Sequence[tuple[Floats, Integers]], tuples: Integers
-    ) -> tuple[Singles, Floats]:
+    def _fill(
+        self, rows: Singles, heads: Floats, root: Floats, levels: Sequence[tuple[Floats, Integers]], tuples: Integers
+    ) -> None:
         """Rows and heads of these tuples as far as these levels know them."""
-        rows = np.full((len(tuples), len(FEATURES)), -1.0, np.float32)
-        heads = np.empty((len(tuples), len(Heads._fields)))
         for start in range(0, len(tuples), FILLED_TOGETHER):
             some = tuples[start : start + FILLED_TOGETHER]
             unseen = np.zeros((len(some), N_HALF_LIVES, len(MEASURES)))
@@ -323,11 +328,11 @@ class Encoder:
             filled = fill(root, [*known, *[unseen] * (len(LEVELS) - len(levels))])
             rows[start : start + len(some), :N_HISTORY] = filled.history
             heads[start : start + len(some)] = filled.heads
-        ids = min(len(levels), len(ID_COLUMNS))
-        if ids:
-            rows[:, IDS_FROM : IDS_FROM + ids] = self.tuples[tuples, :ids]
-        rows[:, DAY_OF_WEEK], rows[:, HOUR] = 0.0, NO_HOUR
-        return rows, heads
+        known_ids = min(len(levels), len(ID_COLUMNS))
+        rows[:, IDS_FROM:PLACEMENT] = -1.0
+        if known_ids:
+            rows[:, IDS_FROM : IDS_FROM + known_ids] = self.tuples[tuples, :known_ids]
+        rows[:, PLACEMENT], rows[:, DAY_OF_WEEK], rows[:, HOUR] = np.nan, 0.0, NO_HOUR
 
     def encode(
         self, ids: Sequence[Sequence[str]], placement_score: Floats, at: Integers | None = None

@@ -110,6 +110,15 @@ async def test_answers_are_the_same_with_and_without(path: str, how: str) -> Non
         writer.close()
 
 
+async def test_a_head_is_answered_where_there_is_no_body() -> None:
+    async with served() as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for _ in range(2):  # the connection is kept
+            writer.write(f"HEAD {SCORE} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)).startswith(b"HTTP/1.1 200 OK")
+        writer.close()
+
+
 async def test_a_client_that_waits_to_continue_is_told_to() -> None:
     async with served() as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)

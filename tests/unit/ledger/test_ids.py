@@ -56,6 +56,13 @@ def test_many_are_read_as_each_is(ids):
     assert decode_all(ids) == {id_: decode(id_) for id_ in ids}
 
 
+@pytest.mark.parametrize("text", ["A" * 55 + "=", "A" * 54 + "==", "", "A" * 4, "A" * (LENGTH + 4), "A" * 2 * LENGTH])
+def test_what_has_another_length_is_no_id(text):
+    assert decode(text) is None
+    assert decode_all([text]) == {text: None}
+    assert not is_genuine(text, "b", "p", b"secret")
+
+
 def test_many_that_are_right_together_only_are_none():
     """Characters of one id moved to its neighbour: as long, all of them, and no id."""
     one, other = (encode(DRAWN._replace(sequence=number), "b", "p", b"secret") for number in (1, 2))
