@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 Key = tuple[str, str]
-ANSWERS_MOST_BYTES = 64 * 1024 * 1024
+ANSWERS_MOST_BYTES = 48 * 1024 * 1024
 
 
 @dataclass(slots=True)
