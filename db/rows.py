@@ -18,11 +18,6 @@ TOGETHER = 64
 """Rows in one INSERT of SQLite: of more, each costs more again."""
 
 
-def insert_rows(connection: Connection, table_: Table, rows: Sequence[Mapping[str, Any]]) -> None:
-    """`insert_columns` of rows with the same columns each."""
-    insert_columns(connection, table_, by_column(rows))
-
-
 def by_column(rows: Sequence[Mapping[str, Any]]) -> dict[str, Sequence[Any]]:
     """Rows with the same columns each, turned."""
     return {name: [row[name] for row in rows] for name in rows[0]}

@@ -143,11 +143,8 @@ class Page:
 
     def hold(self, key: LeaseKey, reservation: Reservation) -> None:
         """A win that was drawn from this lease becomes a hold."""
-        if amount := reservation.held_micros:
-            lent = self._leases[key]
-            keys = budget_keys(key.brand_id, lent.portfolio_id, key.day)
-            self._put(keys, [self.budget(one).hold(amount) for one in keys])
-            self._leases[key] = self.changed_leases[key] = lent._replace(leased_micros=lent.leased_micros - amount)
+        amount = reservation.held_micros
+        self._draw(key, amount)
         self.new_reservations[reservation.reservation_id] = reservation
         self._write("reserve", reservation, reserved=amount, leased=-amount)
 
@@ -158,13 +155,16 @@ class Page:
             totals: what they take from each lease, all of which exist.
         """
         for key, amount in totals.items():
-            if not amount:
-                continue
+            self._draw(key, amount)
+        self.held.append(held)
+
+    def _draw(self, key: LeaseKey, micros: int) -> None:
+        """What was lent is held from now on."""
+        if micros:  # for nothing there need not be a lease
             lent = self._leases[key]
             keys = budget_keys(key.brand_id, lent.portfolio_id, key.day)
-            self._put(keys, [self.budget(one).hold(amount) for one in keys])
-            self._leases[key] = self.changed_leases[key] = lent._replace(leased_micros=lent.leased_micros - amount)
-        self.held.append(held)
+            self._put(keys, [self.budget(one).hold(micros) for one in keys])
+            self._leases[key] = self.changed_leases[key] = lent._replace(leased_micros=lent.leased_micros - micros)
 
     def void(self, reservation: Reservation) -> None:
         """A win with no money behind it any more: only its name is kept."""

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import Boolean, Column, Date, Integer, MetaData, Table, create_engine, exc, insert, select
 
 from db import tables as t
-from db.rows import TOGETHER, insert_rows
+from db.rows import TOGETHER, by_column, insert_columns
 from ledger.errors import Fenced, LedgerUnavailable, StatementRefused
 from ledger.store import available
 
@@ -87,7 +87,7 @@ def test_many_rows_are_written_as_sqlalchemy_writes_them(number):
         for table in tables:
             table.create(connection)
         connection.execute(insert(tables[0]), rows)
-        insert_rows(connection, tables[1], rows)
+        insert_columns(connection, tables[1], by_column(rows))
         slowly, at_once = (connection.exec_driver_sql(f"SELECT * FROM {one.name} ORDER BY id").all() for one in tables)
         assert slowly == at_once and len(at_once) == number
         assert [dict(row._mapping) for row in connection.execute(select(tables[1]))] == rows
