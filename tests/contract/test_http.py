@@ -374,7 +374,7 @@ async def test_a_request_that_is_late_draws_nothing(on_sqlite: World) -> None:
 
 async def test_an_asker_that_leaves_does_not_stop_the_work(on_sqlite: World) -> None:
     """Who repeats the request gets the answer; meanwhile nobody writes to the one who has left."""
-    body, sent = json.dumps(request("left", explain=True)).encode(), list[Message]()
+    body, sent = json.dumps(request("left", explain=True, tmax_ms=20_000)).encode(), list[Message]()
     messages = iter([{"type": "http.request", "body": body, "more_body": False}, {"type": "http.disconnect"}])
 
     async def receive() -> Message:
