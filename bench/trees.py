@@ -15,8 +15,8 @@ from pathlib import Path
 import lightgbm as lgb
 import numpy as np
 
-from training.etl import read_file
 from training.features import Singles
+from training.files import read_file
 from training.fit import TrainingSet, fit_before
 from training.history import from_import
 from training.settings import ModelSettings

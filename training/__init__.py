@@ -6,8 +6,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from training.etl import Imported, Source, Unreadable, import_file, import_frame, is_imported, known_sources
+    from training.etl import Imported, Source, import_file, import_frame, is_imported, known_sources
     from training.features import Confidence, Encoder
+    from training.files import Unreadable
     from training.history import newest_day, read_history
     from training.market import performance
     from training.model import Columns, Explanation, Model, ModelRefused, ModelUnavailable, Prediction
@@ -29,13 +30,13 @@ _HOMES = {
     "training.etl": (
         "Imported",
         "Source",
-        "Unreadable",
         "import_file",
         "import_frame",
         "is_imported",
         "known_sources",
     ),
     "training.features": ("Confidence", "Encoder"),
+    "training.files": ("Unreadable",),
     "training.history": ("newest_day", "read_history"),
     "training.market": ("performance",),
     "training.model": ("Columns", "Explanation", "Model", "ModelRefused", "ModelUnavailable", "Prediction"),

@@ -27,7 +27,8 @@ from training import (
     performance,
     read_history,
 )
-from training.etl import CANONICAL, TRANSACTION_ROWS
+from training.etl import TRANSACTION_ROWS
+from training.files import CANONICAL
 from training.history import day_number
 
 ONLINE_ADS = Path(__file__).resolve().parents[3] / "shared" / "data" / "online_ads.csv.gz"

@@ -6,7 +6,8 @@ import math
 import pandas as pd
 import pytest
 
-from training.etl import CANONICAL, Unreadable, default_source, main, read_file, summed
+from training.etl import default_source, main
+from training.files import CANONICAL, Unreadable, read_file, summed
 
 HEADER = ",".join(CANONICAL)
 GOOD = "2020-04-01T00:00:00Z,b1,p1,p1:s1,mobile,300x250,0.5,100,3,1,0.25,0.5"

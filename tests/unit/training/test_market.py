@@ -3,7 +3,7 @@ import time
 
 import pandas as pd
 
-from training.etl import CANONICAL
+from training.files import CANONICAL
 from training.market import BRANDS, DAYS, performance
 
 LAST = dt.date(2020, 11, 21)
