@@ -14,8 +14,8 @@ from __future__ import annotations
 import functools
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,8 +24,8 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from training import tables
 from training.features import Floats, Singles
-from training.trees import Missing, NotCompilable, Split, Tree
 
 if TYPE_CHECKING:
     Bytes = npt.NDArray[np.uint8]
@@ -38,138 +38,21 @@ LANES = 64
 MOST_LEAVES = 64
 """As a word has bits. What the machine code holds stands in this file: numba's cache looks at no other."""
 BYTES = MOST_LEAVES // 8
-MOST_CUTS = 254
-"""A byte tells 255 places between 254 thresholds, and one value is kept for MISSING."""
-MOST_COLUMNS = 256
 TABLE = 256
 MISSING = 255
-NONE, ZERO = int(Missing.NONE), int(Missing.ZERO)
+NONE, ZERO = 0, 1
+STRIKE = 4
+assert (
+    tables.MOST_LEAVES,
+    tables.BYTES,
+    tables.TABLE,
+    tables.MISSING,
+    tables.NONE,
+    tables.ZERO,
+    len(tables.Strike._fields),
+) == (MOST_LEAVES, BYTES, TABLE, MISSING, NONE, ZERO, STRIKE)
 NO_ZERO = np.float32(1e-35)
 """LightGBM takes what is no greater for zero (its kZeroThreshold)."""
-
-
-class Tables(NamedTuple):
-    """All trees, as the kernel reads them. A column is a feature, cut into bytes by at most MOST_CUTS thresholds."""
-
-    feature: npt.NDArray[np.uint32]  # (columns,)
-    missing: Bytes  # (columns,) `Missing`
-    stride: npt.NDArray[np.uint32]  # (columns,) the first step of the search among the cuts, a power of two
-    cuts: Singles  # (columns · TABLE,) ascending, filled up with ∞
-    strikes: Bytes  # (strikes · 4,): column, first byte, how many more, the bits that stay
-    ends: npt.NDArray[np.uint32]  # (trees · BYTES + 1,): where the strikes of a tree's byte begin; they lie in order
-    leaves: Floats  # (trees · MOST_LEAVES,)
-
-
-class Cut(NamedTuple):
-    """A place among a column's thresholds: its byte and all below are ≤ the threshold."""
-
-    column: int
-    place: int
-
-
-class Strike(NamedTuple):
-    """Rows whose byte lies in low … low + more (255 is followed by 0) keep only the bits of `keep`."""
-
-    column: int
-    low: int
-    more: int
-    keep: int
-
-
-def tables(trees: Sequence[Tree]) -> Tables:
-    """
-    Raises:
-        NotCompilable: more leaves than bits, or more thresholds than bytes can tell apart.
-    """
-    if (most := max((len(tree.leaves) for tree in trees), default=1)) > MOST_LEAVES:
-        raise NotCompilable(f"a tree of {most} leaves, where the kernel has room for {MOST_LEAVES}")
-    columns, cut_of = _columns(split for tree in trees for split in tree.splits)
-    if len(columns) > MOST_COLUMNS:
-        raise NotCompilable("more distinct thresholds than the kernel has room for")
-    strikes: list[Strike] = []
-    ends = [0]
-    leaves = np.zeros((len(trees), MOST_LEAVES))
-    for number, tree in enumerate(trees):
-        by_byte, order = _strikes(tree, cut_of)
-        leaves[number, : len(order)] = [tree.leaves[leaf] for leaf in order]
-        for struck in by_byte:
-            strikes += struck
-            ends.append(len(strikes))
-    cuts = np.full((len(columns), TABLE), np.inf, np.float32)
-    for row, (_, _, own) in zip(cuts, columns, strict=True):
-        row[: len(own)] = own
-    return Tables(
-        np.array([feature for feature, _, _ in columns], np.uint32),
-        np.array([missing for _, missing, _ in columns], np.uint8),
-        np.array([1 << len(own).bit_length() - 1 for _, _, own in columns], np.uint32),
-        cuts.ravel(),
-        np.array(strikes, np.uint8).ravel(),
-        np.array(ends, np.uint32),
-        leaves.ravel(),
-    )
-
-
-Column = tuple[int, Missing, list[float]]
-Key = tuple[int, Missing, float]
-
-
-def _columns(splits: Iterable[Split]) -> tuple[list[Column], dict[Key, Cut]]:
-    """A column for every feature, way of missing, and MOST_CUTS thresholds; and where each threshold went."""
-    thresholds: dict[tuple[int, Missing], set[float]] = {}
-    for split in splits:
-        thresholds.setdefault((split.feature, split.missing), set()).add(split.threshold)
-    columns: list[Column] = []
-    cut_of: dict[Key, Cut] = {}
-    for (feature, missing), distinct in sorted(thresholds.items()):
-        ascending = sorted(distinct)
-        for first in range(0, len(ascending), MOST_CUTS):
-            own = ascending[first : first + MOST_CUTS]
-            cut_of |= {(feature, missing, cut): Cut(len(columns), place) for place, cut in enumerate(own)}
-            columns.append((feature, missing, own))
-    return columns, cut_of
-
-
-def _strikes(tree: Tree, cut_of: dict[Key, Cut]) -> tuple[list[list[Strike]], list[int]]:
-    """(the strikes on each of BYTES bytes, the leaves in the order of their bits)."""
-    order: list[int] = []
-    by_byte: list[list[Strike]] = [[] for _ in range(BYTES)]
-    sizes = _sizes(tree)
-
-    def place(child: int) -> None:
-        if child < 0:
-            order.append(~child)
-            return
-        split = tree.splits[child]
-        swap = sizes.get(split.left, 1) > sizes.get(split.right, 1)
-        begin = len(order)
-        place(split.right if swap else split.left)
-        first = (1 << len(order)) - (1 << begin)
-        column, low, more = _side(split, cut_of, left=swap)
-        for byte in range(BYTES):
-            if struck := first >> 8 * byte & 255:
-                by_byte[byte].append(Strike(column, low, more, 255 - struck))
-        place(split.left if swap else split.right)
-
-    place(0 if tree.splits else ~0)
-    return by_byte, order
-
-
-def _sizes(tree: Tree) -> dict[int, int]:
-    """Leaves below each split."""
-    sizes: dict[int, int] = {}
-    for position in range(len(tree.splits) - 1, -1, -1):  # children come after their parents
-        split = tree.splits[position]
-        sizes[position] = sizes.get(split.left, 1) + sizes.get(split.right, 1)
-    return sizes
-
-
-def _side(split: Split, cut_of: dict[Key, Cut], *, left: bool) -> tuple[int, int, int]:
-    """(column, low, more) of the bytes that go left, or of those that go right."""
-    column, place = cut_of[split.feature, split.missing, split.threshold]
-    with_missing = split.default_left == left
-    if left:
-        return (column, MISSING, place + 1) if with_missing else (column, 0, place)
-    return column, place + 1, (MISSING if with_missing else MISSING - 1) - (place + 1)
 
 
 @functools.cache
@@ -199,7 +82,7 @@ def _evaluate(
 ) -> Floats:
     """(n, features) → (n,) exp(sum of leaves); for numba, which needs every width told.
 
-    Nothing is checked: `tables` and `read_text` have seen to it that every index is in range.
+    Nothing is checked: `tables.checked` has seen to it that every index is in range.
     """
     n = len(rows)
     answer = np.empty(n, np.float64)
@@ -301,7 +184,7 @@ def _leaves_in_lanes(
             kept = build.alloca_once_value(builder, every(255))
             span = (end(number), end(number + 1), ir.Constant(word, 1))
             with build.for_range_slice(builder, *span) as (position, _):
-                strike = builder.mul(position, ir.Constant(word, len(Strike._fields)))
+                strike = builder.mul(position, ir.Constant(word, STRIKE))
                 builder.store(builder.and_(builder.load(kept), bits_left_by(strike)), kept)
             bits = builder.load(kept)
             some = builder.icmp_unsigned("!=", bits, every(0))

@@ -8,24 +8,30 @@ is given to LightGBM before signature and hashes agree, because a mutilated file
 from __future__ import annotations
 
 import datetime as dt
+import errno
 import hashlib
 import hmac
 import json
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import lightgbm as lgb
 import numpy as np
 
 from training.features import FEATURES, ID_COLUMNS, Confidence, Encoder, Floats, Integers, Singles
-from training.trees import LightGbmTrees, Trees, fastest
+from training.trees import Form, LightGbmTrees, NotCompilable, Trees, fastest
+
+if TYPE_CHECKING:
+    from training.tables import Prepared
 
 MANIFEST = "manifest.json"
 TREES = "model.txt"
@@ -34,7 +40,8 @@ FILES = (TREES, ENCODER)
 FORMAT = 1
 GOLDEN_ROWS = 32
 GOLDEN_TOLERANCE = 1e-6
-VERIFY_TIMEOUT_S = 20.0
+MOST_BYTES = 1 << 30
+"""Of one file."""
 KILLED = (-signal.SIGKILL, -signal.SIGTERM)
 """Nothing kills itself like this: memory ran out, or somebody stops the system."""
 
@@ -111,10 +118,12 @@ class Model:
         encoder: Encoder,
         booster: lgb.Booster,
         trees: Trees | None = None,
+        form: Form = fastest,
     ) -> None:
         """
         Args:
-            trees: of the same text; None makes the fastest form that agrees with LightGBM on the golden rows.
+            trees: of the same text; None makes what `form` makes of it.
+            form: by default the fastest that agrees with LightGBM on the golden rows.
         """
         self.manifest = manifest
         self.version: str = manifest["version"]
@@ -122,7 +131,7 @@ class Model:
         self.simulated: bool = manifest["simulated"]
         self.encoder = encoder
         self.reference = LightGbmTrees(booster)
-        self.trees = trees or fastest(trees_text, self.reference, _rows(encoder, golden_columns(_golden_ids(encoder))))
+        self.trees = trees or form(trees_text, self.reference, _rows(encoder, golden_columns(_golden_ids(encoder))))
         self._trees_text = trees_text
         self._factor: float = manifest["calibration"]
 
@@ -214,18 +223,29 @@ class Model:
             ModelUnavailable: the child process could not be asked.
         """
         manifest, texts = unpack(bundle, key, version)
-        if verify:
-            verify_in_child(bundle, manifest["version"])
-        return cls._open(manifest, texts)
+        return cls.opened(manifest, texts, verify_in_child(manifest, texts) if verify else None)
 
     @classmethod
-    def _open(cls, manifest: dict[str, Any], texts: dict[str, str]) -> Self:
+    def opened(cls, manifest: dict[str, Any], texts: dict[str, str], prepared: Prepared | None = None) -> Self:
+        """Load what `vouch` vouches for and, unless it was made here, a child process has tried.
+
+        Args:
+            prepared: what that process has made of the texts.
+
+        Raises:
+            ModelRefused: it cannot be read.
+        """
+        return cls._open(manifest, texts, partial(fastest, prepared=prepared))
+
+    @classmethod
+    def _open(cls, manifest: dict[str, Any], texts: dict[str, str], form: Form) -> Self:
         try:
             encoder = Encoder.from_document(json.loads(texts[ENCODER]))
             booster = lgb.Booster(model_str=texts[TREES])
-            return cls(manifest, texts[TREES], encoder, booster)
-        except (ValueError, KeyError, TypeError, lgb.basic.LightGBMError) as error:
-            raise ModelRefused(str(manifest.get("version")), f"cannot be read: {error}") from None
+            return cls(manifest, texts[TREES], encoder, booster, form=form)
+        except Exception as error:  # signed nonsense has many ways to fail, and all of them say the same
+            said = str(error) if isinstance(error, ValueError | lgb.basic.LightGBMError) else repr(error)
+            raise ModelRefused(str(manifest.get("version")), f"cannot be read: {said}") from None
 
     def save(self, directory: Path, key: bytes) -> Path:
         """Write `directory/{version}`, visible only when complete and on disk.
@@ -297,19 +317,43 @@ def golden_agrees(model: Model) -> bool:
     )
 
 
+class Parts(NamedTuple):
+    """A version as it was found; `vouch` says whether it is whole and ours."""
+
+    manifest: Any  # with its signature
+    texts: dict[str, str]  # of all FILES
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The manifest without its signature."""
+        return {field: value for field, value in self.manifest.items() if field != "signature"}
+
+    def bundle(self) -> str:
+        """As one document."""
+        return _dump({"manifest": self.manifest, "files": self.texts})
+
+
+def parts_in(bundle: str | bytes, version: str | None) -> Parts:
+    """What a bundle holds, unchecked.
+
+    Raises:
+        ModelRefused: it is none.
+    """
+    try:
+        document = json.loads(bundle)
+        return Parts(document["manifest"], {file: document["files"][file] for file in FILES})
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise ModelRefused(version or "?", "the bundle is not a model of this program") from None
+
+
 def unpack(bundle: str | bytes, key: bytes, version: str | None) -> tuple[dict[str, Any], dict[str, str]]:
     """(manifest, the files' texts) of a bundle that is whole and ours; nothing is loaded.
 
     Raises:
         ModelRefused: signature, hash, version or format do not agree.
     """
-    try:
-        document = json.loads(bundle)
-        manifest, files = document["manifest"], document["files"]
-        texts = {file: files[file] for file in FILES}
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise ModelRefused(version or "?", "the bundle is not a model of this program") from None
-    return vouch(manifest, texts, key, version), texts
+    parts = parts_in(bundle, version)
+    return vouch(*parts, key, version), parts.texts
 
 
 def vouch(manifest: Any, texts: dict[str, str], key: bytes, version: str | None) -> dict[str, Any]:
@@ -329,69 +373,143 @@ def vouch(manifest: Any, texts: dict[str, str], key: bytes, version: str | None)
         raise ModelRefused(version, f"this is version {name}")
     if body.get("format") != FORMAT or body.get("features") != list(FEATURES):
         raise ModelRefused(name, "made for another version of this program")
+    named = body.get("files")
     for file in FILES:
-        if not isinstance(texts[file], str) or _sha256(texts[file]) != body["files"].get(file):
+        if not isinstance(texts[file], str) or not isinstance(named, dict) or _digest(texts[file]) != named.get(file):
             raise ModelRefused(name, f"{file} is not what the manifest names")
     return body
+
+
+def _digest(text: str) -> str | None:
+    """None: JSON can say characters that no file can hold."""
+    try:
+        return _sha256(text)
+    except UnicodeEncodeError:
+        return None
+
+
+def parts_of(directory: Path) -> Parts:
+    """What a version's directory holds.
+
+    Raises:
+        ModelRefused: a file is missing, is none, or is not text.
+        ModelUnavailable: a file is there and cannot be read.
+    """
+    texts: dict[str, str] = {}
+    for file in (MANIFEST, *FILES):
+        try:
+            texts[file] = _read(directory / file).decode()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            raise ModelRefused(directory.name, f"{file} is missing") from None
+        except UnicodeDecodeError as error:
+            raise ModelRefused(directory.name, f"{file} is not text: {error}") from None
+        except OSError as error:
+            kind = ModelRefused if error.errno == errno.ELOOP else ModelUnavailable
+            raise kind(directory.name, f"{file} cannot be read: {error.strerror or error}") from None
+    try:
+        return Parts(json.loads(texts.pop(MANIFEST)), texts)
+    except (ValueError, RecursionError):
+        raise ModelRefused(directory.name, f"{MANIFEST} is not JSON") from None
+
+
+def _read(path: Path) -> bytes:
+    """
+    Raises:
+        FileNotFoundError: there is nothing, or something else than a file; a pipe is not waited for.
+        OSError: it cannot be read, or is too large.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise FileNotFoundError(path)
+        if status.st_size > MOST_BYTES:
+            raise OSError(errno.EFBIG, f"more than {MOST_BYTES} bytes")
+        return file.read()
 
 
 def bundle_of(directory: Path) -> str:
     """The bundle of a version's directory, unchecked.
 
     Raises:
-        ModelRefused: a file is missing or is not text.
-        ModelUnavailable: a file is there and cannot be read.
+        ModelRefused, ModelUnavailable: as `parts_of`.
     """
-    texts: dict[str, str] = {}
-    for file in (MANIFEST, *FILES):
-        try:
-            texts[file] = (directory / file).read_bytes().decode()
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            raise ModelRefused(directory.name, f"{file} is missing") from None
-        except UnicodeDecodeError as error:
-            raise ModelRefused(directory.name, f"{file} is not text: {error}") from None
-        except OSError as error:
-            raise ModelUnavailable(directory.name, f"{file} cannot be read: {error.strerror or error}") from None
+    parts = parts_of(directory)
     try:
-        manifest = json.loads(texts.pop(MANIFEST))
+        return parts.bundle()
     except (ValueError, RecursionError):
         raise ModelRefused(directory.name, f"{MANIFEST} is not JSON") from None
-    return _dump({"manifest": manifest, "files": texts})
 
 
-def verify_in_child(bundle: str | bytes, version: str, timeout_s: float = VERIFY_TIMEOUT_S) -> None:
-    """Load the bundle and predict its golden rows where a crash hurts nobody.
+class Limits(NamedTuple):
+    """Of the child process. Seconds of CPU are the version's own fault, those of the clock may be the machine's."""
+
+    cpu_s: int
+    wall_s: float
+    memory_bytes: int
+
+    @classmethod
+    def of(cls, texts: dict[str, str]) -> Self:
+        """Ten times what is usual: a second and 150 MB for the libraries, a quarter of a second for a megabyte."""
+        size = sum(map(len, texts.values()))
+        cpu_s = 10 + size // 400_000
+        return cls(cpu_s, 3.0 * cpu_s, (4 << 30) + 50 * size)
+
+
+def verify_in_child(manifest: dict[str, Any], texts: dict[str, str], limits: Limits | None = None) -> Prepared:
+    """Load a version and predict its golden rows where a crash hurts nobody.
+
+    Args:
+        manifest, texts: as `vouch` vouches for them.
+
+    Returns:
+        What the child has made of the texts for those who load them next.
 
     Raises:
-        ModelRefused: the child crashed, or predicted something else.
+        ModelRefused: the child crashed, predicted something else, or needed too much of this machine.
         ModelUnavailable: the child took too long, was killed from outside, or could not be started.
     """
-    data = bundle.encode() if isinstance(bundle, str) else bundle
+    version = str(manifest.get("version"))
+    limits = limits or Limits.of(texts)
+    files = {file: text.encode() for file, text in texts.items()}
+    head = json.dumps({"manifest": manifest, "files": {file: len(data) for file, data in files.items()}})
     environ = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
     try:
         child = subprocess.run(
-            [sys.executable, "-m", "training.verify"],
-            input=data,
+            [sys.executable, "-m", "training.verify", str(limits.cpu_s), str(limits.memory_bytes)],
+            input=b"".join([head.encode(), b"\n", *files.values()]),
             capture_output=True,
-            timeout=timeout_s,
+            timeout=limits.wall_s,
             env=environ,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise ModelUnavailable(version, f"its golden rows took longer than {timeout_s:g} s") from None
+        raise ModelUnavailable(version, f"its golden rows took longer than {limits.wall_s:g} s") from None
     except OSError as error:
         raise ModelUnavailable(version, f"no process for its golden rows: {error.strerror or error}") from None
     if child.returncode in KILLED:
         raise ModelUnavailable(version, "the process that predicted its golden rows was killed")
+    if child.returncode == -signal.SIGXCPU:
+        raise ModelRefused(version, f"its golden rows take more than {limits.cpu_s} s of CPU")
     if child.returncode != 0:
         said = child.stderr.decode(errors="replace").strip().splitlines()
         raise ModelRefused(version, said[-1] if said and child.returncode == 1 else "it breaks the process it runs in")
+    from training.tables import unpacked
+
+    try:
+        return unpacked(child.stdout)
+    except NotCompilable as error:
+        raise ModelRefused(version, f"its check said something odd: {error}") from None
 
 
-def open_unverified(bundle: bytes) -> Model:
-    """Load without any check: only for the child process that makes the check."""
-    document = json.loads(bundle)
-    return Model._open(document["manifest"], document["files"])
+def open_unverified(data: bytes) -> tuple[Model, dict[str, str]]:
+    """(the version, its texts) that `verify_in_child` sent: only for the child process. LightGBM alone predicts."""
+    line, _, rest = data.partition(b"\n")
+    head = json.loads(line)
+    texts: dict[str, str] = {}
+    for file, size in head["files"].items():
+        texts[file], rest = rest[:size].decode(), rest[size:]
+    return Model._open(head["manifest"], texts, lambda _text, reference, _rows: reference), texts
 
 
 def _dump(document: Any) -> str:

@@ -26,7 +26,8 @@ from db import Database, State
 from db.state import secret_file
 from db.tables import lambda_fits, model_activations, model_versions
 from training.lagrange import BrandFit
-from training.model import Model, ModelRefused, ModelUnavailable, bundle_of, unpack
+from training.model import Model, ModelRefused, ModelUnavailable, Parts, bundle_of, parts_in, parts_of, vouch
+from training.nodecheck import NodeCheck
 from training.settings import model_settings
 
 CURRENT = "roas_model:current"
@@ -215,8 +216,13 @@ async def fetch(state: State, version: str, *, redis_url: str | None = None, ver
         ModelRefused: neither holds it as it was published, or it does not work here.
         ModelUnavailable: a place that may hold it, or the check of its golden rows, failed for now.
     """
-    bundle, _ = await _whole_bundle(state, version, redis_url)
-    return await asyncio.to_thread(Model.from_bundle, bundle, model_key(state), version, verify=verify)
+    parts, _ = await _whole(state, version, redis_url)
+    return await asyncio.to_thread(_opened, state, parts, verify)
+
+
+def _opened(state: State, parts: Parts, verify: bool) -> Model:
+    prepared = NodeCheck.of(state, model_key(state)).tried(parts.body, parts.texts) if verify else None
+    return Model.opened(parts.body, parts.texts, prepared)
 
 
 async def announce(database: Database, state: State, redis_url: str, say: Say = print) -> str | None:
@@ -285,24 +291,25 @@ async def _activated(database: Database) -> list[str]:
 
 
 async def _intact_bundle(state: State, version: str, redis_url: str | None, say: Say) -> str:
-    """A version that can go live. Where its directory is damaged or missing, that is made anew from Redis's copy.
+    """A version that can go live: whole, and tried where it is to be served. Where its directory is damaged or missing,
+    that is made anew from Redis's copy.
 
     Raises:
         ModelRefused, ModelUnavailable: as `fetch`.
     """
-    key = model_key(state)
-    bundle, damage = await _whole_bundle(state, version, redis_url)
-    model = await asyncio.to_thread(Model.from_bundle, bundle, key, version, verify=False)
+    parts, damage = await _whole(state, version, redis_url)
+    await asyncio.to_thread(NodeCheck.of(state, model_key(state)).ahead, parts.body, parts.texts)
     if damage is not None:
         try:
-            await asyncio.to_thread(model.save, state.models, key)
+            model = await asyncio.to_thread(Model.opened, parts.body, parts.texts)
+            await asyncio.to_thread(model.save, state.models, model_key(state))
             say(f"warning: {damage}; its directory is made anew from Redis's copy")
         except OSError as error:
             say(f"warning: {damage}; Redis has it, but its directory cannot be made anew: {error}")
-    return bundle
+    return await asyncio.to_thread(parts.bundle)
 
 
-async def _whole_bundle(state: State, version: str, redis_url: str | None) -> tuple[str, Exception | None]:
+async def _whole(state: State, version: str, redis_url: str | None) -> tuple[Parts, Exception | None]:
     """(what was published, why it comes from Redis); golden rows are not looked at.
 
     Raises:
@@ -313,19 +320,20 @@ async def _whole_bundle(state: State, version: str, redis_url: str | None) -> tu
     except OSError as error:
         raise ModelUnavailable(version, f"the key of its signature cannot be read: {error.strerror or error}") from None
     try:
-        bundle = await asyncio.to_thread(bundle_of, state.models / version)
-        await asyncio.to_thread(unpack, bundle, key, version)
-        return bundle, None
+        parts = await asyncio.to_thread(parts_of, state.models / version)
+        await asyncio.to_thread(vouch, *parts, key, version)
+        return parts, None
     except (ModelRefused, ModelUnavailable) as error:
         damage = error
     stored = None if redis_url is None else await _from_redis(redis_url, version)
     if stored is None:
         raise damage
     try:
-        await asyncio.to_thread(unpack, stored, key, version)
+        parts = await asyncio.to_thread(parts_in, stored, version)
+        await asyncio.to_thread(vouch, *parts, key, version)
     except ModelRefused:
         raise damage from None
-    return stored, damage
+    return parts, damage
 
 
 async def _from_redis(url: str, version: str) -> str | None:

@@ -18,7 +18,7 @@ import numpy as np
 from training.features import Floats, Singles
 
 if TYPE_CHECKING:
-    from training.kernel import Tables
+    from training.tables import Prepared
 
 logger = logging.getLogger("paceline.model")
 
@@ -56,17 +56,23 @@ class LightGbmTrees:
 class CompiledTrees:
     """The same trees as tables that `training.kernel` walks through, 64 rows at a time; releases the GIL.
 
+    Args:
+        prepared: tables that are made already; what is not among them is made here, which takes a while.
+
     Raises:
         NotCompilable: the text is damaged, or says something that the kernel cannot do.
         ImportError and others: numba is not there, or cannot compile here.
     """
 
-    def __init__(self, text: str) -> None:
-        features, trees = read_text(text)
+    def __init__(self, text: str, prepared: Prepared | None = None) -> None:
+        from training import tables
+
+        ready = (prepared or {}).get(tables.digest(text)) or tables.ready(text)
+        if isinstance(ready, str):
+            raise NotCompilable(ready)
         from training import kernel  # numba: half a second that only a process with a model should pay
 
-        self._n_features = features
-        self._tables: Tables = kernel.tables(trees)
+        self._n_features, self._tables = ready
         self._evaluate: Callable[..., Floats] = kernel.compiled()
 
     def predict(self, rows: Singles) -> Floats:
@@ -76,13 +82,17 @@ class CompiledTrees:
         return self._evaluate(rows, *self._tables)
 
 
-def fastest(text: str, reference: LightGbmTrees, rows: Singles) -> Trees:
+Form = Callable[[str, LightGbmTrees, Singles], Trees]
+"""Which form of the trees predicts: of their text and the reference, tried on some rows."""
+
+
+def fastest(text: str, reference: LightGbmTrees, rows: Singles, prepared: Prepared | None = None) -> Trees:
     """The compiled form if there is one and it agrees with the reference on `rows`, else the reference and a log line.
 
     Never raises what a compiler may: whoever asks wants predictions.
     """
     try:
-        compiled = CompiledTrees(text)
+        compiled = CompiledTrees(text, prepared)
         agrees = np.allclose(compiled.predict(rows), reference.predict(rows), rtol=AGREEMENT, atol=0, equal_nan=True)
     except NotCompilable as reason:
         logger.warning("LightGBM itself predicts, at 20 × the time: %s", reason)

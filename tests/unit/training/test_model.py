@@ -7,7 +7,6 @@ import re
 import shutil
 import signal
 import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -171,16 +170,16 @@ def test_a_check_that_could_not_be_made_is_no_refusal(monkeypatch, outcome):
 
     monkeypatch.setattr(subprocess, "run", run)
     with pytest.raises(ModelUnavailable, match="v1"):
-        verify_in_child("{}", "v1")
+        verify_in_child({"version": "v1"}, {})
 
 
 def test_a_file_that_cannot_be_read_just_now_is_no_refusal(model, tmp_path, monkeypatch):
     directory = model.save(tmp_path, KEY)
 
-    def read_bytes(_path):
+    def read(_path):
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    monkeypatch.setattr("training.model._read", read)
     with pytest.raises(ModelUnavailable, match="Input/output error"):
         Model.load(directory, KEY, verify=False)
 

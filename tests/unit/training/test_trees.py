@@ -183,7 +183,7 @@ def test_what_the_kernel_cannot_do_is_left_to_lightgbm_in_one_line(make, why, ca
 
 
 def test_without_a_compiler_lightgbm_predicts(monkeypatch, caplog):
-    def no_numba(_text):
+    def no_numba(*_given):
         raise ImportError("no module named numba")
 
     monkeypatch.setattr(trees, "CompiledTrees", no_numba)
