@@ -37,8 +37,13 @@ class State:
 
     @property
     def registry(self) -> Path:
-        """The Git repository that receives each published `roas_model.json`."""
+        """The Git repository that receives each published `roas_model.json`, unless another one is configured."""
         return self.root / "registry"
+
+    @property
+    def night(self) -> Path:
+        """What a night that is not over has finished."""
+        return self.root / "night"
 
     @property
     def jwt_secret(self) -> Path:

@@ -190,6 +190,7 @@ events = Table(
     UniqueConstraint("brand_id", "partner_id", "event_id"),
     Index("ix_events_brand_id_conversion_id", "brand_id", "conversion_id"),
     Index("ix_events_brand_id_click_id", "brand_id", "click_id"),
+    Index("ix_events_brand_id_occurred_at", "brand_id", "occurred_at"),
     Index("ix_events_reservation_id", "reservation_id"),
     **OPTIONS,
 )
@@ -340,6 +341,34 @@ lambda_fits = Table(
     Column("duality_gap", Double, nullable=True),
     Column("converged", Boolean, nullable=False, server_default=true()),
     Index("ix_lambda_fits_brand_id_seq", "brand_id", "seq"),
+    **OPTIONS,
+)
+
+lambda_history = Table(
+    "lambda_history",
+    metadata,
+    # The λ that a brand's bids were scored with from then on. Sparse: see `ledger/lambda_record.py`.
+    Column("seq", SEQUENCE, primary_key=True, autoincrement=True),
+    Column("brand_id", ID, nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    Column("lambda", Double, nullable=False),  # strategy multiplier × κ, as in score_log
+    Column("kappa", Double, nullable=True),  # by day; null: the night's
+    Index("ix_lambda_history_brand_id_at", "brand_id", "at"),
+    Index("ix_lambda_history_at", "at"),
+    **OPTIONS,
+)
+
+nights = Table(
+    "nights",
+    metadata,
+    # How each night ended; one that was killed left no row, and was finished by the next.
+    Column("seq", SEQUENCE, primary_key=True, autoincrement=True),
+    Column("started_at", UtcDateTime, nullable=False),
+    Column("finished_at", UtcDateTime, nullable=False),
+    Column("outcome", WORD, nullable=False),  # live | stayed (the champion) | unverified | failed
+    Column("version", ID, nullable=True),
+    Column("reason", Text, nullable=False),
+    Column("summary", LONG_TEXT, nullable=False),  # JSON
     **OPTIONS,
 )
 

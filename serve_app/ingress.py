@@ -14,6 +14,7 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from redis.exceptions import RedisError
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route, Router
@@ -292,8 +293,10 @@ class Api:
 
     async def models(self, request: Request) -> Response:
         (await self._caller(request)).require("admin")
+        query = parse_query(schemas.ModelsQuery, request)
         with database_problems():
-            return reply({"models": await self._versions.all()})
+            as_of = None if query.at is None else await self._versions.as_of(query.at, query.brand_id)
+            return reply({"models": await self._versions.all(), "as_of": as_of})
 
     async def activate(self, request: Request) -> Response:
         await self._admin(request)
@@ -318,10 +321,18 @@ class Api:
             (await self._caller(request)).require("admin")
         live = await self._live()
         try:
-            text = await self._monitor.render((live.version, live.made_at) if live else None)
+            model = (live.version, live.made_at) if live else None
+            text = await self._monitor.render(model, await self._last_night())
         except (RedisError, OSError):
             raise unavailable("Redis is not available", "redis-unavailable") from None
         return Response(text, media_type=CONTENT_TYPE)
+
+    async def _last_night(self) -> str | None:
+        """None while the database is away, too: the other figures are shown all the same."""
+        with contextlib.suppress(SQLAlchemyError, OSError, TimeoutError):
+            async with asyncio.timeout(LIVE_WAIT_S):
+                return await self._versions.last_night()
+        return None
 
     async def healthz(self, _request: Request) -> Response:
         return reply({"status": "ok"})
@@ -419,7 +430,13 @@ OPERATIONS = (
         PortfolioSettings,
         problems=("413",),
     ),
-    Operation("get", "/api/models", "Model versions, the live one marked", schemas.ModelPage),
+    Operation(
+        "get",
+        "/api/models",
+        "Model versions with their gate results, the live one marked; what was live at a time",
+        schemas.ModelPage,
+        query=schemas.ModelsQuery,
+    ),
     Operation(
         "post", "/api/models/{version}/activate", "Roll back or forward", schemas.ModelVersion, problems=("404", "409")
     ),

@@ -85,11 +85,12 @@ class Monitor:
             await asyncio.sleep(FLUSH_S)
             await self.flush()
 
-    async def render(self, model: tuple[str, float] | None) -> bytes:
+    async def render(self, model: tuple[str, float] | None, last_night: str | None) -> bytes:
         """The text of /metrics.
 
         Args:
             model: the live version and the time (epoch seconds) at which it was made.
+            last_night: how it ended (see the table `nights`); None: there was none, or it cannot be said now.
 
         Raises:
             RedisError, OSError: Redis is away; half an answer would look like a reset of every counter.
@@ -99,7 +100,7 @@ class Monitor:
         counts = {_text(name): float(value) for name, value in raw.items()}
         gauges = await read_gauges(self._redis)
         registry = CollectorRegistry()
-        registry.register(_Collected([*_counters(counts), *_model(model), *_gauges(gauges)]))
+        registry.register(_Collected([*_counters(counts), *_model(model), *_night(last_night), *_gauges(gauges)]))
         return generate_latest(registry)
 
 
@@ -151,6 +152,18 @@ def _model(model: tuple[str, float] | None) -> list[Metric]:
         info.add_metric([model[0]], 1)
     age.add_metric([], time.time() - model[1] if model is not None else math.nan)
     return [info, age]
+
+
+def _night(outcome: str | None) -> list[Metric]:
+    """0 or 1 each, until a later night ends otherwise."""
+    return [
+        GaugeMetricFamily(name, text, value=float(outcome == ended))
+        for name, text, ended in (
+            ("model_challenger_rejected", "1: the last night's challenger lost at the gate", "stayed"),
+            ("model_night_unverified", "1: the last night's version is not everywhere as published", "unverified"),
+            ("model_night_failed", "1: the last night failed", "failed"),
+        )
+    ]
 
 
 def _gauges(gauges: Gauges | None) -> list[Metric]:

@@ -317,6 +317,54 @@ class PageQuery(BaseModel):
     limit: Annotated[int, Field(ge=1, le=1000)] = 100
 
 
+class ModelsQuery(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    at: Time | None = None
+    """Ask what was live then, too."""
+    brand_id: Id | None = None
+    """Only this brand's λ at that time."""
+
+
+class GateCheck(BaseModel):
+    check: str
+    passed: bool
+    detail: str
+
+
+class GateDuel(BaseModel):
+    """Metrics of both sides on the same rows; null: it could not be judged, or has learned from them."""
+
+    challenger: dict[str, Any] | None
+    champion: dict[str, Any] | None
+
+
+class GateRows(BaseModel):
+    newest: int
+    usual: float | None
+    known: int
+    learned: int | None
+
+
+class WorstBrand(GateDuel):
+    brand_id: str
+
+
+class Gate(BaseModel):
+    """How the version did against the one that was live."""
+
+    accepted: bool
+    reason: str
+    checks: list[GateCheck] = []
+    newest_day: GateDuel | None = None
+    week: GateDuel | None = None
+    worst_brand: WorstBrand | None = None
+    brands_compared: int = 0
+    rows: GateRows | None = None
+    score_shift: float | None = None
+    """Median |log(challenger ÷ champion)| over the champion's golden rows."""
+
+
 class ModelVersion(BaseModel):
     version: str
     parent: str | None
@@ -327,7 +375,35 @@ class ModelVersion(BaseModel):
     live: bool
     created_at: dt.datetime
     metrics: dict[str, Any]
+    gate: Gate | None = None
+
+
+class BrandLambda(BaseModel):
+    """A brand's λ at a time."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    brand_id: str
+    night_kappa: float | None
+    """κ of the night's fit that was in force; null: none was, λ began at the target."""
+    fitted_at: dt.datetime | None
+    lambda_: float | None = Field(alias="lambda")
+    """What its bids were scored with: multiplier × κ; null: nothing was recorded."""
+    kappa: float | None
+    """As solved by day; null: the night's was in force."""
+    since: dt.datetime | None
+
+
+class AsOf(BaseModel):
+    at: dt.datetime
+    model_version: str | None
+    activated_at: dt.datetime | None
+    reason: str | None
+    """Why it was made live: nightly, api, operator, fallback."""
+    lambdas: list[BrandLambda]
 
 
 class ModelPage(BaseModel):
     models: list[ModelVersion]
+    as_of: AsOf | None = None
+    """What was live at the time asked for."""

@@ -1,15 +1,16 @@
-"""Model versions as the API shows them: which there are, which is live, and the way back to an older one."""
+"""Model versions as the API shows them: which there are, which is and was live, and the way back to an older one."""
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from typing import Any
 
 from sqlalchemy import desc, select
 
 from db import Database, State
-from db.tables import model_versions
-from training import activate, current
+from db.tables import model_versions, nights
+from training import activate, as_of, current
 
 SHOWN = ("version", "parent", "engine", "trained_through", "status", "simulated", "created_at")
 
@@ -23,11 +24,23 @@ class Versions:
         live = await current(self._database)
         async with self._database.read() as connection:
             rows = (await connection.execute(select(model_versions).order_by(desc(model_versions.c.created_at)))).all()
-        return [
-            {name: getattr(row, name) for name in SHOWN}
-            | {"live": row.version == live, "metrics": json.loads(row.metrics)}
-            for row in rows
-        ]
+        found = []
+        for row in rows:
+            metrics = json.loads(row.metrics)
+            shown = {name: getattr(row, name) for name in SHOWN}
+            found.append(shown | {"live": row.version == live, "metrics": metrics, "gate": metrics.get("gate")})
+        return found
+
+    async def as_of(self, at: dt.datetime, brand_id: str | None) -> dict[str, Any]:
+        """Which model and which λ were live then: `schemas.AsOf`."""
+        return (await as_of(self._database, at, brand_id)).plain()
+
+    async def last_night(self) -> str | None:
+        """How the newest night ended: live, stayed, unverified or failed; None before the first."""
+        newest = select(nights.c.outcome).order_by(desc(nights.c.seq)).limit(1)
+        async with self._database.read() as connection:
+            outcome: str | None = (await connection.execute(newest)).scalar_one_or_none()
+        return outcome
 
     async def activate(self, version: str) -> dict[str, Any]:
         """Make a published version the live one.

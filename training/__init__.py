@@ -11,19 +11,11 @@ if TYPE_CHECKING:
     from training.files import Unreadable
     from training.history import newest_day, read_history
     from training.market import performance
+    from training.mirrors import redis_key
     from training.model import Columns, Explanation, Model, ModelRefused, ModelUnavailable, Prediction
     from training.nightly import AnotherNight, NothingToLearn, first_model
-    from training.publish import (
-        UnknownVersion,
-        activate,
-        announce,
-        current,
-        fetch,
-        live_at,
-        model_key,
-        publish_version,
-        redis_key,
-    )
+    from training.publish import UnknownVersion, activate, announce, fetch, model_key, publish_version
+    from training.registry import as_of, current, live_at
     from training.settings import ModelSettings, model_settings
 
 _HOMES = {
@@ -41,17 +33,9 @@ _HOMES = {
     "training.market": ("performance",),
     "training.model": ("Columns", "Explanation", "Model", "ModelRefused", "ModelUnavailable", "Prediction"),
     "training.nightly": ("AnotherNight", "NothingToLearn", "first_model"),
-    "training.publish": (
-        "UnknownVersion",
-        "activate",
-        "announce",
-        "current",
-        "fetch",
-        "live_at",
-        "model_key",
-        "publish_version",
-        "redis_key",
-    ),
+    "training.mirrors": ("redis_key",),
+    "training.publish": ("UnknownVersion", "activate", "announce", "fetch", "model_key", "publish_version"),
+    "training.registry": ("as_of", "current", "live_at"),
     "training.settings": ("ModelSettings", "model_settings"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -81,6 +65,7 @@ __all__ = [
     "Unreadable",
     "activate",
     "announce",
+    "as_of",
     "current",
     "fetch",
     "first_model",

@@ -1,4 +1,8 @@
-"""The night: read → features → fit → gate → λ → publish → swap. `python -m training.nightly [--date D]`."""
+"""The night: etl → features → fit → gate → λ → publish → swap → verify. `python -m training.nightly [--date D]`.
+
+Every step's output is kept until the night is over (see `kept.py`), and everything that reaches the outside can be done
+twice: a night that was killed anywhere is finished by the next run, without doing again what was finished.
+"""
 
 from __future__ import annotations
 
@@ -7,33 +11,52 @@ import asyncio
 import datetime as dt
 import fcntl
 import json
+import os
+import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
-import lightgbm as lgb
-import numpy as np
 import pandas as pd
-from sqlalchemy import text
+from sqlalchemy import insert, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from db import BadSetting, Database, State, database_settings, redis_url
-from training.features import ID_COLUMNS, Floats
+from db.tables import model_versions, nights
+from training.compare import compare
+from training.compare import predict_day as predict_day
+from training.confirm import confirm
 from training.fit import Boosters, FitFailed, TrainingSet, fit_in_process
-from training.gate import Verdict, decide
-from training.history import day_number, day_of, newest_day, read_history
-from training.metrics import Metrics, judge
-from training.model import Columns, Model, ModelRefused, ModelUnavailable
+from training.gate import Verdict, decide, report
+from training.gate import plain as plain
+from training.history import day_of, newest_day, read_history
+from training.kept import Kept, fingerprint, load_features, load_fit, of_history, of_program, save_features, save_fit
+from training.mirrors import Say as Say
+from training.model import Model, ModelRefused, ModelUnavailable
+from training.oddities import oddities
 from training.opportunities import fit_lambdas
-from training.publish import activate, current, fetch, prune, publish_version
+from training.publish import activate, fetch, model_key, prune, publish_version, tell_redis
+from training.registry import activated, current
 from training.settings import ModelSettings, model_settings
 
-Say = Callable[[str], None]
-NOON_S = 43_200
+STEPS = ("etl", "features", "fit", "gate", "lambda", "publish", "swap", "verify")
+LIVE, FAILED, STAYED, ANOTHER, UNVERIFIED = range(5)
+"""Exit codes; 128 + the signal's number when stopped by one."""
+EXIT_CODES = """exit codes:
+  0    the new version is live, and verified
+  1    the night failed; what is finished is kept, and the next run continues there
+  2    the champion stays: the challenger lost at the gate, and the summary says why
+  3    another night is running on this state folder
+  4    the new version is live, but not found everywhere as it was published; the summary says where
+  130  stopped by SIGINT, 143 by SIGTERM: as after 1
+"""
 SIMULATED_SOURCES = text("SELECT source FROM imports WHERE simulated")
 LEARNED_FROM = text("SELECT 1 FROM performance_hourly WHERE source = :source AND day <= :through LIMIT 1")
+MOST_REASON = 2000
+KEPT_WORDS = "kept from the run before"
 
 
 class NothingToLearn(Exception):
@@ -50,9 +73,16 @@ Fitter = Callable[[TrainingSet, int, ModelSettings], Boosters]
 
 class Candidate(NamedTuple):
     model: Model
-    challenger: Metrics | None  # on the newest day, fitted without it
-    champion: Metrics | None
     verdict: Verdict
+
+
+class Prices(NamedTuple):
+    """λ of the night, as it is kept."""
+
+    rows: list[dict[str, Any]]  # of `lambda_fits`
+    kappas: dict[str, float]  # of those that converged
+    summary: dict[str, Any]
+    warnings: list[str]
 
 
 class Night(NamedTuple):
@@ -62,13 +92,57 @@ class Night(NamedTuple):
     live: str | None
     accepted: bool
     reason: str
+    verified: bool | None  # None: there was nothing to verify
+    problems: list[str]  # that verify found
     trained_through: str
     rows: int
     simulated: bool
-    metrics: dict[str, Any]
+    metrics: dict[str, Any]  # the gate's comparison among them
     lambdas: int
     lambda_fit: dict[str, Any]  # which did not converge or cannot reach their target; distances from the optimum
-    seconds: dict[str, float]
+    warnings: list[str]
+    kept: list[str]  # steps that an earlier run had finished
+    seconds: dict[str, float]  # by step
+
+    @property
+    def outcome(self) -> str:
+        return "stayed" if not self.accepted else "unverified" if self.problems else "live"
+
+
+class Progress:
+    """Tells each step as it ends, and remembers how long it took."""
+
+    def __init__(self, say: Say) -> None:
+        self.say = say
+        self.now: str | None = None
+        self.seconds: dict[str, float] = {}
+        self.kept: list[str] = []
+        self.warnings: list[str] = []
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[Callable[[str], None]]:
+        """Call what it gives with what the step has done."""
+        self.now, started, told = name, time.monotonic(), [""]
+        yield lambda words: told.append(words)
+        taken = time.monotonic() - started
+        self.seconds[name] = round(taken, 3)
+        self.say(f"  [{STEPS.index(name) + 1}/{len(STEPS)}] {name}: {told[-1]} ({taken:.1f} s)")
+
+    def keeps(self, words: str) -> str:
+        """The current step was finished by an earlier run."""
+        self.kept.append(str(self.now))
+        return f"{words}: {KEPT_WORDS}"
+
+    def warn(self, line: str) -> None:
+        self.warnings.append(line.removeprefix("warning: "))
+        self.say(f"warning: {line.removeprefix('warning: ')}")
+
+    def hear(self, line: str) -> None:
+        """What a helper says: its warnings belong into the summary, too."""
+        if line.startswith("warning: "):
+            self.warn(line)
+        else:
+            self.say(line)
 
 
 async def first_model(
@@ -88,7 +162,7 @@ async def first_model(
         NothingToLearn: the history is empty.
     """
     with night_lock(state):
-        night = await run(database, state, redis_url=redis_url, settings=settings, fitter=fit_in_process, say=say)
+        night = await run(database, state, redis_url=redis_url, settings=settings, verify=False, progress=Progress(say))
     return night.live or night.version
 
 
@@ -100,58 +174,149 @@ async def run(
     redis_url: str | None = None,
     settings: ModelSettings | None = None,
     fitter: Fitter = fit_in_process,
+    restart: bool = False,
+    verify: bool = True,
     say: Say = print,
+    progress: Progress | None = None,
 ) -> Night:
-    """One night, on the days before `date` (default: the day after the newest day with data).
+    """One night, on the days before `date` (default: the day after the newest day with data). Hold `night_lock`.
+
+    Args:
+        restart: do every step anew.
+        verify: look afterwards whether the version is live in every place.
 
     Raises:
         NothingToLearn: no usable history before the date.
         ModelUnavailable: the live version cannot be asked just now, so that nothing could be compared with it.
     """
-    settings = settings or model_settings()
-    clock = _Clock(say)
-    frame = await _read(database, date)
-    newest = int(frame["day"].max())
-    clock.done("read", f"{len(frame):,} rows of {frame['day'].nunique()} days through {day_of(newest)}")
-    data = await asyncio.to_thread(TrainingSet.of, frame, settings.pending_share)
+    progress, started_at = progress or Progress(say), dt.datetime.now(dt.UTC)
+    kept = Kept(state.night)
+    if restart:
+        kept.forget()
+    shutil.rmtree(state.root / "scratch", ignore_errors=True)  # of a fit that was killed
+    try:
+        night = await _steps(
+            database, state, kept, date, redis_url, settings or model_settings(), fitter, verify, progress
+        )
+    except Exception as error:
+        failed = {"step": progress.now, "error": str(error), "seconds": progress.seconds}
+        await _record(database, progress, started_at, "failed", None, f"{progress.now}: {error}", failed)
+        raise
+    if not night.problems:
+        kept.forget()
+    reason = "; ".join(night.problems) or night.reason
+    await _record(database, progress, started_at, night.outcome, night.version, reason, night._asdict())
+    return night
+
+
+async def _steps(
+    database: Database,
+    state: State,
+    kept: Kept,
+    date: dt.date | None,
+    redis_url: str | None,
+    settings: ModelSettings,
+    fitter: Fitter,
+    verify: bool,
+    progress: Progress,
+) -> Night:
+    with progress.step("etl") as done:
+        frame = await _read(database, date)
+        newest = int(frame["day"].max())
+        done(f"{len(frame):,} rows of {frame['day'].nunique()} days through {day_of(newest)}")
+    for line in oddities(frame):
+        progress.warn(line)
+    with progress.step("features") as done:
+        made_from = await asyncio.to_thread(
+            lambda: fingerprint(of_program(), of_history(frame), settings.pending_share)
+        )
+        data, was_kept = await asyncio.to_thread(_features, kept, made_from, frame, settings)
+        words = f"{data.matrix.shape[0]:,} × {data.matrix.shape[1]}"
+        done(progress.keeps(words) if was_kept else words)
     if not data.before(newest + 1).any():
         raise NothingToLearn("no row of the history has impressions or clicks")
-    clock.done("features", f"{data.matrix.shape[0]:,} × {data.matrix.shape[1]}")
-    boosters = await asyncio.to_thread(fitter, data, newest, settings)
-    clock.done("fit", f"{settings.trees} trees of {settings.leaves} leaves")
-    parent = await current(database)
-    champion = await _champion(state, parent, redis_url, say)
+    with progress.step("fit") as done:
+        made_from = fingerprint(made_from, _of_fit(settings))
+        boosters, was_kept = await asyncio.to_thread(_fit, kept, made_from, fitter, data, newest, settings)
+        words = f"{settings.trees} trees of {settings.leaves} leaves"
+        done(progress.keeps(words) if was_kept else words)
     simulated = await _is_simulated(database, day_of(newest))
-    candidate = await asyncio.to_thread(assemble, data, newest, boosters, settings, champion, parent, simulated)
-    clock.done("gate", ("accepted: " if candidate.verdict.accepted else "rejected: ") + candidate.verdict.reason)
-    prices = await fit_lambdas(database)
-    clock.done("lambda", f"{len(prices.usable)} brands fitted from logged opportunities")
-    for line in prices.warnings():
-        say(line)
-    model = candidate.model.with_manifest(**{"lambda": {fit.brand_id: fit.kappa for fit in prices.usable}})
-    accepted = candidate.verdict.accepted
-    await publish_version(database, state, model, redis_url=redis_url, accepted=accepted, fits=prices.fits, say=say)
-    clock.done("publish", f"{model.version}{' (simulated market)' if simulated else ''}")
+    with progress.step("gate") as done:
+        made_from = fingerprint(made_from, _of_gate(settings), simulated)
+        live = await current(database)
+        candidate = await _judged_before(database, state, kept, made_from, live)
+        was_kept = candidate is not None
+        if candidate is None:
+            champion = await _champion(state, live, redis_url, progress)
+            candidate = await asyncio.to_thread(_judge, data, newest, boosters, settings, champion, live, simulated)
+            await asyncio.to_thread(_keep_candidate, kept, made_from, candidate, state)
+        words = ("accepted: " if candidate.verdict.accepted else "rejected: ") + candidate.verdict.reason
+        done(progress.keeps(words) if was_kept else words)
+    model, accepted = candidate.model, candidate.verdict.accepted
+    with progress.step("lambda") as done:
+        prices, was_kept = await _prices(database, kept, model.version)
+        words = f"{len(prices.kappas)} brands fitted from logged opportunities"
+        done(progress.keeps(words) if was_kept else words)
+    for line in prices.warnings:
+        progress.warn(line)
+    with progress.step("publish") as done:
+        model = model.with_manifest(**{"lambda": prices.kappas})
+        was_kept = await _is_published(database, model.version)
+        await publish_version(
+            database,
+            state,
+            model,
+            redis_url=redis_url,
+            accepted=accepted,
+            lambdas=prices.rows,
+            say=progress.hear,
+        )
+        words = f"{model.version}{' (simulated market)' if simulated else ''}"
+        done(progress.keeps(words) if was_kept else words)
+    problems: list[str] = []
     if accepted:
-        await activate(database, state, model.version, redis_url=redis_url, reason="nightly", say=say)
-        clock.done("swap", f"{model.version} is live")
-    await prune(database, state, settings.keep, redis_url=redis_url, say=say)
+        with progress.step("swap") as done:
+            done(await _swap(database, state, model.version, redis_url, progress))
+    await prune(database, state, settings.keep, redis_url=redis_url, say=progress.hear)
+    if accepted and verify:
+        with progress.step("verify") as done:
+            problems = await confirm(database, state, model.version, redis_url, progress.hear)
+            done("; ".join(problems) or "database, files, Redis, Git and replicas agree")
     return Night(
         model.version,
         await current(database),
         accepted,
         candidate.verdict.reason,
+        not problems if accepted and verify else None,
+        problems,
         day_of(newest).isoformat(),
         len(frame),
         simulated,
         model.manifest["metrics"],
-        len(prices.usable),
-        prices.summary(),
-        clock.seconds,
+        len(prices.kappas),
+        prices.summary,
+        progress.warnings,
+        progress.kept,
+        progress.seconds,
     )
 
 
 def assemble(
+    data: TrainingSet, newest: int, boosters: Boosters, settings: ModelSettings, parent: str | None, simulated: bool
+) -> Model:
+    """The version that would go live, made from what was fitted."""
+    return Model.assemble(
+        boosters.final,
+        data.encoder(newest),
+        trained_through=day_of(newest),
+        made_at=dt.datetime.now(dt.UTC),
+        simulated=simulated,
+        parent=parent,
+        training={"rows": len(data.days), "settings": settings.model_dump(mode="json", exclude={"key"})},
+    )
+
+
+def _judge(
     data: TrainingSet,
     newest: int,
     boosters: Boosters,
@@ -160,52 +325,89 @@ def assemble(
     parent: str | None,
     simulated: bool,
 ) -> Candidate:
-    """Judge the trees on the newest day, decide at the gate, and make the version."""
-    challenged = None if boosters.held_out is None else judge_day(data, newest, boosters.held_out, settings)
-    defended = None
-    if champion is not None and day_number(champion.trained_through) < newest:
-        defended = judge_champion(data, newest, champion, settings)
-    verdict = decide(challenged, defended, settings)
+    model = assemble(data, newest, boosters, settings, parent, simulated)
+    compared = compare(data, newest, boosters.held_out, model, champion, settings, dt.datetime.now(dt.UTC).date())
+    verdict = decide(compared, settings)
     metrics = {
-        "challenger": plain(challenged),
-        "champion": plain(defended),
-        "gate": {"accepted": verdict.accepted, "reason": verdict.reason},
+        "challenger": plain(compared.day.challenger),
+        "champion": plain(compared.day.champion),
+        "gate": report(compared, verdict, settings),
     }
-    model = Model.assemble(
-        boosters.final,
-        data.encoder(newest),
-        trained_through=day_of(newest),
-        made_at=dt.datetime.now(dt.UTC),
-        simulated=simulated,
-        parent=parent,
-        metrics=metrics,
-        training={"rows": len(data.days), "settings": settings.model_dump(exclude={"key"})},
-    )
-    return Candidate(model, challenged, defended, verdict)
+    return Candidate(model.with_manifest(metrics=metrics), verdict)
 
 
-def predict_day(data: TrainingSet, day: int, booster: lgb.Booster) -> tuple[np.ndarray[Any, Any], Floats]:
-    """(rows of the day, what a model that has seen only earlier days predicts for them)."""
-    rows = np.flatnonzero(data.days == day)
-    predicted: Floats = np.asarray(booster.predict(data.matrix[rows], num_threads=1), np.float64)
-    return rows, np.maximum(predicted, 0.0)
+# What is kept of each step
 
 
-def judge_day(data: TrainingSet, day: int, booster: lgb.Booster, settings: ModelSettings) -> Metrics:
-    rows, predicted = predict_day(data, day, booster)
-    return judge(data.target[rows], predicted, data.exposure[rows], settings.tweedie_power)
+def _features(kept: Kept, key: str, frame: pd.DataFrame, settings: ModelSettings) -> tuple[TrainingSet, bool]:
+    """(the training set, whether an earlier run had made it)."""
+    folder = kept.find("features", key)
+    if folder is not None:
+        return load_features(folder, frame), True
+    data = TrainingSet.of(frame, settings.pending_share)
+    with kept.making("features", key) as draft:
+        save_features(data, draft)
+    return data, False
 
 
-def judge_champion(data: TrainingSet, day: int, champion: Model, settings: ModelSettings) -> Metrics:
-    """The live version on the same rows, with its own tables."""
-    rows = np.flatnonzero(data.days == day)
-    frame = data.frame.iloc[rows]
-    hours = frame["hour"].to_numpy(np.int64)
-    at = frame["day"].to_numpy(np.int64) * 86_400 + np.where(hours < 0, NOON_S, hours * 3600)
-    ids = [frame[name].tolist() for name in ID_COLUMNS]
-    columns = Columns.of(ids, frame["placement_score"].to_numpy(np.float64), at)
-    predicted = champion.predict(columns).revenue_micros
-    return judge(data.target[rows], predicted, data.exposure[rows], settings.tweedie_power)
+def _fit(
+    kept: Kept, key: str, fitter: Fitter, data: TrainingSet, newest: int, settings: ModelSettings
+) -> tuple[Boosters, bool]:
+    folder = kept.find("fit", key)
+    if folder is not None:
+        return load_fit(folder), True
+    boosters = fitter(data, newest, settings)
+    with kept.making("fit", key) as draft:
+        save_fit(boosters, draft)
+    return boosters, False
+
+
+def _of_fit(settings: ModelSettings) -> dict[str, Any]:
+    dumped = settings.model_dump(mode="json", exclude={"key", "keep", "registry", "threads"})
+    return {name: value for name, value in dumped.items() if not name.startswith("gate_")}
+
+
+def _of_gate(settings: ModelSettings) -> dict[str, Any]:
+    dumped = settings.model_dump(mode="json", exclude={"key"})
+    return {name: value for name, value in dumped.items() if name.startswith("gate_")}
+
+
+def _keep_candidate(kept: Kept, key: str, candidate: Candidate, state: State) -> None:
+    with kept.making("gate", key) as draft:
+        candidate.model.save(draft, model_key(state))
+        (draft / "version").write_text(candidate.model.version)
+
+
+async def _judged_before(database: Database, state: State, kept: Kept, key: str, live: str | None) -> Candidate | None:
+    """What an earlier run of this night has judged against the version that is live, or has made live itself."""
+    folder = kept.find("gate", key)
+    if folder is None:
+        return None
+    version = (folder / "version").read_text()
+    try:
+        model = await asyncio.to_thread(Model.load, folder / version, model_key(state), verify=False)
+    except (ModelRefused, ModelUnavailable):  # signed by another key, for one
+        return None
+    if model.manifest["parent"] != live and version not in await activated(database):
+        return None
+    gate = model.manifest["metrics"]["gate"]
+    return Candidate(model, Verdict(gate["accepted"], gate["reason"]))
+
+
+async def _prices(database: Database, kept: Kept, version: str) -> tuple[Prices, bool]:
+    """Of the same night the same λ: the version's manifest names it."""
+    folder = kept.find("lambda", fingerprint(version))
+    if folder is not None:
+        return Prices(**json.loads((folder / "prices.json").read_text())), True
+    fitted = await fit_lambdas(database)
+    kappas = {fit.brand_id: fit.kappa for fit in fitted.usable}
+    prices = Prices(fitted.rows(), kappas, fitted.summary(), fitted.warnings())
+    with kept.making("lambda", fingerprint(version)) as draft:
+        (draft / "prices.json").write_text(json.dumps(prices._asdict()))
+    return prices, False
+
+
+# The steps' own questions
 
 
 async def _read(database: Database, date: dt.date | None) -> pd.DataFrame:
@@ -219,13 +421,13 @@ async def _read(database: Database, date: dt.date | None) -> pd.DataFrame:
     return frame
 
 
-async def _champion(state: State, version: str | None, redis_url: str | None, say: Say) -> Model | None:
+async def _champion(state: State, version: str | None, redis_url: str | None, progress: Progress) -> Model | None:
     if version is None:
         return None
     try:
         return await fetch(state, version, redis_url=redis_url, verify=False)
     except ModelRefused as error:
-        say(f"warning: no champion to compare with: {error}")
+        progress.warn(f"no champion to compare with: {error}")
         return None
 
 
@@ -239,23 +441,47 @@ async def _is_simulated(database: Database, through: dt.date) -> bool:
     return False
 
 
-def plain(metrics: Metrics | None) -> dict[str, Any] | None:
-    """JSON has no NaN."""
-    if metrics is None:
-        return None
-    return {name: None if np.isnan(value) else value for name, value in metrics._asdict().items()}
+async def _is_published(database: Database, version: str) -> bool:
+    asked = select(model_versions.c.version).where(model_versions.c.version == version)
+    async with database.read() as connection:
+        return (await connection.execute(asked)).first() is not None
 
 
-class _Clock:
-    def __init__(self, say: Say) -> None:
-        self._say, self._last = say, time.monotonic()
-        self.seconds: dict[str, float] = {}
+async def _swap(database: Database, state: State, version: str, redis_url: str | None, progress: Progress) -> str:
+    """Once a night: what an operator has made live since then stays."""
+    if version not in await activated(database):
+        await activate(database, state, version, redis_url=redis_url, reason="nightly", say=progress.hear)
+        return f"{version} is live"
+    live = await current(database)
+    if live == version and redis_url is not None:  # the night may have been killed between database and Redis
+        await tell_redis(state, version, redis_url, progress.hear)
+    return progress.keeps(f"{version} was made live" + ("" if live == version else f", {live} is now"))
 
-    def done(self, step: str, what: str) -> None:
-        now = time.monotonic()
-        self.seconds[step] = round(now - self._last, 3)
-        self._say(f"  {step}: {what} ({now - self._last:.1f} s)")
-        self._last = now
+
+async def _record(
+    database: Database,
+    progress: Progress,
+    started_at: dt.datetime,
+    outcome: str,
+    version: str | None,
+    reason: str,
+    summary: dict[str, Any],
+) -> None:
+    """How the night ended, for the monitor. No reason to fail a night that has done its work."""
+    row = {
+        "started_at": started_at,
+        "finished_at": dt.datetime.now(dt.UTC),
+        "outcome": outcome,
+        "version": version,
+        "reason": reason[:MOST_REASON],
+        "summary": json.dumps(summary, default=str),
+    }
+    try:
+        async with database.write() as connection:
+            await connection.execute(insert(nights).values(row))
+    except (SQLAlchemyError, OSError, TimeoutError) as error:
+        said = str(getattr(error, "orig", None) or error or type(error).__name__).splitlines()[0]
+        progress.warn(f"the night's end could not be recorded: {said}")
 
 
 @contextmanager
@@ -274,32 +500,83 @@ def night_lock(state: State) -> Iterator[None]:
         yield
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """A mistyped option is a night that failed, not a champion that stays (argparse's own code is 2)."""
+        self.print_usage(sys.stderr)
+        self.exit(FAILED, f"{self.prog}: {message}\n")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m training.nightly", description=__doc__)
+    parser = _Parser(
+        prog="python -m training.nightly",
+        description=(__doc__ or "").split("\n")[0],
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--date", type=dt.date.fromisoformat, help="learn from the days before it (YYYY-MM-DD)")
     parser.add_argument("--in-process", action="store_true", help="fit here instead of on Ray Train")
+    parser.add_argument("--restart", action="store_true", help="do every step anew, whatever an earlier run has left")
     parser.add_argument("--json", action="store_true", help="print nothing but the summary line")
     chosen = parser.parse_args(arguments)
-    say: Say = (lambda _line: None) if chosen.json else (lambda line: print(line, flush=True))
+    progress = Progress((lambda _line: None) if chosen.json else (lambda line: print(line, flush=True)))
     try:
         state, settings = State.here(), model_settings()
+        _stop_at_signals(state, progress)
         with night_lock(state):
-            night = asyncio.run(_night(state, settings, chosen.date, chosen.in_process, say))
-    except (BadSetting, NothingToLearn, AnotherNight, FitFailed, ModelRefused, ModelUnavailable) as error:
-        print(error, file=sys.stderr)
-        return 3 if isinstance(error, AnotherNight) else 1
+            night = asyncio.run(_night(state, settings, chosen.date, chosen.in_process, chosen.restart, progress))
+    except AnotherNight as error:
+        return _failed(ANOTHER, str(error), progress)
+    except (BadSetting, NothingToLearn, FitFailed, ModelRefused, ModelUnavailable) as error:
+        return _failed(FAILED, str(error), progress)
     except (SQLAlchemyError, OSError) as error:
-        print(f"the night failed: {str(getattr(error, 'orig', None) or error).splitlines()[0]}", file=sys.stderr)
-        return 1
-    print(json.dumps(night._asdict()), flush=True)
-    return 0 if night.accepted else 2
+        said = str(getattr(error, "orig", None) or error or type(error).__name__).splitlines()[0]
+        return _failed(FAILED, f"the night failed: {said}", progress)
+    print(json.dumps(night._asdict() | {"outcome": night.outcome}, default=str), flush=True)
+    return {"live": LIVE, "stayed": STAYED, "unverified": UNVERIFIED}[night.outcome]
 
 
-async def _night(state: State, settings: ModelSettings, date: dt.date | None, in_process: bool, say: Say) -> Night:
-    fitter = fit_in_process if in_process else _ray_fitter(state, say)
+def _failed(code: int, why: str, progress: Progress) -> int:
+    print(why, file=sys.stderr)
+    outcome = "failed" if code == FAILED else "another night"
+    told = {"outcome": outcome, "error": why, "step": progress.now}
+    print(json.dumps(told | {"warnings": progress.warnings, "seconds": progress.seconds}), flush=True)
+    return code
+
+
+def _stop_at_signals(state: State, progress: Progress) -> None:
+    """At once, as if killed, for nothing is lost by it: a fit in a thread would otherwise be waited for."""
+
+    def stop(number: int, _frame: Any) -> NoReturn:
+        words = f"stopped by {signal.Signals(number).name} in step {progress.now or 'etl'}: what is finished is kept"
+        os.write(2, f"{words} in {state.night}, and the next run continues there\n".encode())
+        os._exit(128 + number)
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+
+
+async def _night(
+    state: State,
+    settings: ModelSettings,
+    date: dt.date | None,
+    in_process: bool,
+    restart: bool,
+    progress: Progress,
+) -> Night:
+    fitter = fit_in_process if in_process else _ray_fitter(state, progress.hear)
     database = Database(database_settings())
     try:
-        return await run(database, state, date=date, redis_url=redis_url(), settings=settings, fitter=fitter, say=say)
+        return await run(
+            database,
+            state,
+            date=date,
+            redis_url=redis_url(),
+            settings=settings,
+            fitter=fitter,
+            restart=restart,
+            progress=progress,
+        )
     finally:
         await database.close()
 

@@ -45,6 +45,10 @@ class NightFits(NamedTuple):
     def usable(self) -> list[BrandFit]:
         return [one for one in self.fits if one.convergence.converged]
 
+    def rows(self) -> list[dict[str, Any]]:
+        """What is stored of each: the fit and the limits it was made for."""
+        return [_row(fit) for fit in self.fits]
+
     def summary(self) -> dict[str, Any]:
         """For the night's summary line: JSON, so numbers that there are none of are None."""
         return {
@@ -160,6 +164,26 @@ def _fitted(groups: Sequence[tuple[str | None, Brands]], shared: Mapping[str, Co
     drawn = np.random.default_rng(seed).permutation(len(fitted))[:MOST_CHECKS]
     checks = [lp_gap(sample(fitted[index][0], seed), fitted[index][1]) for index in sorted(drawn)]
     return NightFits(fits, checks)
+
+
+def _row(fit: BrandFit) -> dict[str, Any]:
+    brand, portfolio = fit.limit, fit.shared
+    return {
+        "brand_id": fit.brand_id,
+        "kappa": fit.kappa,
+        "mu_brand": fit.mu_brand,
+        "mu_portfolio": fit.mu_portfolio,
+        "nu_brand": fit.nu_brand,
+        "nu_portfolio": fit.nu_portfolio,
+        "opportunities": fit.opportunities,
+        "target_roas": brand.target_roas,
+        "portfolio_target_roas": portfolio.target_roas if portfolio else None,
+        "daily_budget_micros": brand.budget_micros,
+        "portfolio_daily_budget_micros": portfolio.budget_micros if portfolio else None,
+        "kkt_residual": fit.convergence.kkt_residual,
+        "duality_gap": fit.convergence.duality_gap,
+        "converged": fit.convergence.converged,
+    }
 
 
 def _limits(row: Any) -> Constraint:

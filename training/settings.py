@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, SecretStr
@@ -34,12 +35,28 @@ class ModelSettings(BaseModel, frozen=True, extra="forbid", use_attribute_docstr
     """Threads of a fit in process; a Ray Train worker has one."""
     gate_deviance: PositiveFloat = 1.02
     """A challenger's deviance on the newest day may be at most this many times the champion's."""
+    gate_week_deviance: PositiveFloat = 1.1
+    """The same on the week before, which both have learned from."""
     gate_exposure: PositiveFloat = 1000.0
     """Impressions that the newest day must have to be judged by; below, the challenger goes live."""
     gate_calibration: Annotated[float, Field(gt=1)] = 2.0
-    """Predicted ÷ realised revenue on the newest day must lie between 1 ÷ this and this."""
+    """Predicted ÷ realised revenue must lie between 1 ÷ this and this, or nearer to 1 than the champion's."""
+    gate_brand_deviance: PositiveFloat = 1.5
+    """A single brand's deviance on the newest day may be at most this many times the champion's."""
+    gate_brand_calibration: Annotated[float, Field(gt=1)] = 3.0
+    """A single brand's predicted ÷ realised revenue must lie between 1 ÷ this and this, or nearer to 1 than before."""
+    gate_brand_exposure: PositiveFloat = 10_000.0
+    """Impressions on the newest day from which a brand is judged by itself."""
+    gate_history_rows: Share = 0.5
+    """Of the rows that the champion learned from, the share that must still be there."""
+    gate_day_rows: Share = 0.25
+    """The newest day, once it is over, must have this share of the rows that are usual in its week."""
+    gate_score_shift: Annotated[float, Field(gt=1)] = 3.0
+    """How many times higher or lower the champion's golden rows may be predicted, in the median."""
     keep: PositiveInt = 30
     """Newest versions whose files are kept, beside the live one and its parent."""
+    registry: Path | None = None
+    """Git repository that gets each published `roas_model.json`; without it, `registry/` in the state folder."""
     key: SecretStr | None = None
     """Signs model manifests; without it, a key in the state folder."""
 
