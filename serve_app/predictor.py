@@ -8,8 +8,10 @@ import asyncio
 import contextlib
 import datetime as dt
 import logging
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -17,9 +19,12 @@ import numpy as np
 from db import Database, State
 from serve_app.ranking import Expectation
 from serve_app.settings import Settings
+from serve_app.watch import Pointer, Watch
 from training import Columns, Explanation, Model, ModelRefused, ModelUnavailable, current, fetch
 
 FIRST_LOOK_S = 30.0
+REFUSED_AGAIN_S, UNAVAILABLE_AGAIN_S = 30.0, 3.0
+"""A version that could not be loaded is tried again after so long: its files may have been mended."""
 logger = logging.getLogger("paceline.predictor")
 
 
@@ -43,6 +48,14 @@ class Live(NamedTuple):
     simulated: bool
 
 
+class Trouble(NamedTuple):
+    """Why the live version is not served here."""
+
+    version: str
+    reason: str
+    until: float  # monotonic; then it is tried again
+
+
 class Predictor:
     """Serves the live version, and looks for a newer one every `model_poll_s`."""
 
@@ -51,8 +64,10 @@ class Predictor:
         self._state = state
         self._database = Database(settings.database)
         self._redis_url = str(settings.redis.url)
+        self._pointer = Pointer(self._redis_url)
+        self._watch = Watch(partial(current, self._database), self._pointer)
         self._model: Model | None = None
-        self._refused: str | None = None
+        self.trouble: Trouble | None = None
         self._started = False
         self._watching: asyncio.Task[None] | None = None
         self._first_look = asyncio.Lock()
@@ -71,7 +86,7 @@ class Predictor:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(FIRST_LOOK_S):
                         await self._try_look()
-                self._watching = asyncio.get_running_loop().create_task(self._watch())
+                self._watching = asyncio.get_running_loop().create_task(self._keep_looking())
                 self._started = True
 
     async def _ready(self) -> Model:
@@ -81,33 +96,37 @@ class Predictor:
             raise NoModel("no model has been published yet; run python -m training.nightly")
         return self._model
 
-    async def _watch(self) -> None:
+    async def _keep_looking(self) -> None:
         while True:
             await asyncio.sleep(self._poll_s)
             await self._try_look()
 
     async def _try_look(self) -> None:
         try:
-            await self._look()
+            await self.look()
         except Exception:
             logger.exception("could not look for a newer model")
 
-    async def _look(self) -> None:
-        version = await current(self._database)
-        if version is None or version == self._refused or (self._model is not None and self._model.version == version):
+    async def look(self) -> None:
+        """Load the live version unless it is here. Where that fails, the last good one stays."""
+        version = await self._watch.version()
+        if version is None or version == self.version:
+            self.trouble = None
+            return
+        if self.trouble is not None and self.trouble.version == version and time.monotonic() < self.trouble.until:
             return
         try:
-            # Parsing and the golden rows' check take a second: off the loop, so that requests go on.
+            # In threads: requests go on. What would take Python long there, a child has done once for the node.
             model = await fetch(self._state, version, redis_url=self._redis_url)
         except ModelUnavailable as error:
             logger.warning("model %s is not to be had yet, asking again: %s", version, error)
-            return
+            self.trouble = Trouble(version, error.reason, time.monotonic() + UNAVAILABLE_AGAIN_S)
         except ModelRefused as error:
-            self._refused = version
             logger.error("model %s is refused, the last good one stays: %s", version, error)
-            return
-        self._model, self._refused = model, None
-        logger.info("model %s is live in this replica", version)
+            self.trouble = Trouble(version, error.reason, time.monotonic() + REFUSED_AGAIN_S)
+        else:
+            self._model, self.trouble = model, None
+            logger.info("model %s is live in this replica", version)
 
     async def predict(self, columns: Columns) -> Expectation:
         """Raises: NoModel."""
@@ -137,6 +156,7 @@ class Predictor:
         if self._watching is not None:
             self._watching.cancel()
         self._explaining.shutdown(wait=False, cancel_futures=True)
+        await self._pointer.close()
         await self._database.close()
 
     async def live(self) -> Live | None:

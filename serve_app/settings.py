@@ -65,8 +65,9 @@ class ServeSettings(BaseModel, frozen=True, extra="forbid", use_attribute_docstr
     """Replicas of the pool."""
     max_ongoing_requests: PositiveInt = 1024
     """Requests that one ingress replica works on at a time; over it callers get 503 with Retry-After."""
-    model_poll_s: PositiveFloat = 1.0
-    """How often a predictor looks for a newer model."""
+    model_poll_s: PositiveFloat = 0.25
+    """How often a predictor looks for a newer model, in Redis; the database is asked every five seconds, or every one
+    while Redis is silent."""
 
 
 class ScoreSettings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
