@@ -55,6 +55,20 @@ def upgrade(url: str) -> None:
         ) from error
 
 
+def confirm_revision(connection: Connection) -> None:
+    """For who works on a database that somebody else migrates.
+
+    Raises:
+        CannotMigrate: it is at another migration than this program's newest.
+    """
+    at, newest = _revision(connection), ScriptDirectory.from_config(config("")).get_current_head()
+    if at != newest:
+        raise CannotMigrate(
+            f"the database is at migration {at or 'none'}, this version works with {newest}: "
+            "run `python -m db.migrate`, or the version that the database belongs to"
+        )
+
+
 async def _examine(url: str) -> str | None:
     database = Database(DatabaseSettings(url=url))
     try:

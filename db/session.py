@@ -107,6 +107,21 @@ class Database:
         async with self.read() as connection:
             return await connection.run_sync(work)
 
+    async def run_snapshot(self, work: Callable[[Connection], T], timeout_s: float) -> T:
+        """`work` in a read transaction that shows one moment, on MySQL too, however long it looks.
+
+        Raises:
+            TimeoutError: MySQL took longer than `timeout_s` for all of it.
+        """
+        if self.is_sqlite:
+            return await _in_thread(self._plainly, work, "BEGIN")
+        async with asyncio.timeout(timeout_s), self.engine.connect() as opened:
+            connection = await opened.execution_options(isolation_level="REPEATABLE READ")
+            try:
+                return await connection.run_sync(work)
+            finally:
+                await connection.rollback()
+
     async def run_write(self, work: Callable[[Connection], T], tries: int = 5) -> T:
         """The same in a write transaction; again from its start after a deadlock or a lock time-out."""
         if self.is_sqlite:

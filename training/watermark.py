@@ -1,0 +1,121 @@
+"""Which events have been seen, and what the others bear on.
+
+Numbers (`events.seq`) are given when a row is inserted, and seen when its transaction commits: with several shards'
+ledgers a smaller number may turn up after a greater one. So a watermark also keeps the numbers below it that nobody
+had: an event that turns up under one of them is new, however late.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Self
+
+from sqlalchemy import ColumnElement, Connection, and_, func, or_, select
+
+from db import tables as t
+from db.rows import chunks
+from ledger.settlement import CLICK, CONVERSION, UPDATE
+
+OVERLAP = 500_000
+"""Numbers below the greatest that may still turn up: more than all shards insert in a transaction's longest time."""
+
+TOGETHER = 500_000
+"""Numbers that one query looks at."""
+
+BrandDays = dict[dt.date, dict[str, int]]
+"""UTC day → brand → how many new events say so; 0: they are another day's, and bear on this one."""
+
+_E, _P = t.events.c, t.performance_hourly.c
+_DAY_OF_EVENT = func.date(_E.occurred_at)
+_IS_CONVERSION = and_(_E.type.in_((CONVERSION, UPDATE)), _E.conversion_id.is_not(None))
+
+
+class Watermark(NamedTuple):
+    seq: int  # events up to it have been seen; 0: there was none
+    content_hash: str  # of that event: in another database it has another
+    gaps: tuple[tuple[int, int], ...] = ()  # numbers up to `seq` under which there was none, first and last
+
+    @classmethod
+    def of(cls, connection: Connection) -> Self:
+        """As of now. Events of transactions that run now are not behind it."""
+        newest = connection.execute(select(_E.seq, _E.content_hash).order_by(_E.seq.desc()).limit(1)).one_or_none()
+        if newest is None:
+            return cls(0, "")
+        seq = int(newest.seq)
+        first = max(seq - OVERLAP, 0)
+        number, least = connection.execute(select(func.count(), func.min(_E.seq)).where(_E.seq > first)).one()
+        if number == seq - first:
+            return cls(seq, newest.content_hash)
+        after = func.lead(_E.seq).over(order_by=_E.seq).label("after")
+        pairs = select(_E.seq, after).where(_E.seq > first).subquery()
+        holes = connection.execute(select(pairs).where(pairs.c.after > pairs.c.seq + 1).order_by(pairs.c.seq))
+        gaps = [(int(row[0]) + 1, int(row[1]) - 1) for row in holes]
+        if least > first + 1:
+            gaps.insert(0, (first + 1, int(least) - 1))
+        return cls(seq, newest.content_hash, tuple(gaps))
+
+    def is_of(self, connection: Connection) -> bool:
+        """Whether the database still holds the event that the watermark stands at."""
+        if not self.seq:
+            return True
+        found = connection.execute(select(_E.content_hash).where(_E.seq == self.seq)).scalar_one_or_none()
+        return found == self.content_hash
+
+    def news(self, until: Self) -> Iterator[ColumnElement[bool]]:
+        """Conditions that events must fulfil, one or another, to be between the two watermarks."""
+        for start in range(self.seq, until.seq, TOGETHER):
+            yield and_(_E.seq > start, _E.seq <= min(start + TOGETHER, until.seq))
+        for some in chunks(self.gaps):
+            yield or_(*(_E.seq.between(first, last) for first, last in some))
+
+
+def touched(connection: Connection, since: Watermark, until: Watermark) -> BrandDays:
+    """The brands' days that events between the two watermarks bear on.
+
+    An impression, a click or an aggregate shows on its own day. A conversion shows where its first event was, which may
+    be another one than before: all days of its events count. A click completes conversions that came before it.
+    """
+    days: BrandDays = {}
+    for new in since.news(until):
+        query = select(_E.brand_id, _DAY_OF_EVENT, func.count()).where(new).group_by(_E.brand_id, _DAY_OF_EVENT)
+        for brand_id, day, number in connection.execute(query):
+            of_day = days.setdefault(_date(day), {})
+            of_day[brand_id] = of_day.get(brand_id, 0) + number
+        clicks = _distinct((_E.brand_id, _E.partner_id, _E.click_id), new, _E.type == CLICK, _E.click_id.is_not(None))
+        completed = _distinct(
+            (_E.brand_id, _E.partner_id, _E.conversion_id),
+            _IS_CONVERSION,
+            select(1)
+            .select_from(clicks)
+            .where(*(_E[name] == clicks.c[name] for name in ("brand_id", "partner_id", "click_id")))
+            .exists(),
+        )
+        stated = _distinct((_E.brand_id, _E.partner_id, _E.conversion_id), new, _IS_CONVERSION)
+        for named in (stated, completed):
+            same = and_(*(_E[name] == named.c[name] for name in ("brand_id", "partner_id", "conversion_id")))
+            query = select(_E.brand_id, _DAY_OF_EVENT).join(named, same).where(_IS_CONVERSION).distinct()
+            for brand_id, day in connection.execute(query):
+                days.setdefault(_date(day), {}).setdefault(brand_id, 0)
+    return days
+
+
+def all_days(connection: Connection) -> BrandDays:
+    """Every brand's day that has events, or rows that say so."""
+    days: BrandDays = {}
+    query = select(_E.brand_id, _DAY_OF_EVENT, func.count()).group_by(_E.brand_id, _DAY_OF_EVENT)
+    for brand_id, day, number in connection.execute(query):
+        days.setdefault(_date(day), {})[brand_id] = number
+    rows = select(_P.brand_id, _P.day).where(_P.kind.in_(("event", "aggregate"))).distinct()
+    for brand_id, of in connection.execute(rows):
+        days.setdefault(of, {}).setdefault(brand_id, 0)
+    return days
+
+
+def _distinct(columns: tuple[Any, ...], *conditions: ColumnElement[bool]) -> Any:
+    return select(*columns).where(*conditions).distinct().subquery()
+
+
+def _date(value: Any) -> dt.date:
+    """SQLite has no dates."""
+    return value if isinstance(value, dt.date) else dt.date.fromisoformat(value)
