@@ -136,7 +136,7 @@ def effect_of(fact: Fact) -> Effect:
         charge=Charge(fact.day, fact.portfolio_id, fact.reservation_id),
         cost_micros=cost,
         row=row_of(fact),
-        figures=_figures(fact),
+        figures=figures_of(fact),
         ends=frozenset((fact.reservation_id,)) if ends and fact.reservation_id else frozenset(),
     )
 
@@ -232,7 +232,8 @@ def row_of(fact: Fact) -> RowKey | None:
     return RowKey("aggregate", "hour", hour, fact.place)
 
 
-def _figures(fact: Fact) -> Figures:
+def figures_of(fact: Fact) -> Figures:
+    """What an impression, a click or an aggregate adds to its row."""
     if fact.type == IMPRESSION:
         return Figures(impressions=1, cost_micros=fact.cost_micros or 0)
     if fact.type == CLICK:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from sqlalchemy import Table, select, text
 from sqlalchemy.exc import SQLAlchemyError
@@ -41,6 +42,7 @@ from training.files import read_file as read_file
 
 TRANSACTION_ROWS = 2_000
 """SQLite has one writer: the ledger must get its turn between two of ours."""
+HASHED_TOGETHER = 50_000
 SOURCE = re.compile(r"[\x21-\x7e]{1,128}\Z")
 
 
@@ -150,11 +152,14 @@ async def _store(database: Database, frame: pd.DataFrame, source: str, *, daily:
     """Upsert the summed rows in short transactions. Returns (keys, new brands)."""
     if frame.empty:
         return 0, 0
-    rows = await asyncio.to_thread(_database_rows, summed(frame, daily), source, daily, database.is_sqlite)
+    sums = await asyncio.to_thread(summed, frame, daily)
+    hashes = await asyncio.to_thread(_key_hashes, sums, source, daily)
+    order = np.argsort(hashes)  # writers that meet take locks in one order
     new = await _create_brands(database, sorted(frame["brand_id"].unique().tolist()))
     said = time.monotonic()
-    for start in range(0, len(rows), TRANSACTION_ROWS):
-        part = rows[start : start + TRANSACTION_ROWS]
+    for start in range(0, len(order), TRANSACTION_ROWS):
+        some = order[start : start + TRANSACTION_ROWS]
+        part = _database_rows(sums.iloc[some], hashes[some], source, daily)
 
         async def write(connection: AsyncConnection, part: list[tuple[Any, ...]] = part) -> None:
             await _upsert(connection, performance_hourly, PERFORMANCE_COLUMNS, part, VALUES)
@@ -162,8 +167,8 @@ async def _store(database: Database, frame: pd.DataFrame, source: str, *, daily:
         await database.transact(write)
         if time.monotonic() - said > 1.0:
             said = time.monotonic()
-            say(f"  {start + len(part):,} of {len(rows):,} rows stored")
-    return len(rows), new
+            say(f"  {start + len(part):,} of {len(order):,} rows stored")
+    return len(order), new
 
 
 PERFORMANCE_COLUMNS = (
@@ -180,26 +185,38 @@ PERFORMANCE_COLUMNS = (
 )
 
 
-def _database_rows(frame: pd.DataFrame, source: str, daily: bool, is_sqlite: bool) -> list[tuple[Any, ...]]:
-    """Rows in the order of PERFORMANCE_COLUMNS, sorted by key: writers that meet take locks in one order."""
+def _key_hashes(frame: pd.DataFrame, source: str, daily: bool) -> npt.NDArray[np.bytes_]:
+    """(n,) `db.performance.key_hash` of every row, 64 bytes each."""
     period = "day" if daily else "hour"
-    hours = pd.to_datetime(frame["hour"].to_numpy(np.int64), unit="s")
-    distinct = {hour: hour for hour in hours.unique()}
-    stamp = {hour: (f"{hour:%Y-%m-%d %H}:00:00.000000", f"{hour:%Y-%m-%d}", f"{hour:%Y-%m-%dT%H}") for hour in distinct}
-    stamps = [stamp[hour] for hour in hours]
+    hashes = np.empty(len(frame), "S64")
+    for start in range(0, len(frame), HASHED_TOGETHER):
+        part = frame.iloc[start : start + HASHED_TOGETHER]
+        hours = [f"{hour}" for hour in part["hour"].to_numpy(np.int64).astype("datetime64[s]").astype("datetime64[h]")]
+        scores = ["" if np.isnan(score) else repr(score) for score in _floats(part["placement_score"])]
+        places = (part[name].tolist() for name in ID_COLUMNS)
+        hashes[start : start + HASHED_TOGETHER] = [
+            hash_parts("import", source, period, *key).encode() for key in zip(hours, *places, scores, strict=True)
+        ]
+    return hashes
+
+
+def _database_rows(
+    frame: pd.DataFrame, hashes: npt.NDArray[np.bytes_], source: str, daily: bool
+) -> list[tuple[Any, ...]]:
+    """Rows in the order of PERFORMANCE_COLUMNS."""
+    hours = frame["hour"].to_numpy(np.int64).astype("datetime64[s]").astype("datetime64[h]")
+    stamp = {hour: (f"{str(hour).replace('T', ' ')}:00:00.000000", str(hour)[:10]) for hour in np.unique(hours)}
+    head = ("import", PRECEDENCE["import"], source, "day" if daily else "hour")
     ids = [frame[name].tolist() for name in ID_COLUMNS]
-    scores = [None if np.isnan(score) else score for score in frame["placement_score"].astype(np.float64).tolist()]
-    values = [frame[name].astype(np.float64).tolist() for name in VALUES]
-    rows = []
-    for (hour, day, key_hour), *place, score, impressions, clicks, conversions, cost, revenue, pending in zip(
-        stamps, *ids, scores, *values, strict=True
-    ):
-        key = hash_parts("import", source, period, key_hour, *place, "" if score is None else repr(score))
-        money = (None if np.isnan(cost) else int(cost), int(revenue), int(pending))
-        head = (key, "import", PRECEDENCE["import"], source, period, hour, day)
-        rows.append((*head, *place, score, int(impressions), int(clicks), int(conversions), *money))
-    rows.sort()
-    return rows
+    scores = [None if np.isnan(score) else score for score in _floats(frame["placement_score"])]
+    costs = [None if np.isnan(cost) else int(cost) for cost in _floats(frame["cost_micros"])]
+    values = [costs if name == "cost_micros" else frame[name].astype(np.int64).tolist() for name in VALUES]
+    columns = zip(*ids, scores, *values, strict=True)
+    return [(key.decode(), *head, *stamp[hour], *rest) for key, hour, rest in zip(hashes, hours, columns, strict=True)]
+
+
+def _floats(column: pd.Series) -> list[float]:
+    return column.astype(np.float64).tolist()
 
 
 async def _upsert(

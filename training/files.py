@@ -201,9 +201,10 @@ def _numbers(values: Sequence[str]) -> tuple[Floats, Bools]:
                 numbers[row] = float(value) if value else np.nan
             except ValueError:
                 broken[row] = True
-    odd = np.fromiter(("_" in value for value in values), np.bool_, n)
-    empty = np.fromiter((not value for value in values), np.bool_, n)
-    broken |= odd | (~np.isfinite(numbers) & ~empty)
+    if "_" in "".join(values):  # Python's floats may have them
+        broken |= np.fromiter(("_" in value for value in values), np.bool_, n)
+    for row in np.flatnonzero(~np.isfinite(numbers)).tolist():
+        broken[row] |= bool(values[row])  # "nan" and "inf"; an empty one is not known
     numbers[broken] = np.nan
     return numbers, broken
 

@@ -24,12 +24,13 @@ from ledger.settlement import (
     Fact,
     Figures,
     RowKey,
-    effect_of,
     effect_of_group,
+    figures_of,
     row_of,
 )
 from ledger.types import Tuple
 
+FETCHED_TOGETHER = 10_000
 ONE_DAY = dt.timedelta(days=1)
 _E, _P = t.events.c, t.performance_hourly.c
 _GROUP = (_E.brand_id, _E.partner_id, _E.conversion_id)
@@ -45,9 +46,9 @@ _FACT = (
     _E.day, _E.portfolio_id, _E.reservation_id, _E.status, _E.cost_micros, _E.revenue_micros,
 )  # fmt: skip
 _STORED = (
-    _P.key_hash, _P.kind, _P.period, _P.hour, _P.brand_id, _P.partner_id, _P.slot_id, _P.device_type, _P.creative_type,
-    _P.placement_score, _P.impressions, _P.clicks, _P.conversions, _P.cost_micros, _P.revenue_micros,
-    _P.pending_revenue_micros,
+    _P.key_hash, _P.kind, _P.period, extract("hour", _P.hour),
+    _P.brand_id, _P.partner_id, _P.slot_id, _P.device_type, _P.creative_type, _P.placement_score,
+    _P.impressions, _P.clicks, _P.conversions, _P.cost_micros, _P.revenue_micros, _P.pending_revenue_micros,
 )  # fmt: skip
 _SUMMED = _P.kind.in_(("event", "aggregate"))
 _LOCK = select(t.ledger_epochs.c.shard).order_by(t.ledger_epochs.c.shard).with_for_update()
@@ -106,10 +107,12 @@ def _counted(connection: Connection, day: dt.date, brand_ids: Sequence[str]) -> 
     brands: set[str] = set()
     for key, figures in (*_simple(connection, day, brand_ids), *_groups(connection, day, brand_ids, brands)):
         before = rows.get(key)
-        if before is None:
-            before = Figures(cost_micros=0 if key.kind == "event" else None)
-        rows[key] = before.plus(figures)
-        brands.add(key.place.brand_id)
+        if before is not None:
+            figures = before.plus(figures)
+        elif key.kind == "event" and figures.cost_micros is None:
+            figures = figures._replace(cost_micros=0)
+        rows[key] = figures
+    brands.update(key.place.brand_id for key in rows)
     # An event row from which everything was taken back goes away.
     return {key: figures for key, figures in rows.items() if key.kind != "event" or any(figures)}, brands
 
@@ -117,29 +120,23 @@ def _counted(connection: Connection, day: dt.date, brand_ids: Sequence[str]) -> 
 def _simple(connection: Connection, day: dt.date, brand_ids: Sequence[str]) -> Iterator[tuple[RowKey, Figures]]:
     """Impressions, clicks and aggregates. Those that are alike in all but their sums come as one from the database."""
     query = select(*_KIND, *_PLACE, *_SUMS).where(_on(day, brand_ids), _E.type.not_in((CONVERSION, UPDATE)))
-    for row in connection.execute(query.group_by(*_KIND, *_PLACE)):
-        type_, period, hour, *place, number, impressions, clicks, conversions, cost, revenue = row
-        fact = Fact(
-            event_id="",
-            type=type_,
-            occurred_at=dt.datetime(day.year, day.month, day.day, int(hour), tzinfo=dt.UTC),
-            place=Tuple(*place),
-            day=day,
-            portfolio_id=None,
-            reservation_id=None,
-            pricing_model=None,
-            period=period,
-            impressions=int(impressions),
-            clicks=int(clicks),
-            conversions=int(conversions),
-            cost_micros=None if cost is None else int(cost),
-            revenue_micros=None if revenue is None else int(revenue),
-        )
-        figures, key = effect_of(fact).figures, row_of(fact)
-        assert key is not None
-        if type_ != AGGREGATE:  # each counts as one
+    shapes: dict[tuple[Any, ...], tuple[Fact, RowKey]] = {}
+    for row in fetched(connection.execute(query.group_by(*_KIND, *_PLACE))):
+        shape, place, (number, *counts, cost, revenue) = row[:3], row[3:9], row[9:]
+        if shape not in shapes:
+            type_, period, hour = shape
+            at = dt.datetime(day.year, day.month, day.day, int(hour), tzinfo=dt.UTC)
+            fact = Fact("", type_, at, Tuple(*place), day, None, None, None, period=period)
+            found = row_of(fact)
+            assert found is not None
+            shapes[shape] = fact, found
+        fact, key = shapes[shape]
+        impressions, clicks, conversions = map(int, counts)  # MySQL's sums are decimals
+        cost, revenue = (None if one is None else int(one) for one in (cost, revenue))
+        figures = figures_of(Fact(*fact[:10], impressions, clicks, conversions, cost, revenue))
+        if fact.type != AGGREGATE:  # each counts as one
             figures = figures._replace(impressions=number * figures.impressions, clicks=number * figures.clicks)
-        yield key, figures
+        yield RowKey(*key[:3], Tuple(*place)), figures
 
 
 def _groups(
@@ -149,7 +146,7 @@ def _groups(
     named = select(*_GROUP).where(_on(day, brand_ids), _IS_CONVERSION).distinct().subquery()
     same = and_(*(column == named.c[column.name] for column in _GROUP))
     query = select(*_FACT).join(named, same).where(_IS_CONVERSION).order_by(*_GROUP)
-    for group, rows in groupby(connection.execute(query), key=lambda row: tuple(row[:3])):
+    for group, rows in groupby(fetched(connection.execute(query)), key=lambda row: row[:3]):
         brands.add(group[0])
         effect = effect_of_group([_fact(row) for row in rows])
         if effect.row is not None and effect.row.hour.date() == day:
@@ -188,22 +185,26 @@ def _compare(
 ) -> None:
     """Add what differs to `found`. `counted` is used up."""
     query = select(*_STORED).where(_P.day == day, _P.brand_id.in_(brand_ids), _SUMMED)
+    hours = [dt.datetime(day.year, day.month, day.day, hour, tzinfo=dt.UTC) for hour in range(24)]
     unequal: dict[RowKey, Figures] = {}
-    for row in connection.execute(query):
-        key = RowKey(row[1], row[2], row[3], Tuple(*row[4:10]))
+    for row in fetched(connection.execute(query)):
+        key = RowKey(row[1], row[2], hours[int(row[3])], Tuple(*row[4:10]))
         if key.place.brand_id not in brands:
             found.unfounded.add(key.place.brand_id)
-            continue
-        expected = counted.get(key)
-        if key not in found.hashes and expected is not None and row[10:] == expected:
+        elif key not in found.hashes and row[10:] == counted.get(key):
             del counted[key]
-            continue
-        # Of two rows with one key the second is too many, whatever it says.
-        unequal.setdefault(key, Figures(*row[10:]))
-        found.hashes.setdefault(key, []).append(row[0])
+        else:  # of two rows with one key the second is too many, whatever it says
+            unequal.setdefault(key, Figures(*row[10:]))
+            found.hashes.setdefault(key, []).append(row[0])
     for key, stored in unequal.items():
         found.differences.append(Difference(key, stored, counted.pop(key, None)))
     found.differences += [Difference(key, None, figures) for key, figures in counted.items()]
+
+
+def fetched(result: Any) -> Iterator[Any]:
+    """Rows one by one, fetched many at a time: one at a time costs as much as what is done with them."""
+    for rows in result.partitions(FETCHED_TOGETHER):
+        yield from rows
 
 
 def _on(day: dt.date, brand_ids: Sequence[str]) -> ColumnElement[bool]:
