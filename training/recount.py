@@ -34,7 +34,7 @@ FETCHED_TOGETHER = 10_000
 ONE_DAY = dt.timedelta(days=1)
 _E, _P = t.events.c, t.performance_hourly.c
 _GROUP = (_E.brand_id, _E.partner_id, _E.conversion_id)
-_IS_CONVERSION = and_(_E.type.in_((CONVERSION, UPDATE)), _E.conversion_id.is_not(None))
+_IS_CONVERSION = _E.type.in_((CONVERSION, UPDATE))
 _KIND = (_E.type, _E.period, extract("hour", _E.occurred_at))
 _PLACE = (_E.brand_id, _E.partner_id, _E.slot_id, _E.device_type, _E.creative_type, _E.placement_score)
 _SUMS = (

@@ -8,10 +8,10 @@ had: an event that turns up under one of them is new, however late.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Self
 
-from sqlalchemy import ColumnElement, Connection, and_, func, or_, select
+from sqlalchemy import Column, ColumnElement, Connection, Subquery, and_, func, or_, select
 
 from db import tables as t
 from db.rows import chunks
@@ -28,7 +28,9 @@ BrandDays = dict[dt.date, dict[str, int]]
 
 _E, _P = t.events.c, t.performance_hourly.c
 _DAY_OF_EVENT = func.date(_E.occurred_at)
-_IS_CONVERSION = and_(_E.type.in_((CONVERSION, UPDATE)), _E.conversion_id.is_not(None))
+_IS_CONVERSION = _E.type.in_((CONVERSION, UPDATE))
+_GROUP = (_E.brand_id, _E.partner_id, _E.conversion_id)
+_CLICK = (_E.brand_id, _E.partner_id, _E.click_id)
 
 
 class Watermark(NamedTuple):
@@ -82,20 +84,12 @@ def touched(connection: Connection, since: Watermark, until: Watermark) -> Brand
         for brand_id, day, number in connection.execute(query):
             of_day = days.setdefault(_date(day), {})
             of_day[brand_id] = of_day.get(brand_id, 0) + number
-        clicks = _distinct((_E.brand_id, _E.partner_id, _E.click_id), new, _E.type == CLICK, _E.click_id.is_not(None))
-        completed = _distinct(
-            (_E.brand_id, _E.partner_id, _E.conversion_id),
-            _IS_CONVERSION,
-            select(1)
-            .select_from(clicks)
-            .where(*(_E[name] == clicks.c[name] for name in ("brand_id", "partner_id", "click_id")))
-            .exists(),
-        )
-        stated = _distinct((_E.brand_id, _E.partner_id, _E.conversion_id), new, _IS_CONVERSION)
+        stated = select(*_GROUP).where(new, _IS_CONVERSION).distinct().subquery()
+        clicks = select(*_CLICK).where(new, _E.type == CLICK, _E.click_id.is_not(None)).distinct().subquery()
+        completed = select(*_GROUP).join(clicks, _same(_CLICK, clicks)).where(_IS_CONVERSION).distinct().subquery()
         for named in (stated, completed):
-            same = and_(*(_E[name] == named.c[name] for name in ("brand_id", "partner_id", "conversion_id")))
-            query = select(_E.brand_id, _DAY_OF_EVENT).join(named, same).where(_IS_CONVERSION).distinct()
-            for brand_id, day in connection.execute(query):
+            query = select(_E.brand_id, _DAY_OF_EVENT).join(named, _same(_GROUP, named)).where(_IS_CONVERSION)
+            for brand_id, day in connection.execute(query.distinct()):
                 days.setdefault(_date(day), {}).setdefault(brand_id, 0)
     return days
 
@@ -112,8 +106,8 @@ def all_days(connection: Connection) -> BrandDays:
     return days
 
 
-def _distinct(columns: tuple[Any, ...], *conditions: ColumnElement[bool]) -> Any:
-    return select(*columns).where(*conditions).distinct().subquery()
+def _same(columns: Sequence[Column[Any]], other: Subquery) -> ColumnElement[bool]:
+    return and_(*(column == other.c[column.name] for column in columns))
 
 
 def _date(value: Any) -> dt.date:
