@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from bench import auctions, http, ledger, memory, night, scaling, stages, startup, trees
+from bench import auctions, http, ledger, memory, night, scaling, stages, startup, swap, trees
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results.md"
@@ -25,6 +25,7 @@ PARTS: dict[str, Callable[[Sequence[str]], str | None]] = {
     "memory": memory.main,
     "scaling": scaling.main,
     "startup": startup.main,
+    "swap": swap.main,
     "ledger": ledger.main,
     "night": night.main,
     "auctions": auctions.main,
