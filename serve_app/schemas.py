@@ -350,6 +350,11 @@ class WorstBrand(GateDuel):
     brand_id: str
 
 
+class BrandShift(BaseModel):
+    brand_id: str
+    shift: float
+
+
 class Gate(BaseModel):
     """How the version did against the one that was live."""
 
@@ -363,6 +368,8 @@ class Gate(BaseModel):
     rows: GateRows | None = None
     score_shift: float | None = None
     """Median |log(challenger ÷ champion)| over the champion's golden rows."""
+    brand_shift: BrandShift | None = None
+    """The same of the brand whose golden rows moved most."""
 
 
 class ModelVersion(BaseModel):

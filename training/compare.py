@@ -9,7 +9,7 @@ import numpy as np
 
 from training.features import ID_COLUMNS, IDS_FROM, Floats, Integers
 from training.fit import TrainingSet
-from training.gate import BrandDuel, Comparison, Duel, Rows
+from training.gate import BrandDuel, BrandShift, Comparison, Duel, Rows
 from training.history import day_number
 from training.metrics import LEAST_PREDICTION_MICROS, judge
 from training.model import Columns, Model, golden_columns
@@ -18,6 +18,8 @@ from training.settings import ModelSettings
 WEEK_DAYS = 7
 LEAST_DAYS = 3
 """Days before the newest that say what is usual."""
+LEAST_GOLDEN = 3
+"""Golden rows from which a brand is looked at by itself."""
 NOON_S = 43_200
 
 
@@ -43,13 +45,15 @@ def compare(
     week = both_know(data, newest, champion)
     has_seen = day_number(champion.trained_through) >= newest
     defended = None if has_seen else said_by(champion, data, day)
+    told = said_as_of(model, data, week), said_as_of(champion, data, week)
     return Comparison(
         True,
         _duel(data, day, challenged, defended, settings),
-        _duel(data, week, said_as_of(model, data, week), said_as_of(champion, data, week), settings),
+        _duel(data, week, *told, settings),
         _brands(data, day, challenged, defended, settings),
+        _brands(data, week, *told, settings),
         count_rows(data.days, newest, champion, today),
-        score_shift(model, champion),
+        *score_shifts(model, champion),
     )
 
 
@@ -70,13 +74,16 @@ def said_by(model: Model, data: TrainingSet, rows: Integers) -> Floats:
 
 
 def said_as_of(model: Model, data: TrainingSet, rows: Integers) -> Floats:
-    """(k,) what a version's trees say of rows as they were known the day before: each id by its own code."""
+    """(k,) what a version's trees say of rows as they were known the day before: each id by its own code.
+
+    The trees alone: what a version makes of its last day besides is no matter of the days before.
+    """
     matrix = data.matrix[rows]
     for column, (ours, theirs) in enumerate(zip(data.keys.vocabulary, model.encoder.vocabulary, strict=True)):
         code_of = {word: code for code, word in enumerate(theirs)}
         codes = np.array([code_of.get(word, -1) for word in ours], np.float32)
         matrix[:, IDS_FROM + column] = codes[data.keys.ids[column][rows]]
-    predicted: Floats = np.maximum(model.trees.predict(matrix) * float(model.manifest["calibration"]), 0.0)
+    predicted: Floats = np.maximum(model.trees.predict(matrix), 0.0)
     return predicted
 
 
@@ -105,14 +112,23 @@ def count_rows(days: Integers, newest: int, champion: Model, today: dt.date) -> 
     )
 
 
-def score_shift(model: Model, champion: Model) -> float | None:
-    """Median |log(challenger ÷ champion)| over the champion's golden rows; None: it has none."""
+def score_shifts(model: Model, champion: Model) -> tuple[float | None, BrandShift | None]:
+    """Median |log(challenger ÷ champion)| over the champion's golden rows, and of the brand where it is most.
+
+    None: it has no such rows; no brand has enough of them.
+    """
     golden = champion.manifest.get("golden")
     if not golden or not golden["revenue_micros"]:
-        return None
+        return None, None
     then = np.maximum(np.array(golden["revenue_micros"], np.float64), LEAST_PREDICTION_MICROS)
     now = np.maximum(model.predict(golden_columns(golden)).revenue_micros, LEAST_PREDICTION_MICROS)
-    return float(np.median(np.abs(np.log(now / then))))
+    moved = np.abs(np.log(now / then))
+    names, owner = np.unique(np.array(golden["ids"][0], dtype=str), return_inverse=True)
+    shifts = [
+        BrandShift(str(names[index]), float(np.median(moved[owner == index])))
+        for index in np.flatnonzero(np.bincount(owner) >= LEAST_GOLDEN)
+    ]
+    return float(np.median(moved)), max(shifts, key=lambda brand: brand.shift, default=None)
 
 
 def _duel(
@@ -130,7 +146,7 @@ def _duel(
 def _brands(
     data: TrainingSet, rows: Integers, challenged: Floats | None, defended: Floats | None, settings: ModelSettings
 ) -> list[BrandDuel]:
-    """Those with enough impressions on the day to be judged by."""
+    """Those with enough impressions among these rows to be judged by."""
     if challenged is None or defended is None:
         return []
     brands = data.frame["brand_id"].to_numpy()[rows]

@@ -89,22 +89,23 @@ async def _replicas(state: State, version: str, within_s: float, say: Say) -> li
     if (url := _running_url(state)) is None:
         return []
     until, agreed, said = time.monotonic() + within_s, 0, None
-    while agreed < AGREEING:
-        if time.monotonic() > until:
-            if said is None:
-                say(f"warning: nothing answers at {url}: no replica was asked")
-                return []
-            return [f"not live in every replica within {within_s:g} s: {url}/readyz says {said}"]
-        try:
-            async with httpx.AsyncClient(timeout=TIMEOUT_S, trust_env=False) as client:
+    limits = httpx.Limits(max_keepalive_connections=0)
+    async with httpx.AsyncClient(timeout=TIMEOUT_S, trust_env=False, limits=limits) as client:
+        while agreed < AGREEING:
+            if time.monotonic() > until:
+                if said is None:
+                    say(f"warning: nothing answers at {url}: no replica was asked")
+                    return []
+                return [f"not live in every replica within {within_s:g} s: {url}/readyz says {said}"]
+            try:
                 answer = await client.get(f"{url}/readyz")
-            said = str(answer.json().get("model_version", answer.status_code))
-        except (httpx.HTTPError, ValueError):
-            agreed = 0
-        else:
-            agreed = agreed + 1 if said == version else 0
-        if not agreed:
-            await asyncio.sleep(PAUSE_S)
+                said = str(answer.json().get("model_version", answer.status_code))
+            except (httpx.HTTPError, ValueError):
+                agreed = 0
+            else:
+                agreed = agreed + 1 if said == version else 0
+            if not agreed:
+                await asyncio.sleep(PAUSE_S)
     return []
 
 

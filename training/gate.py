@@ -48,13 +48,20 @@ class Rows(NamedTuple):
     learned: int | None = None  # that it learned from then
 
 
+class BrandShift(NamedTuple):
+    brand_id: str
+    shift: float
+
+
 class Comparison(NamedTuple):
     has_champion: bool
     day: Duel
     week: Duel
     brands: Sequence[BrandDuel] = ()
+    week_brands: Sequence[BrandDuel] = ()
     rows: Rows = Rows()
     score_shift: float | None = None  # median |log(challenger ÷ champion)| over the champion's golden rows
+    brand_shift: BrandShift | None = None  # the same of the brand that moved most, among those with several such rows
 
 
 class Check(NamedTuple):
@@ -101,8 +108,7 @@ def _checks(compared: Comparison, settings: ModelSettings) -> Iterator[Check]:
     else:
         yield _deviance("newest day", day, settings.gate_deviance, settings)
         yield _calibration("newest day", day.challenger, day.champion, settings.gate_calibration)
-        if compared.brands:
-            yield from _worst_brand(compared.brands, settings)
+        yield from _worst_brand("newest day", compared.brands, settings)
         is_better = day.challenger.deviance < CLEARLY * day.champion.deviance
     week = compared.week
     if week.challenger is None or week.champion is None or week.champion.exposure < settings.gate_exposure:
@@ -111,10 +117,16 @@ def _checks(compared: Comparison, settings: ModelSettings) -> Iterator[Check]:
         for check in (
             _deviance("week", week, settings.gate_week_deviance, settings),
             _calibration("week", week.challenger, week.champion, settings.gate_calibration),
+            *_worst_brand("week", compared.week_brands, settings),
         ):
             yield _forgiven(check, is_better)
     if compared.score_shift is not None:
-        yield _forgiven(_shift(compared.score_shift, settings.gate_score_shift), is_better)
+        check = _shift("score shift", "the champion's golden rows", compared.score_shift, settings.gate_score_shift)
+        yield _forgiven(check, is_better)
+    if compared.brand_shift is not None:
+        brand_id, shift = compared.brand_shift
+        words = f"the champion's golden rows of {brand_id}"
+        yield _forgiven(_shift("brand's score shift", words, shift, settings.gate_brand_score_shift), is_better)
 
 
 def _rows(rows: Rows, settings: ModelSettings) -> Iterator[Check]:
@@ -158,24 +170,22 @@ def _distance(calibration: float) -> float:
     return 0.0 if math.isnan(calibration) else abs(math.log(max(calibration, 1e-9)))
 
 
-def _worst_brand(brands: Sequence[BrandDuel], settings: ModelSettings) -> Iterator[Check]:
+def _worst_brand(name: str, brands: Sequence[BrandDuel], settings: ModelSettings) -> Iterator[Check]:
     """The brands that got worst by deviance and by calibration, which may be two."""
+    if not brands:
+        return
     duel = worst_brand(brands, settings)
     least = missing_by(GOOD_BRAND, duel.mean_micros, settings.tweedie_power)
     most = max(settings.gate_brand_deviance * duel.champion.deviance, least)
-    words = f"deviance {duel.challenger.deviance:.4g} for {duel.brand_id}, the champion's is"
+    words = f"deviance {duel.challenger.deviance:.4g} for {duel.brand_id} on the {name}, the champion's is"
     words += f" {duel.champion.deviance:.4g}, allowed {most:.4g}"
-    yield Check("worst brand", duel.challenger.deviance <= most, words)
-    duel = max(brands, key=lambda each: _distance(each.challenger.calibration) - _distance(each.champion.calibration))
+    yield Check(f"worst brand on the {name}", duel.challenger.deviance <= most, words)
     times = settings.gate_brand_calibration
-    words = f"calibration {duel.challenger.calibration:.3f} for {duel.brand_id}, allowed {1 / times:.2f} to {times:.2f}"
-    # The worst change need not be the one that is outside: any brand may fail.
     off = [each for each in brands if _is_off(each.challenger, each.champion, times)]
-    if off:
-        duel = max(off, key=lambda each: _distance(each.challenger.calibration))
-        words = f"calibration {duel.challenger.calibration:.3f} for {duel.brand_id}"
-        words += f", the champion's is {duel.champion.calibration:.3f}, allowed {1 / times:.2f} to {times:.2f}"
-    yield Check("worst brand's calibration", not off, words)
+    duel = max(off or brands, key=lambda each: _distance(each.challenger.calibration))
+    words = f"calibration {duel.challenger.calibration:.3f} for {duel.brand_id} on the {name}"
+    words += f", the champion's is {duel.champion.calibration:.3f}, allowed {1 / times:.2f} to {times:.2f}"
+    yield Check(f"worst brand's calibration on the {name}", not off, words)
 
 
 def worst_brand(brands: Sequence[BrandDuel], settings: ModelSettings) -> BrandDuel:
@@ -188,9 +198,9 @@ def worst_brand(brands: Sequence[BrandDuel], settings: ModelSettings) -> BrandDu
     return max(brands, key=growth)
 
 
-def _shift(shift: float, times: float) -> Check:
-    words = f"the champion's golden rows are predicted {math.exp(shift):.2f} times as high or low, allowed {times:.2f}"
-    return Check("score shift", shift <= math.log(times), words)
+def _shift(name: str, rows: str, shift: float, times: float) -> Check:
+    words = f"{rows} are predicted {math.exp(shift):.2f} times as high or low, allowed {times:.2f}"
+    return Check(name, shift <= math.log(times), words)
 
 
 def _forgiven(check: Check, is_better: bool) -> Check:
@@ -224,6 +234,7 @@ def report(compared: Comparison, verdict: Verdict, settings: ModelSettings) -> d
         "brands_compared": len(compared.brands),
         "rows": compared.rows._asdict(),
         "score_shift": compared.score_shift,
+        "brand_shift": compared.brand_shift and compared.brand_shift._asdict(),
     }
 
 

@@ -25,14 +25,16 @@ from sqlalchemy import insert, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from db import BadSetting, Database, State, database_settings, redis_url
-from db.tables import model_versions, nights
+from db.migrate import CannotMigrate
+from db.tables import imports, model_versions, nights
 from training.compare import compare
 from training.compare import predict_day as predict_day
 from training.confirm import confirm
 from training.fit import Boosters, FitFailed, TrainingSet, fit_in_process
 from training.gate import Verdict, decide, report
 from training.gate import plain as plain
-from training.history import day_of, newest_day, read_history
+from training.gather import gather, read
+from training.history import day_of
 from training.kept import Kept, fingerprint, load_features, load_fit, of_history, of_program, save_features, save_fit
 from training.mirrors import Say as Say
 from training.model import Model, ModelRefused, ModelUnavailable
@@ -123,10 +125,12 @@ class Progress:
     def step(self, name: str) -> Iterator[Callable[[str], None]]:
         """Call what it gives with what the step has done."""
         self.now, started, told = name, time.monotonic(), [""]
+        if name == "fit":  # the long one
+            self.say(f"  {_number(name)} fit …")
         yield lambda words: told.append(words)
         taken = time.monotonic() - started
         self.seconds[name] = round(taken, 3)
-        self.say(f"  [{STEPS.index(name) + 1}/{len(STEPS)}] {name}: {told[-1]} ({taken:.1f} s)")
+        self.say(f"  {_number(name)} {name}: {told[-1]} ({taken:.1f} s)")
 
     def keeps(self, words: str) -> str:
         """The current step was finished by an earlier run."""
@@ -143,6 +147,10 @@ class Progress:
             self.warn(line)
         else:
             self.say(line)
+
+
+def _number(step: str) -> str:
+    return f"[{STEPS.index(step) + 1}/{len(STEPS)}]"
 
 
 async def first_model(
@@ -221,10 +229,10 @@ async def _steps(
     progress: Progress,
 ) -> Night:
     with progress.step("etl") as done:
-        frame = await _read(database, date)
+        frame, new = await _read(database, state, date, progress)
         newest = int(frame["day"].max())
-        done(f"{len(frame):,} rows of {frame['day'].nunique()} days through {day_of(newest)}")
-    for line in oddities(frame):
+        done(f"{new}; {len(frame):,} rows of {frame['day'].nunique()} days through {day_of(newest)}")
+    for line in [*oddities(frame), *await _rejected(database)]:
         progress.warn(line)
     with progress.step("features") as done:
         made_from = await asyncio.to_thread(
@@ -410,15 +418,24 @@ async def _prices(database: Database, kept: Kept, version: str) -> tuple[Prices,
 # The steps' own questions
 
 
-async def _read(database: Database, date: dt.date | None) -> pd.DataFrame:
-    newest = await newest_day(database)
-    if newest is None:
+async def _read(database: Database, state: State, date: dt.date | None, progress: Progress) -> tuple[pd.DataFrame, str]:
+    """(the history before the date, what was new in it)."""
+    gathered = await gather(database, state, progress.hear)
+    if gathered.newest is None:
         raise NothingToLearn("the database holds no performance yet; import some: python -m training.etl import FILE")
-    through = newest if date is None else date - dt.timedelta(days=1)
-    frame = await read_history(database, through)
+    through = gathered.newest if date is None else date - dt.timedelta(days=1)
+    frame = await read(database, state, through)
     if frame.empty:
         raise NothingToLearn(f"the database holds no performance before {through + dt.timedelta(days=1)}")
-    return frame
+    return frame, f"{gathered.events:,} new events, {gathered.refreshed} days brought up to date"
+
+
+async def _rejected(database: Database) -> list[str]:
+    """Rows that imports have put aside."""
+    asked = select(imports.c.source, imports.c.rejected).where(imports.c.rejected > 0).order_by(imports.c.source)
+    async with database.read() as connection:
+        found = (await connection.execute(asked)).all()
+    return [f"{row.rejected} rows of the import {row.source} cannot be used: see its .rejects.csv" for row in found]
 
 
 async def _champion(state: State, version: str | None, redis_url: str | None, progress: Progress) -> Model | None:
@@ -527,7 +544,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             night = asyncio.run(_night(state, settings, chosen.date, chosen.in_process, chosen.restart, progress))
     except AnotherNight as error:
         return _failed(ANOTHER, str(error), progress)
-    except (BadSetting, NothingToLearn, FitFailed, ModelRefused, ModelUnavailable) as error:
+    except (BadSetting, CannotMigrate, NothingToLearn, FitFailed, ModelRefused, ModelUnavailable) as error:
         return _failed(FAILED, str(error), progress)
     except (SQLAlchemyError, OSError) as error:
         said = str(getattr(error, "orig", None) or error or type(error).__name__).splitlines()[0]

@@ -8,9 +8,11 @@ directory that was damaged is made anew from Redis's copy.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
 import json
 import shutil
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -29,6 +31,7 @@ from training.registry import activated, current
 from training.settings import model_settings
 
 MOST_NAME = 64
+DRAFT_S = 3600.0
 
 
 class UnknownVersion(Exception):
@@ -235,6 +238,7 @@ async def prune(database: Database, state: State, keep: int, *, redis_url: str |
     )
     async with database.read() as connection:
         parents = {row.version: row.parent for row in await connection.execute(newest_first)}
+    await asyncio.to_thread(_remove_drafts, state)
     live = await current(database)
     kept = {*list(parents)[:keep], live, parents.get(live or "")}
     old = [version for version in parents if version not in kept]
@@ -248,6 +252,14 @@ async def prune(database: Database, state: State, keep: int, *, redis_url: str |
                 await client.unlink(*map(redis_key, old))
         except (RedisError, OSError) as error:
             say(f"warning: Redis keeps its old models ({error})")
+
+
+def _remove_drafts(state: State) -> None:
+    """Directories that nobody is writing any more: whoever did was killed."""
+    for draft in state.models.glob(".*"):
+        with contextlib.suppress(OSError):
+            if draft.stat().st_mtime < time.time() - DRAFT_S:
+                shutil.rmtree(draft)
 
 
 async def _intact_bundle(state: State, version: str, redis_url: str | None, say: Say) -> str:

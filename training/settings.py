@@ -42,17 +42,19 @@ class ModelSettings(BaseModel, frozen=True, extra="forbid", use_attribute_docstr
     gate_calibration: Annotated[float, Field(gt=1)] = 2.0
     """Predicted ÷ realised revenue must lie between 1 ÷ this and this, or nearer to 1 than the champion's."""
     gate_brand_deviance: PositiveFloat = 1.5
-    """A single brand's deviance on the newest day may be at most this many times the champion's."""
+    """A single brand's deviance, on the newest day and on the week, may be at most this many times the champion's."""
     gate_brand_calibration: Annotated[float, Field(gt=1)] = 3.0
     """A single brand's predicted ÷ realised revenue must lie between 1 ÷ this and this, or nearer to 1 than before."""
     gate_brand_exposure: PositiveFloat = 10_000.0
-    """Impressions on the newest day from which a brand is judged by itself."""
+    """Impressions from which a brand is judged by itself."""
     gate_history_rows: Share = 0.5
     """Of the rows that the champion learned from, the share that must still be there."""
     gate_day_rows: Share = 0.25
     """The newest day, once it is over, must have this share of the rows that are usual in its week."""
-    gate_score_shift: Annotated[float, Field(gt=1)] = 3.0
+    gate_score_shift: Annotated[float, Field(gt=1)] = 2.0
     """How many times higher or lower the champion's golden rows may be predicted, in the median."""
+    gate_brand_score_shift: Annotated[float, Field(gt=1)] = 6.0
+    """The same of a single brand's golden rows."""
     keep: PositiveInt = 30
     """Newest versions whose files are kept, beside the live one and its parent."""
     registry: Path | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import AsyncIterator
@@ -14,7 +15,7 @@ import redis
 from sqlalchemy import insert, select
 
 from db import Database, DatabaseSettings, State
-from db.tables import lambda_fits, model_activations, model_versions, performance_hourly, score_log
+from db.tables import lambda_fits, lambda_history, model_activations, model_versions, performance_hourly, score_log
 from training import (
     AnotherNight,
     Model,
@@ -25,14 +26,17 @@ from training import (
     UnknownVersion,
     activate,
     announce,
+    as_of,
     current,
     fetch,
     first_model,
     import_frame,
     live_at,
+    mirrors,
     model_key,
     performance,
 )
+from training.confirm import confirm
 from training.nightly import night_lock, run
 from training.publish import prune, publish_version
 
@@ -63,7 +67,7 @@ async def history(database: Database) -> None:
 
 
 async def night(database, state, **given):
-    return await run(database, state, settings=SETTINGS, say=quiet, **given)
+    return await run(database, state, settings=SETTINGS, say=quiet, verify=False, **given)
 
 
 def git(state: State, *arguments: str) -> str:
@@ -77,6 +81,7 @@ async def test_the_first_model_is_live_everywhere(database, state, redis_url):
     with redis.Redis.from_url(redis_url, decode_responses=True) as client:
         assert client.get("roas_model:current") == version
         bundle = client.get(f"roas_model:{version}")
+        assert client.get("roas_model.json") == bundle
     assert Model.from_bundle(bundle, model_key(state), version).version == version
     assert (state.registry / "roas_model.json").read_text() == bundle
     assert git(state, "log", "--format=%s").strip() == f"Model {version}"
@@ -155,7 +160,7 @@ async def test_a_damaged_or_unknown_version_is_not_activated(database, state):
 async def test_a_challenger_that_loses_is_kept_but_not_served(database, state, redis_url):
     first = (await night(database, state, date=LAST, redis_url=redis_url)).version
     strict = SETTINGS.model_copy(update={"gate_deviance": 1e-6})
-    lost = await run(database, state, settings=strict, redis_url=redis_url, say=quiet)
+    lost = await run(database, state, settings=strict, redis_url=redis_url, say=quiet, verify=False)
     assert not lost.accepted
     assert "deviance" in lost.reason
     assert lost.live == await current(database) == first
@@ -242,12 +247,17 @@ async def test_old_versions_are_pruned_and_never_the_live_one_or_its_parent(data
     await prune(database, state, 1, redis_url=redis_url, say=quiet)
     assert {path.name for path in state.models.iterdir()} == kept
     with redis.Redis.from_url(redis_url, decode_responses=True) as client:
-        assert set(client.keys("roas_model:*")) == {f"roas_model:{version}" for version in kept} | {
-            "roas_model:current"
-        }
+        pointers = {"roas_model:current", "roas_model.json"}
+        assert set(client.keys("roas_model*")) == {f"roas_model:{version}" for version in kept} | pointers
     assert (await fetch(state, nights[1])).version == nights[1]
     async with database.read() as connection:
         assert len((await connection.execute(select(model_versions))).all()) == 5
+    old, new = state.models / ".old.1", state.models / ".new.2"
+    for draft in (old, new):
+        draft.mkdir()
+    os.utime(old, (0, 0))
+    await prune(database, state, 1, redis_url=redis_url, say=quiet)
+    assert (old.exists(), new.exists()) == (False, True), "what was killed goes, what is being written stays"
     with pytest.raises(ModelRefused):
         await activate(database, state, nights[2], redis_url=redis_url, say=quiet)
 
@@ -258,7 +268,9 @@ async def test_the_night_prunes_and_a_redis_that_is_away_is_a_warning(database, 
     said: list[str] = []
     for back in (2, 1, 0):
         date = LAST - dt.timedelta(days=back)
-        done = await run(database, state, date=date, settings=settings, redis_url=NO_REDIS, say=said.append)
+        done = await run(
+            database, state, date=date, settings=settings, redis_url=NO_REDIS, say=said.append, verify=False
+        )
     assert len(list(state.models.iterdir())) == 2
     assert (await fetch(state, done.version)).version == done.version
     assert any("Redis keeps its old models" in line for line in said)
@@ -285,6 +297,91 @@ async def test_publishing_again_after_a_crash_changes_nothing(database, state):
     await publish_version(database, state, model, say=quiet)
     assert (await fetch(state, version)).to_bundle(model_key(state)) == model.to_bundle(model_key(state))
     assert git(state, "log", "--format=%s").count(version) == 1
+
+
+@pytest.mark.usefixtures("history")
+async def test_every_version_is_pushed_to_the_remote_that_is_set(database, state, tmp_path):
+    bare = tmp_path / "bare.git"
+    mirrors.git(tmp_path, "init", "--quiet", "--bare", "--initial-branch=main", str(bare))
+    first = (await night(database, state, date=LAST)).version
+    git(state, "remote", "add", "origin", str(bare))
+    second = (await night(database, state)).version
+    assert mirrors.git(bare, "log", "--format=%s").splitlines() == [f"Model {second}", f"Model {first}"]
+    bundle = mirrors.git(bare, "show", "HEAD:roas_model.json")
+    assert Model.from_bundle(bundle, model_key(state), second).version == second
+    assert await confirm(database, state, second, None, quiet) == []
+    # A remote that is behind is seen; one that is away is a warning, and gets it all the next time.
+    mirrors.git(bare, "update-ref", "refs/heads/main", "HEAD~1")
+    (problem,) = await confirm(database, state, second, None, quiet)
+    assert "has not got the last commit" in problem
+    bare.rename(tmp_path / "away.git")
+    said: list[str] = []
+    mirrors.to_git(state, second, bundle, said.append)
+    assert await confirm(database, state, second, None, said.append) == []
+    assert len([line for line in said if line.startswith("warning")]) == 2
+    (tmp_path / "away.git").rename(bare)
+    mirrors.to_git(state, second, bundle, said.append)
+    assert await confirm(database, state, second, None, quiet) == []
+
+
+@pytest.mark.usefixtures("history")
+async def test_a_configured_repository_gets_the_model_beside_what_it_holds(database, state, tmp_path, monkeypatch):
+    ours = tmp_path / "ours"
+    monkeypatch.setenv("PACELINE_MODEL_REGISTRY", str(ours))
+    first = (await night(database, state, date=LAST)).version
+    assert not state.registry.exists()
+    (ours / "notes.txt").write_text("not committed yet")
+    (ours / ".gitignore").write_text("*.json\n")
+    second = (await night(database, state)).version
+    assert mirrors.git(ours, "log", "--format=%s").splitlines() == [f"Model {second}", f"Model {first}"]
+    assert mirrors.git(ours, "ls-files").split() == ["roas_model.json"], "nobody else's work is committed"
+
+
+def test_a_lock_that_a_killed_night_left_in_its_own_repository_is_nobodys(state):
+    said: list[str] = []
+    mirrors.to_git(state, "v-1", "{}", said.append)
+    for name in ("index.lock", "refs/heads/main.lock"):
+        (state.registry / ".git" / name).touch()
+    mirrors.to_git(state, "v-2", '{"v": 2}', said.append)
+    assert said == []
+    assert git(state, "log", "--format=%s").splitlines() == ["Model v-2", "Model v-1"]
+
+
+@pytest.mark.usefixtures("history")
+async def test_the_registry_tells_which_model_and_which_price_were_live_at_a_time(database, state):
+    first = (await night(database, state, date=LAST)).version
+    between = dt.datetime.now(dt.UTC)
+    second = (await night(database, state)).version
+    await activate(database, state, first, reason="api", say=quiet)
+    hour, minute = dt.timedelta(hours=1), dt.timedelta(minutes=1)
+    fit = {"model_version": first, "mu_brand": 0.0, "mu_portfolio": 0.0, "nu_brand": 0.0, "nu_portfolio": 0.0}
+    fit |= {"opportunities": 500}
+    fits = [
+        fit | {"brand_id": "a", "kappa": 1.5, "fitted_at": between - hour, "converged": True},
+        fit | {"brand_id": "a", "kappa": 9.0, "fitted_at": between - minute, "converged": False},
+        fit | {"brand_id": "a", "kappa": 2.5, "fitted_at": between + minute, "converged": True},
+    ]
+    records = [
+        {"brand_id": "a", "at": between - 50 * hour, "lambda": 8.0, "kappa": None},
+        {"brand_id": "a", "at": between - 2 * minute, "lambda": 1.6, "kappa": 1.6},
+        {"brand_id": "b", "at": between - minute, "lambda": 0.7, "kappa": None},
+        {"brand_id": "a", "at": between + minute, "lambda": 3.0, "kappa": 3.0},
+    ]
+    async with database.write() as connection:
+        await connection.execute(insert(lambda_fits), fits)
+        await connection.execute(insert(lambda_history), records)
+    then = await as_of(database, between)
+    assert (then.model.version, then.model.reason) == (first, "nightly")
+    a, b = then.prices
+    assert (a.brand_id, a.night_kappa, a.fitted_at) == ("a", 1.5, between - hour)
+    assert (a.lambda_, a.kappa, a.since) == (1.6, 1.6, between - 2 * minute)
+    assert (b.brand_id, b.night_kappa, b.lambda_, b.kappa) == ("b", None, 0.7, None)
+    now = await as_of(database, dt.datetime.now(dt.UTC), "b")
+    assert (now.model.version, now.model.reason, [price.brand_id for price in now.prices]) == (first, "api", ["b"])
+    long_ago = await as_of(database, between - 49 * hour)
+    assert (long_ago.model, [price.lambda_ for price in long_ago.prices]) == (None, [8.0])
+    assert (await as_of(database, between - 60 * hour)).prices == []
+    assert second != first
 
 
 @pytest.mark.usefixtures("history")

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from training.gate import BrandDuel, Comparison, Duel, Rows, decide, report
+from training.gate import BrandDuel, BrandShift, Comparison, Duel, Rows, decide, report
 from training.metrics import Metrics
 from training.settings import ModelSettings
 
@@ -60,13 +60,17 @@ WEEK = [
 
 BRANDS = [
     ("as good", [brand(judged(1.2), judged(1.0))], None),
-    ("one broke", [brand(judged(1.0), judged(1.0)), brand(judged(2.0), judged(1.0), "brand-9")], "worst brand"),
+    (
+        "one broke",
+        [brand(judged(1.0), judged(1.0)), brand(judged(2.0), judged(1.0), "brand-9")],
+        "worst brand on the newest day",
+    ),
     ("worse than perfect, within a tenth", [brand(judged(0.3), judged(0.0))], None),
-    ("inflated", [brand(judged(1.0, 3.5), judged(1.0))], "worst brand's calibration"),
+    ("inflated", [brand(judged(1.0, 3.5), judged(1.0))], "worst brand's calibration on the newest day"),
     (
         "inflated, beside one that moved more and is inside",
         [brand(judged(1.0, 2.9), judged(1.0)), brand(judged(1.0, 3.5), judged(1.0, 2.0), "brand-9")],
-        "worst brand's calibration",
+        "worst brand's calibration on the newest day",
     ),
     ("inflated, the champion more", [brand(judged(1.0, 3.5), judged(1.0, 4.0))], None),
     ("without revenue", [brand(judged(1.0, NAN), judged(1.0, NAN))], None),
@@ -83,15 +87,31 @@ ROWS = [
 
 SHIFT = [
     ("as before", compared(score_shift=0.1), None),
-    ("twice", compared(score_shift=math.log(2.0)), None),
+    ("nearly twice", compared(score_shift=math.log(1.9)), None),
     ("five times", compared(score_shift=math.log(5.0)), "score shift"),
-    ("five times, and right", compared(BETTER, score_shift=math.log(5.0)), None),
+    ("five times, and clearly better", compared(BETTER, score_shift=math.log(5.0)), None),
+    ("a brand five times", compared(brand_shift=BrandShift("brand-7", math.log(5.0))), None),
+    ("a brand ten times", compared(brand_shift=BrandShift("brand-7", math.log(10.0))), "brand's score shift"),
+    (
+        "a brand ten times, and clearly better",
+        compared(BETTER, brand_shift=BrandShift("brand-7", math.log(10.0))),
+        None,
+    ),
 ]
 
 CASES = [
     *((f"day: {story}", compared(day), lost) for story, day, lost in DAY),
     *((f"week: {story}", given, lost) for story, given, lost in WEEK),
     *((f"brands: {story}", compared(brands=brands), lost) for story, brands, lost in BRANDS),
+    *(
+        (f"brands of the week: {story}", compared(week_brands=brands), lost and lost.replace("newest day", "week"))
+        for story, brands, lost in BRANDS
+    ),
+    (
+        "brands of the week: one broke, and clearly better on the newest day",
+        compared(BETTER, week_brands=[brand(judged(2.0, 3.5), judged(1.0))]),
+        None,
+    ),
     *((f"rows: {story}", compared(rows=rows), lost) for story, rows, lost in ROWS),
     *((f"shift: {story}", given, lost) for story, given, lost in SHIFT),
 ]
@@ -131,6 +151,7 @@ def test_all_that_failed_is_told_with_its_figures():
         ("gate_history_rows", 0.1, compared(rows=Rows(100, 100.0, 200, 900))),
         ("gate_day_rows", 0.1, compared(rows=Rows(20, 100.0, 900, 900))),
         ("gate_score_shift", 9.0, compared(score_shift=math.log(5.0))),
+        ("gate_brand_score_shift", 12.0, compared(brand_shift=BrandShift("brand-7", math.log(10.0)))),
     ],
 )
 def test_every_bound_is_a_setting(name, loose, given):

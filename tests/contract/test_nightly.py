@@ -1,0 +1,413 @@
+"""The night: killed anywhere it is finished by the next run, odd histories do not stop it, it tells how it ended."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import redis
+from sqlalchemy import Table, func, select
+
+from db import Database, DatabaseSettings, State
+from db.tables import model_activations, model_versions, nights
+from training import Columns, ModelSettings, activate, current, fetch, import_frame, nightly, performance
+from training.confirm import confirm
+from training.mirrors import git
+from training.nightly import night_lock, run
+from training.publish import tell_redis
+
+ROOT = Path(__file__).resolve().parents[2]
+LAST = dt.date(2020, 11, 21)
+SETTINGS = ModelSettings(trees=10, min_rows_in_leaf=5)
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> State:
+    return State(tmp_path / "state")
+
+
+@pytest.fixture
+async def database(sqlite_url: str) -> AsyncIterator[Database]:
+    opened = Database(DatabaseSettings(url=sqlite_url))
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def history(database: Database) -> None:
+    await import_frame(database, performance(LAST, days=10), "simulated", simulated=True, say=quiet)
+
+
+def quiet(_line: str) -> None:
+    pass
+
+
+async def night(database, state, **given):
+    return await run(database, state, **{"settings": SETTINGS, "say": quiet, "verify": False} | given)
+
+
+class Desk:
+    """The command as an operator types it, on this state, database and Redis."""
+
+    def __init__(self, state: State, sqlite_url: str, redis_url: str) -> None:
+        self.environ = {name: value for name, value in os.environ.items() if not name.startswith("PACELINE_")} | {
+            "STATE": str(state.root),
+            "PACELINE_DATABASE_URL": sqlite_url,
+            "PACELINE_REDIS_URL": redis_url,
+            "PACELINE_MODEL_TREES": "10",
+            "PACELINE_MODEL_MIN_ROWS_IN_LEAF": "5",
+            "OMP_NUM_THREADS": "1",
+        }
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", *arguments],
+            cwd=ROOT,
+            env=self.environ,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    def night(self, *options: str) -> subprocess.CompletedProcess[str]:
+        return self.run("training.nightly", "--in-process", "--json", *options)
+
+
+@pytest.fixture
+def desk(state: State, sqlite_url: str, redis_url: str) -> Desk:
+    return Desk(state, sqlite_url, redis_url)
+
+
+# Every place is reached by continuing from the one before, so that each run also finishes what the one before began.
+DEATHS = [
+    "after training.nightly._read",
+    "after training.nightly.save_features",  # written, and not in its place
+    "before training.nightly.save_fit",
+    "after training.nightly._keep_candidate",
+    "after training.nightly.fit_lambdas",
+    "before training.model._sync",  # half of the version's directory is there
+    "before training.publish.to_redis",  # the database knows the version, nobody else does
+    "before training.publish.to_git",
+    "before training.nightly.activate",
+    "before training.publish._pointed_at",  # live in the database, and Redis not told
+    "before training.nightly.confirm",
+]
+SWAPPED_AT = DEATHS.index("before training.publish._pointed_at")
+
+
+async def test_a_night_that_was_killed_anywhere_is_finished_by_the_next_run(
+    database, state, redis_url, desk, history, tmp_path, migrated_sqlite_file
+):
+    first = (await night(database, state, date=LAST, redis_url=redis_url)).version
+    for place, death in enumerate(DEATHS):
+        done = desk.run("tests.contract.killed", *death.split())
+        assert done.returncode == -signal.SIGKILL, (death, done.stdout, done.stderr)
+        # What is live is whole, whatever lies beside it.
+        live = await current(database)
+        assert live is not None and (live == first) == (place < SWAPPED_AT), death
+        assert (await fetch(state, live, verify=place >= SWAPPED_AT)).version == live, death
+        with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+            assert client.get("roas_model:current") == (first if place <= SWAPPED_AT else live), death
+    done = desk.night()
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["kept"] == ["features", "fit", "gate", "lambda", "publish", "swap"]
+    assert told["outcome"] == "live" and told["verified"] is True
+
+    (version,) = {path.name for path in state.models.glob("[!.]*")} - {first}
+    assert version == told["version"] == await current(database)
+    assert not state.night.exists(), "a finished night leaves nothing"
+    assert [await count(database, table) for table in (model_versions, model_activations, nights)] == [2, 2, 2]
+    assert git(state.registry, "log", "--format=%s").splitlines() == [f"Model {version}", f"Model {first}"]
+
+    # The same trees and tables as those of a night that nothing happened to.
+    shutil.copyfile(migrated_sqlite_file, tmp_path / "clean.sqlite")
+    clean = Database(DatabaseSettings(url=f"sqlite+aiosqlite:///{tmp_path / 'clean.sqlite'}"))
+    try:
+        await import_frame(clean, performance(LAST, days=10), "simulated", simulated=True, say=quiet)
+        expected = await night(clean, State(tmp_path / "clean"))
+    finally:
+        await clean.close()
+    made = (await fetch(state, version, verify=False)).manifest
+    other = (await fetch(State(tmp_path / "clean"), expected.version, verify=False)).manifest
+    assert made["golden"] == other["golden"]
+    assert made["files"]["encoder.json"] == other["files"]["encoder.json"]
+    assert made["training"]["rows"] == other["training"]["rows"]
+
+
+async def count(database: Database, table: Table) -> int:
+    async with database.read() as connection:
+        return (await connection.execute(select(func.count()).select_from(table))).scalar_one()
+
+
+async def test_what_is_kept_is_used_only_for_the_same_night(database, state, history):
+    """A step is done again when anything has changed that it was made from, or when it is asked for."""
+    told: list[str] = []
+
+    async def again(**given):
+        told.clear()
+        found = await night(database, state, say=told.append, **given)
+        return found.kept
+
+    def dying(_data, _newest, _settings):
+        raise RuntimeError("no fit today")
+
+    with pytest.raises(RuntimeError):
+        await night(database, state, fitter=dying)
+    assert {path.name.split("-")[0] for path in state.night.iterdir()} == {"features"}
+    async with database.read() as connection:
+        (ended,) = await connection.execute(select(nights))
+    assert (ended.outcome, ended.reason) == ("failed", "fit: no fit today")
+    assert await again() == ["features"]
+    assert any("features" in line and "kept from the run before" in line for line in told)
+    assert "features" not in await again(), "the night before is over"
+    with pytest.raises(RuntimeError):
+        await night(database, state, fitter=dying)
+    assert "features" not in await again(restart=True)
+    with pytest.raises(RuntimeError):
+        await night(database, state, fitter=dying)
+    assert await again(settings=SETTINGS.model_copy(update={"pending_share": 0.5})) == []
+    with pytest.raises(RuntimeError):
+        await night(database, state, fitter=dying)
+    (kept,) = state.night.glob("features-*/matrix.npy")
+    kept.write_bytes(kept.read_bytes()[:-8])
+    assert "features" not in await again(), "half a file is no file"
+    with pytest.raises(RuntimeError):
+        await night(database, state, fitter=dying)
+    await import_frame(database, performance(LAST, days=1, seed=5), "late", say=quiet)
+    assert "features" not in await again(), "the history has changed"
+
+
+async def test_a_champion_that_changed_meanwhile_is_judged_against_anew(database, state, history, monkeypatch):
+    first = (await night(database, state, date=LAST - dt.timedelta(days=1))).version
+    second = (await night(database, state, date=LAST)).version
+
+    async def away(*_given: object, **_named: object) -> None:
+        raise OSError("no database today")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("training.nightly.publish_version", away)
+        with pytest.raises(OSError, match="no database"):
+            await night(database, state)
+    await activate(database, state, first, say=quiet)
+    done = await night(database, state)
+    assert done.kept[:2] == ["features", "fit"] and "gate" not in done.kept
+    model = await fetch(state, done.version, verify=False)
+    assert model.manifest["parent"] == first != second
+
+
+async def test_what_an_operator_made_live_after_the_swap_stays(database, state, history, monkeypatch):
+    first = (await night(database, state, date=LAST)).version
+
+    async def broken(*_given: object, **_named: object) -> list[str]:
+        raise OSError("killed here")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("training.nightly.confirm", broken)
+        with pytest.raises(OSError, match="killed here"):
+            await night(database, state, verify=True)
+    await activate(database, state, first, say=quiet)
+    done = await night(database, state, verify=True)
+    assert "swap" in done.kept and done.live == await current(database) == first
+    assert done.problems[0] == f"the database says that {first} is live"
+    assert done.outcome == "unverified"
+
+
+async def test_a_place_that_disagrees_is_found_and_looked_at_again_by_the_next_run(database, state, history, redis_url):
+    done = await night(database, state, redis_url=redis_url, verify=True)
+    version = done.version
+    assert done.verified and done.problems == []
+    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+        bundle = client.get("roas_model.json")
+        assert bundle == client.get(f"roas_model:{version}") == (state.registry / "roas_model.json").read_text()
+        client.set("roas_model:current", "another")
+        client.set("roas_model.json", "{}")
+        assert await confirm(database, state, version, redis_url, quiet) == [
+            "Redis's roas_model:current is another",
+            "Redis's roas_model.json is not what was published",
+        ]
+        await tell_redis(state, version, redis_url, quiet)
+    said: list[str] = []
+    assert await confirm(database, state, version, "redis://127.0.0.1:1/0", said.append) == []
+    assert any("Redis was not compared" in line for line in said)
+    (state.registry / "roas_model.json").write_text("{}")
+    git(state.registry, "commit", "-qam", "x")
+    (problem,) = await confirm(database, state, version, redis_url, quiet)
+    assert "holds another model" in problem
+    trees = state.models / version / "model.txt"
+    trees.write_text(trees.read_text().replace("leaf_value=", "leaf_value=9", 1))
+    (problem,) = await confirm(database, state, version, redis_url, quiet)
+    assert "model.txt" in problem
+
+
+@pytest.mark.parametrize(
+    ("says", "problems"),
+    [("the version", 0), ("another", 1), ("nothing", 0)],
+)
+async def test_replicas_are_asked_where_a_system_runs(database, state, history, says, problems):
+    version = (await night(database, state)).version
+    answer = json.dumps({"model_version": version if says == "the version" else "another"}).encode()
+
+    class Replica(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *_given: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Replica) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        port = server.server_port
+        if says == "nothing":
+            server.shutdown()
+            server.server_close()
+        state.run.write_text(json.dumps({"url": f"http://127.0.0.1:{port}", "pid": os.getpid()}))
+        said: list[str] = []
+        within_s = 30.0 if says == "the version" else 0.5
+        found = await confirm(database, state, version, None, said.append, within_s)
+        server.shutdown()
+    assert len(found) == problems
+    assert any("nothing answers" in line for line in said) is (says == "nothing")
+
+
+def test_exit_codes_and_one_line_whatever_happens(desk, state, capsys):
+    nothing = desk.night()
+    assert nothing.returncode == 1
+    assert json.loads(nothing.stdout)["outcome"] == "failed" and "no performance yet" in nothing.stderr
+    with night_lock(state):
+        another = desk.night()
+    assert another.returncode == 3
+    assert json.loads(another.stdout)["outcome"] == "another night"
+    with pytest.raises(SystemExit) as mistyped:
+        nightly.main(["--dat", "x"])
+    assert mistyped.value.code == 1
+    with pytest.raises(SystemExit) as helped:
+        nightly.main(["--help"])
+    assert helped.value.code == 0
+    shown = capsys.readouterr().out
+    for code in (*"01234", "130", "143"):
+        assert f"\n  {code} " in shown or f", {code} by" in shown
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_at_once_and_says_that_nothing_is_lost(desk, history, number):
+    command = [sys.executable, "-m", "training.nightly", "--in-process"]
+    environ = desk.environ | {"PACELINE_MODEL_TREES": "5000", "PACELINE_MODEL_LEAVES": "255"}
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        assert any("[3/8] fit" in line for line in running.stdout)
+        running.send_signal(number)
+        _, said = running.communicate(timeout=30)
+    assert running.returncode == 128 + number
+    assert f"stopped by {number.name} in step fit" in said and "the next run continues there" in said
+
+
+# Odd histories
+
+
+def rows(**columns):
+    """Three days of one brand at one place, but for what is given."""
+    base = {
+        "ts": [pd.Timestamp(LAST) - pd.Timedelta(days=back) for back in (2, 1, 0)],
+        "brand_id": "odd",
+        "partner_id": "p",
+        "slot_id": "s",
+        "device_type": "mobile",
+        "creative_type": "300x250",
+        "placement_score": 0.5,
+        "impressions": [2000, 3000, 4000],
+        "clicks": [20, 30, 40],
+        "conversions": [2, 3, 4],
+        "cost": [2.0, 3.0, 4.0],
+        "revenue": [3.0, 5.0, 4.0],
+    }
+    return pd.DataFrame(base | columns)
+
+
+def days(*back):
+    return [pd.Timestamp(LAST) - pd.Timedelta(days=day) for day in back]
+
+
+ODD = {
+    "nothing odd": (rows(), None),
+    "one day of history": (rows(ts=days(0, 0, 0), slot_id=["a", "b", "c"]), "one day of history"),
+    "missing days": (rows(ts=days(9, 1, 0)), "7 days without data"),
+    "out of order": (rows(ts=days(0, 2, 1)), None),
+    "the same key twice": (rows(ts=days(1, 0, 0)), None),
+    "a brand without revenue": (
+        pd.concat([rows(), rows(brand_id="poor", revenue=0.0)]),
+        "1 brand without revenue (poor)",
+    ),
+    "nobody has revenue": (rows(revenue=0.0), "no row has revenue"),
+    "a brand with one row": (pd.concat([rows(), rows(brand_id="new").tail(1)]), "1 brand with one row (new)"),
+    "every row the same": (
+        rows(impressions=1000, clicks=10, conversions=1, cost=1.0, revenue=2.0),
+        "every row earns the same",
+    ),
+    "cost without impressions": (rows(impressions=[0, 3000, 4000], clicks=[0, 30, 40]), "cost and no impressions"),
+    "revenue below zero": (rows(revenue=[-3.0, 5.0, 4.0]), "1 row with revenue below zero"),
+    "all revenue below zero": (rows(revenue=-1.0), "3 rows with revenue below zero"),
+    "more conversions than clicks": (rows(conversions=[99, 3, 4]), "1 row with more conversions than clicks"),
+    "clicks only": (rows(impressions=0), "cost and no impressions"),
+    "cost not known": (rows(cost=np.nan), None),
+}
+
+
+@pytest.mark.parametrize(("frame", "odd"), ODD.values(), ids=ODD.keys())
+async def test_an_odd_history_gives_a_model_and_is_told(database, state, frame, odd):
+    for through in (LAST, LAST + dt.timedelta(days=1)):  # the second night has a champion
+        await import_frame(database, frame, f"source {through}", say=quiet)
+        done = await night(database, state, settings=ModelSettings(trees=3, min_rows_in_leaf=1))
+        assert done.live is not None
+        assert done.metrics["gate"]["reason"]
+        if odd is None:
+            assert done.warnings == []
+        assert not odd or any(odd in line for line in done.warnings), done.warnings
+        json.dumps(done._asdict(), allow_nan=False)
+        frame, odd = frame.assign(ts=frame["ts"] + pd.Timedelta(days=1)), ""
+    model = await fetch(state, done.live, verify=False)
+    ids = [["odd", "never-seen"], ["p", "never-seen"], ["s", "?"], ["mobile", "?"], ["300x250", "?"]]
+    said = model.predict(Columns.of(ids, np.array([0.5, np.nan])))
+    for values in (said.revenue_micros, said.ctr, said.cvr):
+        assert np.isfinite(values).all() and (values >= 0).all()
+
+
+async def test_a_brand_that_is_poisoned_overnight_leaves_the_champion_live(database, state):
+    """Through the whole night: the newest day is a hundred times too high, as a wrong currency unit makes it."""
+    frame = performance(LAST, days=12)
+    last = frame["ts"] == frame["ts"].max()
+    await import_frame(database, frame[~last], "good", say=quiet)
+    first = (await night(database, state)).version
+    await import_frame(
+        database,
+        frame[last].assign(revenue=frame["revenue"] * 100, pending_revenue=frame["pending_revenue"] * 100),
+        "poisoned",
+        say=quiet,
+    )
+    lost = await night(database, state)
+    assert lost.live == first and not lost.accepted
+    async with database.read() as connection:
+        stored = (
+            await connection.execute(select(model_versions).where(model_versions.c.version == lost.version))
+        ).one()
+        outcomes = (await connection.execute(select(nights.c.outcome).order_by(nights.c.seq))).scalars().all()
+    gate = json.loads(stored.metrics)["gate"]
+    assert stored.status == "rejected" and gate["reason"] == lost.reason
+    assert [check["check"] for check in gate["checks"] if not check["passed"]]
+    assert outcomes == ["live", "stayed"]
