@@ -17,6 +17,7 @@ from db.brands import BrandSettings, PortfolioSettings
 from ledger.book import Ledger
 from ledger.counters import Counters
 from ledger.errors import Fenced, LayoutReplaced, LedgerUnavailable
+from ledger.lambda_record import LOOK_S, LambdaRecord
 from ledger.pacing import DaySums
 from ledger.pilot import Pilot
 from ledger.reach import Identity, digest_of, has_successor
@@ -117,6 +118,7 @@ class LedgerActor:
             asyncio.create_task(self._keep(self._writer.sweep, self._settings.sweep_s)),
             asyncio.create_task(self._keep(ledger.refresh, self._settings.refresh_s)),
             asyncio.create_task(self._keep(ledger.check_epoch, self._settings.refresh_s)),
+            asyncio.create_task(self._keep(LambdaRecord(ledger, self._database).look, LOOK_S)),
         ]
         if self._redis is not None:
             self._counters = Counters(ledger, self._redis, self._roas_settings)

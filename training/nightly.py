@@ -41,7 +41,7 @@ from training.model import Model, ModelRefused, ModelUnavailable
 from training.oddities import oddities
 from training.opportunities import fit_lambdas
 from training.publish import activate, fetch, model_key, prune, publish_version, tell_redis
-from training.registry import activated, current
+from training.registry import REMEMBERED, activated, current, forget
 from training.settings import ModelSettings, model_settings
 
 STEPS = ("etl", "features", "fit", "gate", "lambda", "publish", "swap", "verify")
@@ -286,6 +286,7 @@ async def _steps(
         with progress.step("swap") as done:
             done(await _swap(database, state, model.version, redis_url, progress))
     await prune(database, state, settings.keep, redis_url=redis_url, say=progress.hear)
+    await forget(database, dt.datetime.now(dt.UTC) - REMEMBERED)
     if accepted and verify:
         with progress.step("verify") as done:
             problems = await confirm(database, state, model.version, redis_url, progress.hear)

@@ -14,12 +14,15 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import desc, func, select
+from sqlalchemy import delete, desc, func, select
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from db import BadSetting, Database, database_settings
 from db.tables import lambda_fits, lambda_history, model_activations
 
+REMEMBERED = dt.timedelta(days=90)
+"""How long λ by day is kept."""
 RECORDED_WITHIN = dt.timedelta(days=2)
 """λ by day is recorded at least once a day while a ledger runs: what is older was not in force."""
 
@@ -105,6 +108,16 @@ async def as_of(database: Database, at: dt.datetime, brand_id: str | None = None
         night_kappa, fitted_at = by_night.get(name, (None, None))
         prices.append(Price(name, night_kappa, fitted_at, *by_day.get(name, (None, None, None))))
     return Then(at, await _activation(database, at), prices)
+
+
+async def forget(database: Database, before: dt.datetime) -> None:
+    """The record of λ by day, of earlier times; models and nightly fits are never forgotten."""
+    old = delete(lambda_history).where(lambda_history.c.at < before)
+
+    async def write(connection: AsyncConnection) -> None:
+        await connection.execute(old)
+
+    await database.transact(write)
 
 
 async def _activation(database: Database, at: dt.datetime) -> Activation | None:

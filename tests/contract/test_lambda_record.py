@@ -1,0 +1,64 @@
+"""λ by day, from the ledger that solves for it to the registry that is asked for it, on both databases."""
+
+import datetime as dt
+
+import pytest
+from sqlalchemy import select
+
+from db import tables as t
+from db.brands import BrandSettings
+from ledger import Ledger, RoasSettings
+from ledger.lambda_record import LambdaRecord
+from ledger.pilot import Pilot
+from ledger.seen import Seen
+from tests.contract.ledgers import NOON
+from tests.unit.ledger.test_steering import market
+from training import as_of
+from training.registry import forget
+
+MINUTE = dt.timedelta(minutes=1)
+
+
+async def test_the_lambda_that_was_live_at_a_time_is_known(database, ledger, clock):
+    for brand_id in ("b", "quiet"):
+        await ledger.put_brand(
+            brand_id, BrandSettings(target_roas=2.6, daily_budget_micros=None, strategy_multiplier=2)
+        )
+    record = LambdaRecord(ledger, database)
+    assert await record.look() == 2
+    assert await record.look() == 0, "nothing has moved"
+    pilot = Pilot(ledger, RoasSettings(min_impressions=3, watch_s=0), stopwatch=lambda: clock.now.timestamp())
+    seen = Seen()
+    seen.add(market(number=5000))
+    pilot.heard(seen.take())
+    await pilot.step()
+    steered = ledger.newest_terms.brands["b"].lambda_
+    assert await record.look() == 0, "once a minute at most"
+    clock.forward(MINUTE)
+    assert await record.look() == 1
+    assert await LambdaRecord(ledger, database).look() == 2, "a ledger that starts writes them all"
+    async with database.read() as connection:
+        assert len((await connection.execute(select(t.lambda_history))).all()) == 5
+
+    (before,) = (await as_of(database, NOON + MINUTE / 2, "b")).prices
+    assert (before.lambda_, before.kappa, before.since, before.night_kappa) == (5.2, None, NOON, None)
+    (after,) = (await as_of(database, NOON + 5 * MINUTE, "b")).prices
+    assert (after.lambda_, after.kappa, after.since) == (steered, steered / 2, NOON + MINUTE)
+    assert [price.brand_id for price in (await as_of(database, NOON)).prices] == ["b", "quiet"]
+    await forget(database, NOON + MINUTE)
+    assert (await as_of(database, NOON)).prices == []
+    assert (await as_of(database, NOON + MINUTE, "b")).prices == [after]
+
+
+async def test_a_database_that_was_away_is_told_later(ledger: Ledger, database, monkeypatch):
+    await ledger.put_brand("b", BrandSettings())
+    record = LambdaRecord(ledger, database)
+
+    async def away(_work):
+        raise OSError("away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(database, "run_write", away)
+        with pytest.raises(OSError, match="away"):
+            await record.look()
+    assert await record.look() == 1
