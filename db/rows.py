@@ -7,12 +7,28 @@ from functools import lru_cache
 from itertools import chain
 from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Dialect, Table, and_, bindparam, insert, or_, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Dialect,
+    Select,
+    Table,
+    and_,
+    bindparam,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.dialects.mysql import insert as mysql_insert
 
 T = TypeVar("T")
 CHUNK = 500
 """Keys in one IN list."""
+
+FETCHED_TOGETHER = 20_000
+"""Rows that are Python objects at a time, where a result may have millions."""
 
 TOGETHER = 64
 """Rows in one INSERT of SQLite: of more, each costs more again."""
@@ -64,6 +80,29 @@ def _insertion(table_: Table, names: tuple[str, ...], dialect: Dialect) -> _Inse
         (name, table_.c[name].type.dialect_impl(dialect).bind_processor(dialect)) for name in compiled.positiontup or ()
     )
     return _Insertion(f"{head} VALUES ", values, tuple(converters))
+
+
+def fetch_columns(connection: Connection, query: Select[Any]) -> Iterator[list[Sequence[Any]]]:
+    """A result by column, FETCHED_TOGETHER rows at a time.
+
+    The driver of MySQL is Python all through and takes 2 µs for a field: there a row comes as one, and is split here.
+
+    Args:
+        query: selects text without tabs, integers and doubles; empty text is read as none.
+
+    Returns:
+        As many sequences as the query has columns, None for NULL; nothing at all for no rows.
+    """
+    if connection.dialect.name != "mysql":
+        for rows in connection.execute(query).partitions(FETCHED_TOGETHER):
+            yield list(zip(*rows, strict=True))
+        return
+    columns = query.subquery().c
+    packed = select(func.concat_ws("\t", *(func.coalesce(column, "") for column in columns)))
+    types = [column.type.python_type for column in columns]
+    for lines in connection.execute(packed).scalars().partitions(FETCHED_TOGETHER):
+        fields = zip(*(line.split("\t") for line in lines), strict=True)
+        yield [[type_(one) if one else None for one in given] for type_, given in zip(types, fields, strict=True)]
 
 
 def replace_rows(connection: Connection, table_: Table, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -19,6 +19,7 @@ from sqlalchemy import Connection, extract, select, text
 
 from db import Database
 from db import tables as t
+from db.rows import fetch_columns
 from training.features import ID_COLUMNS
 
 COLUMNS = (
@@ -36,9 +37,6 @@ COLUMNS = (
 EPOCH = dt.date(1970, 1, 1)
 DAYS_TOGETHER = 31
 """In one look at the database."""
-
-FETCHED_TOGETHER = 50_000
-"""Rows that are Python objects at a time, before they are columns."""
 
 _P = t.performance_hourly.c
 _ROWS = (_P.precedence, _P.period, extract("hour", _P.hour), *(_P[name] for name in COLUMNS[2:]))
@@ -103,9 +101,9 @@ def read_day(connection: Connection, day: dt.date) -> Day:
     words: dict[str, str] = {}
     parts: list[list[npt.NDArray[Any]]] = []
     stored = 0
-    for rows in connection.execute(select(*_ROWS).where(_P.day == day)).partitions(FETCHED_TOGETHER):
-        stored += len(rows)
-        parts.append(_arrays(rows, words))
+    for fetched in fetch_columns(connection, select(*_ROWS).where(_P.day == day)):
+        stored += len(fetched[0])
+        parts.append(_arrays(fetched, words))
     if not parts:
         return Day(_columns([], 0), 0)
     precedence, daily, hours, *rest = (np.concatenate(column) for column in zip(*parts, strict=True))
@@ -122,9 +120,9 @@ def read_day(connection: Connection, day: dt.date) -> Day:
     return Day({name: column[order] for name, column in columns.items()}, stored)
 
 
-def _arrays(rows: Any, words: dict[str, str]) -> list[npt.NDArray[Any]]:
+def _arrays(fetched: Sequence[Sequence[Any]], words: dict[str, str]) -> list[npt.NDArray[Any]]:
     """precedence, whether it is a day's row, hour, then COLUMNS from the ids on. `words`: one object for each id."""
-    precedence, period, hours, *rest = zip(*rows, strict=True)
+    precedence, period, hours, *rest = fetched
     arrays: list[npt.NDArray[Any]] = [
         np.array(precedence, np.int64),
         np.array([one == "day" for one in period], np.bool_),

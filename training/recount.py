@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, extract, func, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, delete, extract, func, select
 
 from db import tables as t
-from db.rows import chunks
+from db.rows import chunks, fetch_columns
 from ledger.event_store import EventStore
 from ledger.settlement import (
     AGGREGATE,
@@ -30,7 +30,6 @@ from ledger.settlement import (
 )
 from ledger.types import Tuple
 
-FETCHED_TOGETHER = 10_000
 ONE_DAY = dt.timedelta(days=1)
 _E, _P = t.events.c, t.performance_hourly.c
 _GROUP = (_E.brand_id, _E.partner_id, _E.conversion_id)
@@ -121,8 +120,8 @@ def _simple(connection: Connection, day: dt.date, brand_ids: Sequence[str]) -> I
     """Impressions, clicks and aggregates. Those that are alike in all but their sums come as one from the database."""
     query = select(*_KIND, *_PLACE, *_SUMS).where(_on(day, brand_ids), _E.type.not_in((CONVERSION, UPDATE)))
     shapes: dict[tuple[Any, ...], tuple[Fact, RowKey]] = {}
-    for row in fetched(connection.execute(query.group_by(*_KIND, *_PLACE))):
-        shape, place, (number, *counts, cost, revenue) = row[:3], row[3:9], row[9:]
+    for row in _rows(connection, query.group_by(*_KIND, *_PLACE)):
+        shape, place, (number, impressions, clicks, conversions, cost, revenue) = row[:3], row[3:9], row[9:]
         if shape not in shapes:
             type_, period, hour = shape
             at = dt.datetime(day.year, day.month, day.day, int(hour), tzinfo=dt.UTC)
@@ -131,8 +130,6 @@ def _simple(connection: Connection, day: dt.date, brand_ids: Sequence[str]) -> I
             assert found is not None
             shapes[shape] = fact, found
         fact, key = shapes[shape]
-        impressions, clicks, conversions = map(int, counts)  # MySQL's sums are decimals
-        cost, revenue = (None if one is None else int(one) for one in (cost, revenue))
         figures = figures_of(Fact(*fact[:10], impressions, clicks, conversions, cost, revenue))
         if fact.type != AGGREGATE:  # each counts as one
             figures = figures._replace(impressions=number * figures.impressions, clicks=number * figures.clicks)
@@ -146,7 +143,7 @@ def _groups(
     named = select(*_GROUP).where(_on(day, brand_ids), _IS_CONVERSION).distinct().subquery()
     same = and_(*(column == named.c[column.name] for column in _GROUP))
     query = select(*_FACT).join(named, same).where(_IS_CONVERSION).order_by(*_GROUP)
-    for group, rows in groupby(fetched(connection.execute(query)), key=lambda row: row[:3]):
+    for group, rows in groupby(connection.execute(query), key=lambda row: row[:3]):
         brands.add(group[0])
         effect = effect_of_group([_fact(row) for row in rows])
         if effect.row is not None and effect.row.hour.date() == day:
@@ -187,7 +184,7 @@ def _compare(
     query = select(*_STORED).where(_P.day == day, _P.brand_id.in_(brand_ids), _SUMMED)
     hours = [dt.datetime(day.year, day.month, day.day, hour, tzinfo=dt.UTC) for hour in range(24)]
     unequal: dict[RowKey, Figures] = {}
-    for row in fetched(connection.execute(query)):
+    for row in _rows(connection, query):
         key = RowKey(row[1], row[2], hours[int(row[3])], Tuple(*row[4:10]))
         if key.place.brand_id not in brands:
             found.unfounded.add(key.place.brand_id)
@@ -201,10 +198,9 @@ def _compare(
     found.differences += [Difference(key, None, figures) for key, figures in counted.items()]
 
 
-def fetched(result: Any) -> Iterator[Any]:
-    """Rows one by one, fetched many at a time: one at a time costs as much as what is done with them."""
-    for rows in result.partitions(FETCHED_TOGETHER):
-        yield from rows
+def _rows(connection: Connection, query: Select[Any]) -> Iterator[tuple[Any, ...]]:
+    for columns in fetch_columns(connection, query):
+        yield from zip(*columns, strict=True)
 
 
 def _on(day: dt.date, brand_ids: Sequence[str]) -> ColumnElement[bool]:
