@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 logger = logging.getLogger("paceline.night")
 NIGHT = dt.time(2, 0, tzinfo=dt.UTC)
+LOOK_S = 10.0
 
 
 def next_night(now: dt.datetime) -> dt.datetime:
@@ -20,6 +23,26 @@ def next_night(now: dt.datetime) -> dt.datetime:
     """
     tonight = dt.datetime.combine(now.astimezone(dt.UTC).date(), NIGHT)
     return tonight if tonight > now else tonight + dt.timedelta(days=1)
+
+
+def ended(logs: str) -> str:
+    """How a night ended, from what its job wrote: the last line that is a summary.
+
+    >>> ended('…\\n{"outcome": "stayed", "version": "v-2", "reason": "deviance 2"}\\n')
+    'stayed: v-2, deviance 2'
+    >>> ended("Killed\\n")
+    'no summary: Killed'
+    """
+    lines = logs.strip().splitlines()
+    for line in reversed(lines):
+        try:
+            night = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(night, dict) and "outcome" in night:
+            words = [night.get("version"), *(night.get("problems") or [night.get("reason")]), night.get("error")]
+            return f"{night['outcome']}: {', '.join(str(word) for word in words if word)}"
+    return f"no summary: {lines[-1] if lines else 'it wrote nothing'}"
 
 
 class Night(threading.Thread):
@@ -39,15 +62,28 @@ class Night(threading.Thread):
                 if self._stopped.wait(min(left, 30.0)):
                     return
             try:
-                self._say(f"night: submitted as job {self.submit()}; see the dashboard")
+                client = self._client()
+                job = self.submit(client)
+                self._say(f"night: submitted as job {job}; see the dashboard")
+                self._follow(client, job)
             except Exception as error:
-                self._say(f"night: could not be submitted: {error}")
+                self._say(f"night: could not be submitted or followed: {error}")
 
-    def submit(self) -> str:
+    def _client(self) -> Any:
         from ray.job_submission import JobSubmissionClient  # Ray reads the environment on import: after run.py set it
 
-        client = JobSubmissionClient(self._dashboard)
-        return client.submit_job(entrypoint="python -m training.nightly", entrypoint_num_cpus=0)
+        return JobSubmissionClient(self._dashboard)
+
+    def submit(self, client: Any) -> str:
+        job: str = client.submit_job(entrypoint="python -m training.nightly", entrypoint_num_cpus=0)
+        return job
+
+    def _follow(self, client: Any, job: str) -> None:
+        """Until it ends, and tell how: a champion that stays must not pass unseen."""
+        while not client.get_job_status(job).is_terminal():
+            if self._stopped.wait(LOOK_S):
+                return
+        self._say(f"night: {ended(client.get_job_logs(job))}")
 
     def stop(self) -> None:
         self._stopped.set()

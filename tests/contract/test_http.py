@@ -19,6 +19,8 @@ from db import Database
 from ledger.audit import audit
 from serve_app import schemas, token
 from tests.contract.http import SECRET, TODAY, World, world
+from training import ModelSettings, import_frame, performance
+from training.nightly import run
 
 PLACE = {"partner_id": "p-1", "slot_id": "s-1", "device_type": "mobile", "creative_type": "300x250"}
 
@@ -455,6 +457,41 @@ async def test_models_can_be_rolled_back_and_an_unknown_one_is_404(on_sqlite: Wo
     assert [model["live"] for model in models] == [True] and models[0]["simulated"]
     assert (await admin.post(f"/api/models/{models[0]['version']}/activate", b"")).status_code == 200
     assert (await admin.post("/api/models/none/activate", b"")).status_code == 404
+
+
+async def test_models_show_their_gate_who_was_live_when_and_the_monitor_a_champion_that_stays(
+    on_sqlite: World, redis_url: str
+) -> None:
+    admin = on_sqlite.client()
+    (first,) = (await admin.get("/api/models")).json()["models"]
+    assert first["gate"]["accepted"] and first["gate"]["reason"] == "no champion to compare with"
+    assert "model_challenger_rejected 0.0" in (await admin.get("/metrics")).text.splitlines()
+    impossible = ModelSettings(trees=20, gate_score_shift=1.0000001, gate_week_deviance=1e-9, gate_deviance=1e-9)
+    more = performance(TODAY, days=1, seed=3)
+    await import_frame(on_sqlite.database, more, "more", simulated=True, say=lambda _: None)
+    lost = await run(
+        on_sqlite.database, on_sqlite.state, settings=impossible, redis_url=redis_url, verify=False, say=lambda _: None
+    )
+    page = schemas.ModelPage.model_validate_json((await admin.get("/api/models")).content)
+    newest = page.models[0]
+    assert (newest.version, newest.status, newest.live, page.as_of) == (lost.version, "rejected", False, None)
+    assert newest.gate is not None and newest.gate.reason == lost.reason
+    assert next(check.check for check in newest.gate.checks if not check.passed) == "newest day"
+    assert newest.gate.newest_day is not None and newest.gate.newest_day.champion is not None
+    assert newest.gate.newest_day.champion["rows"] > 0
+    metrics = (await admin.get("/metrics")).text.splitlines()
+    assert "model_challenger_rejected 1.0" in metrics
+    assert {"model_night_unverified 0.0", "model_night_failed 0.0"} <= set(metrics)
+
+    now = dt.datetime.now(dt.UTC).isoformat().replace("+00:00", "Z")
+    as_of = (await admin.get("/api/models", at=now)).json()["as_of"]
+    assert (as_of["model_version"], as_of["reason"]) == (first["version"], "nightly")
+    atlas = next(brand for brand in as_of["lambdas"] if brand["brand_id"] == "brand-atlas")
+    assert (atlas["lambda"], atlas["kappa"], atlas["night_kappa"]) == (1.0, None, None), "cold: the target"
+    before = (await admin.get("/api/models", at="2020-01-01T00:00:00Z", brand_id="cheap")).json()["as_of"]
+    assert before["model_version"] is None
+    for wrong in ({"at": "last Tuesday"}, {"at": "2020-01-01T00:00:00"}, {"when": now}):
+        assert (await admin.get("/api/models", **wrong)).status_code == 422, wrong
 
 
 async def test_a_changed_model_file_is_refused_and_the_live_one_stays(on_sqlite: World, redis_url: str) -> None:
