@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from bench import auctions, http, ledger, memory, night, scaling, stages, startup, swap, trees
+from bench import auctions, etl, http, ledger, memory, night, scaling, stages, startup, swap, trees
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results.md"
@@ -27,6 +27,7 @@ PARTS: dict[str, Callable[[Sequence[str]], str | None]] = {
     "startup": startup.main,
     "swap": swap.main,
     "ledger": ledger.main,
+    "etl": etl.main,
     "night": night.main,
     "auctions": auctions.main,
 }
