@@ -80,20 +80,24 @@ class _Parser:
     def take(self, first_line: int, lines: list[str]) -> None:
         """Rows as text."""
         width = len(self.header)
-        numbers: list[int] = []
-        kept: list[str] = []
+        if (rows := _plain_rows(lines, width)) is not None:
+            columns = dict(zip(self.header, map(list, zip(*rows, strict=True)), strict=True))
+            self.take_columns(range(first_line, first_line + len(lines)), columns, lines)
+            return
+        good: list[list[str]] = []
+        good_numbers: list[int] = []
+        good_lines: list[str] = []
         for number, line in enumerate(lines, start=first_line):
             if not line.strip():
                 continue
             if '"' in line and line.count('"') % 2:
                 self.rejects.append(Reject(number, "a quote is not closed", line))
                 continue
-            numbers.append(number)
-            kept.append(line)
-        good: list[list[str]] = []
-        good_numbers: list[int] = []
-        good_lines: list[str] = []
-        for number, line, row in zip(numbers, kept, csv.reader(kept), strict=True):
+            try:
+                (row,) = csv.reader([line])
+            except csv.Error as error:
+                self.rejects.append(Reject(number, str(error).split(" - ")[0], line))
+                continue
             if len(row) == width:
                 good.append(row)
                 good_numbers.append(number)
@@ -174,6 +178,17 @@ class _Parser:
         if value not in self._ids:
             self._ids[value] = value if ID.match(value) else None
         return self._ids[value]
+
+
+def _plain_rows(lines: Sequence[str], width: int) -> list[list[str]] | None:
+    """The fields of each line; None unless all of them have `width` fields and no quote, as nearly always."""
+    if '"' in "".join(lines):
+        return None
+    try:
+        rows = list(csv.reader(lines))
+    except csv.Error:
+        return None
+    return rows if len(rows) == len(lines) and all(len(row) == width for row in rows) else None
 
 
 def _seconds(value: str) -> int | None:
@@ -269,19 +284,23 @@ def _read_csv(path: Path, compressed: bool, say: Say, keep: bool) -> tuple[_Pars
         first_pending, pending = line_number, []
 
     for block in stream:
-        lines = (tail + block).split(b"\n")
-        tail = lines.pop()
-        if parser is None:
-            if lines:
-                parser = _Parser(_header(path, lines.pop(0)), keep)
-                line_number = first_pending = 2
-            elif len(tail) > HEADER_BYTES:
+        whole, end, rest = (tail + block).rpartition(b"\n")
+        tail = rest
+        if not end:
+            if parser is None and len(tail) > HEADER_BYTES:
                 raise Unreadable(f"{path} is not a CSV: its first line does not end")
-        for line in lines:
-            pending.append(line.decode("utf-8", "replace").rstrip("\r"))
-            line_number += 1
-            if len(pending) >= CHUNK_LINES:
-                flush()
+            continue
+        if parser is None:
+            head, more, whole = whole.partition(b"\n")
+            parser = _Parser(_header(path, head), keep)
+            line_number = first_pending = 2
+            if not more:
+                continue
+        lines = whole.decode("utf-8", "replace").split("\n")
+        pending += [line.rstrip("\r") for line in lines]
+        line_number += len(lines)
+        if len(pending) >= CHUNK_LINES:
+            flush()
     if parser is None:
         if stream.broken:
             raise Unreadable(f"{path} cannot be unpacked: {stream.broken}")

@@ -109,12 +109,30 @@ def test_rows_with_hours_are_hourly_and_sum_within_the_hour(tmp_path):
         ("1,2,3", "3 fields"),
         (GOOD + ",extra", "13 fields"),
         (GOOD.replace("b1", '"b1'), "quote"),
+        (GOOD.replace("b1", "b\r1"), "new-line character"),
+        (GOOD.replace("b1", "b" * 200_000), "field larger"),
     ],
 )
 def test_a_broken_line_costs_only_itself(tmp_path, line, reason):
     read = read_file(written(tmp_path, GOOD, line, GOOD, GOOD), quiet)
     assert read.rows == 3
     assert reason in read.rejects[0].reason
+
+
+def test_lines_keep_their_numbers_whatever_is_between_them(tmp_path):
+    path = tmp_path / "perf.csv"
+    bad = row(cost="-1")
+    for text, number in (
+        (f"{HEADER}\n\n{bad}\n{GOOD}\n", 3),
+        (f"{HEADER}\n{GOOD}\n\n\n{bad}", 5),
+        (f"{HEADER}\r\n{GOOD}\r\n{bad}\r\n", 3),
+        (f'{HEADER}\n"{GOOD.replace(",", chr(34) + "," + chr(34))}"\n{bad}\n', 3),
+        ("\n".join([HEADER, *[GOOD] * 60_000, bad, ""]), 60_002),
+    ):
+        path.write_bytes(text.encode())
+        read = read_file(path, quiet)
+        assert [reject.line for reject in read.rejects] == [number]
+        assert (read.rejects[0].content, read.frame["impressions"].unique().tolist()) == (bad, [100])
 
 
 @pytest.mark.parametrize(
