@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import json
 import math
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -63,9 +64,16 @@ read_answer = msgspec.json.Decoder(Answer).decode
 class Bodies:
     """What is sent: the same few lists of bids again and again, as partners do."""
 
-    def __init__(self, bids: int = 50, bodies: int = BODIES) -> None:
+    def __init__(self, bids: int = 50, bodies: int = BODIES, brands: Sequence[str] = ()) -> None:
+        """
+        Args:
+            brands: whose bids; none are those of the benchmarks' history.
+        """
         random_ = random.Random(7)
         self._bids = [[bid(random_, number) for number in range(bids)] for _ in range(bodies)]
+        if brands:
+            for one in itertools.chain.from_iterable(self._bids):
+                one["brand_id"] = random_.choice(brands)
         self._texts = [json.dumps(one) for one in self._bids]
 
     def __len__(self) -> int:

@@ -404,7 +404,7 @@ def parts_of(directory: Path) -> Parts:
         except UnicodeDecodeError as error:
             raise ModelRefused(directory.name, f"{file} is not text: {error}") from None
         except OSError as error:
-            kind = ModelRefused if error.errno == errno.ELOOP else ModelUnavailable
+            kind = ModelRefused if error.errno in (errno.ELOOP, errno.EFBIG) else ModelUnavailable
             raise kind(directory.name, f"{file} cannot be read: {error.strerror or error}") from None
     try:
         return Parts(json.loads(texts.pop(MANIFEST)), texts)

@@ -15,6 +15,7 @@ import pytest
 from tests.cluster.conftest import System, running
 from tests.cluster.test_faults import replica_pids
 from tests.cluster.test_round_trip import PLACE, brand_ids, wait_until
+from tests.cluster.test_swap import assert_unharmed, swapped_under_load
 
 pytestmark = pytest.mark.usefixtures("audited")
 
@@ -55,6 +56,12 @@ def test_the_pool_predicts_explains_and_looks_at_a_slot(http: httpx.Client) -> N
     where = {"brand_id": brand, "partner_id": PLACE["partner_id"], "slot_id": "s-1"}
     seen = http.get("/api/roas", params=where | {"device_type": "mobile", "creative_type": "300x250"}).json()
     assert seen["model_version"] == answers[0]["model_version"]
+
+
+def test_swaps_under_load_reach_every_predictor_and_mix_no_versions(system: System, http: httpx.Client) -> None:
+    before = replica_pids(system, "Predictor")
+    assert_unharmed(swapped_under_load(system, brand_ids(http), swaps=3), swaps=3)
+    assert replica_pids(system, "Predictor") == before
 
 
 def test_a_predictor_s_death_costs_the_requests_that_it_held(system: System, http: httpx.Client) -> None:
