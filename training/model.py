@@ -42,6 +42,8 @@ GOLDEN_ROWS = 32
 GOLDEN_TOLERANCE = 1e-6
 MOST_BYTES = 1 << 30
 """Of one file."""
+REFUSED = 3
+"""The child's exit code."""
 KILLED = (-signal.SIGKILL, -signal.SIGTERM)
 """Nothing kills itself like this: memory ran out, or somebody stops the system."""
 
@@ -467,7 +469,7 @@ def verify_in_child(manifest: dict[str, Any], texts: dict[str, str], limits: Lim
 
     Raises:
         ModelRefused: the child crashed, predicted something else, or needed too much of this machine.
-        ModelUnavailable: the child took too long, was killed from outside, or could not be started.
+        ModelUnavailable: the child took too long, was killed from outside, or could not begin.
     """
     version = str(manifest.get("version"))
     limits = limits or Limits.of(texts)
@@ -491,9 +493,13 @@ def verify_in_child(manifest: dict[str, Any], texts: dict[str, str], limits: Lim
         raise ModelUnavailable(version, "the process that predicted its golden rows was killed")
     if child.returncode == -signal.SIGXCPU:
         raise ModelRefused(version, f"its golden rows take more than {limits.cpu_s} s of CPU")
+    said = (child.stderr.decode(errors="replace").strip().splitlines() or ["nothing"])[-1]
+    if child.returncode == REFUSED:
+        raise ModelRefused(version, said)
+    if child.returncode == 1:  # Python's own, before it came to the version
+        raise ModelUnavailable(version, f"the process for its golden rows did not begin: {said}")
     if child.returncode != 0:
-        said = child.stderr.decode(errors="replace").strip().splitlines()
-        raise ModelRefused(version, said[-1] if said and child.returncode == 1 else "it breaks the process it runs in")
+        raise ModelRefused(version, "it breaks the process it runs in")
     from training.tables import unpacked
 
     try:

@@ -1,8 +1,8 @@
 """Predict a version's golden rows in a process of its own: `python -m training.verify CPU_S BYTES`, by `nodecheck`.
 
-Exit code 0 when they agree, and then on standard output the tables for the node's replicas. Its caller has checked
-signature and hashes; this shows that the version also works. LightGBM alone predicts here: whoever takes the tables
-holds them against LightGBM on the same rows. Without numba it is over in half the time.
+Exit code 0 when they agree, and then on standard output the tables for the node's replicas; `REFUSED` when not. Its
+caller has checked signature and hashes; this shows that the version also works. LightGBM alone predicts here: whoever
+takes the tables holds them against LightGBM on the same rows. Without numba it is over in half the time.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ def main(argv: Sequence[str]) -> int:
     _without_frames()
     # Only now: what is imported counts as well.
     from training import tables
-    from training.model import ModelRefused, golden_agrees, open_unverified
+    from training.model import REFUSED, ModelRefused, golden_agrees, open_unverified
 
     try:
         model, texts = open_unverified(sys.stdin.buffer.read())
         agrees = golden_agrees(model)
     except Exception as error:  # a signed version may hold anything
         print(error.reason if isinstance(error, ModelRefused) else f"cannot be read: {error!r}", file=sys.stderr)
-        return 1
+        return REFUSED
     if not agrees:
         print("its golden rows predict something else", file=sys.stderr)
-        return 1
+        return REFUSED
     sys.stdout.buffer.write(tables.packed(_prepared(texts)))
     return 0
 
