@@ -69,6 +69,10 @@ class AnotherNight(Exception):
     """The lock is held: a night is running on this state folder."""
 
 
+class ChampionChanged(Exception):
+    """Somebody made another version live while the night ran: nobody has compared the challenger with that one."""
+
+
 Fitter = Callable[[TrainingSet, int, ModelSettings], Boosters]
 """(data, newest day, settings) → trees: in process, or on Ray Train."""
 
@@ -195,6 +199,7 @@ async def run(
 
     Raises:
         NothingToLearn: no usable history before the date.
+        ChampionChanged: another version was made live while the night ran.
         ModelUnavailable: the live version cannot be asked just now, so that nothing could be compared with it.
     """
     progress, started_at = progress or Progress(say), dt.datetime.now(dt.UTC)
@@ -284,7 +289,7 @@ async def _steps(
     problems: list[str] = []
     if accepted:
         with progress.step("swap") as done:
-            done(await _swap(database, state, model.version, redis_url, progress))
+            done(await _swap(database, state, model, redis_url, progress))
     await prune(database, state, settings.keep, redis_url=redis_url, say=progress.hear)
     await forget(database, dt.datetime.now(dt.UTC) - REMEMBERED)
     if accepted and verify:
@@ -465,9 +470,16 @@ async def _is_published(database: Database, version: str) -> bool:
         return (await connection.execute(asked)).first() is not None
 
 
-async def _swap(database: Database, state: State, version: str, redis_url: str | None, progress: Progress) -> str:
-    """Once a night: what an operator has made live since then stays."""
+async def _swap(database: Database, state: State, model: Model, redis_url: str | None, progress: Progress) -> str:
+    """Once a night: what an operator has made live since then stays.
+
+    Raises:
+        ChampionChanged: an operator was first; the next run judges the challenger against what is live now.
+    """
+    version, parent = model.version, model.manifest["parent"]
     if version not in await activated(database):
+        if (live := await current(database)) != parent:
+            raise ChampionChanged(f"{live} was made live meanwhile, the challenger was judged against {parent}")
         await activate(database, state, version, redis_url=redis_url, reason="nightly", say=progress.hear)
         return f"{version} is live"
     live = await current(database)
@@ -545,7 +557,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             night = asyncio.run(_night(state, settings, chosen.date, chosen.in_process, chosen.restart, progress))
     except AnotherNight as error:
         return _failed(ANOTHER, str(error), progress)
-    except (BadSetting, CannotMigrate, NothingToLearn, FitFailed, ModelRefused, ModelUnavailable) as error:
+    except (BadSetting, CannotMigrate, ChampionChanged, NothingToLearn, FitFailed) as error:
+        return _failed(FAILED, str(error), progress)
+    except (ModelRefused, ModelUnavailable) as error:
         return _failed(FAILED, str(error), progress)
     except (SQLAlchemyError, OSError) as error:
         said = str(getattr(error, "orig", None) or error or type(error).__name__).splitlines()[0]
@@ -589,7 +603,7 @@ async def _night(
             database,
             state,
             date=date,
-            redis_url=redis_url(),
+            redis_url=_redis(state, progress),
             settings=settings,
             fitter=fitter,
             restart=restart,
@@ -597,6 +611,15 @@ async def _night(
         )
     finally:
         await database.close()
+
+
+def _redis(state: State, progress: Progress) -> str | None:
+    """None: the embedded one is not running."""
+    url = redis_url()
+    if url == f"unix://{state.redis_socket}" and not state.redis_socket.exists():
+        progress.say("  the embedded Redis is not running: a system that starts tells it what is live")
+        return None
+    return url
 
 
 def _ray_fitter(state: State, say: Say) -> Fitter:

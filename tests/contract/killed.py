@@ -1,4 +1,8 @@
-"""A night that dies at a chosen place: `python -m tests.contract.killed before|after MODULE.FUNCTION`."""
+"""Nights that die at chosen places: `python -m tests.contract.killed` reads `before|after MODULE.FUNCTION` a line.
+
+Each is a process of its own, forked from this one, which has imported everything and begun nothing; its exit code is
+told in a line.
+"""
 
 from __future__ import annotations
 
@@ -31,11 +35,17 @@ def deadly(function: Callable[..., Any], when: str) -> Callable[..., Any]:
 
 
 def main() -> int:
-    when, where = sys.argv[1:]
-    home, _, name = where.rpartition(".")
-    module = importlib.import_module(home)
-    setattr(module, name, deadly(getattr(module, name), when))
-    return nightly.main(["--in-process", "--json"])
+    for line in sys.stdin:
+        if (child := os.fork()) == 0:
+            os.dup2(2, 1)
+            when, where = line.split()
+            home, _, name = where.rpartition(".")
+            module = importlib.import_module(home)
+            setattr(module, name, deadly(getattr(module, name), when))
+            os._exit(nightly.main(["--in-process", "--json"]))
+        _, status = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+    return 0
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -25,8 +25,8 @@ from db.tables import model_activations, model_versions, nights
 from training import Columns, ModelSettings, activate, current, fetch, import_frame, nightly, performance
 from training.confirm import confirm
 from training.mirrors import git
-from training.nightly import night_lock, run
-from training.publish import tell_redis
+from training.nightly import ChampionChanged, night_lock, run
+from training.publish import publish_version, tell_redis
 
 ROOT = Path(__file__).resolve().parents[2]
 LAST = dt.date(2020, 11, 21)
@@ -62,6 +62,7 @@ class Desk:
     """The command as an operator types it, on this state, database and Redis."""
 
     def __init__(self, state: State, sqlite_url: str, redis_url: str) -> None:
+        self._running: subprocess.Popen[str] | None = None
         self.environ = {name: value for name, value in os.environ.items() if not name.startswith("PACELINE_")} | {
             "STATE": str(state.root),
             "PACELINE_DATABASE_URL": sqlite_url,
@@ -84,10 +85,30 @@ class Desk:
     def night(self, *options: str) -> subprocess.CompletedProcess[str]:
         return self.run("training.nightly", "--in-process", "--json", *options)
 
+    def dying(self) -> Callable[[str], int]:
+        """Runs a night that dies there (see `killed.py`) and returns its exit code."""
+        command = [sys.executable, "-m", "tests.contract.killed"]
+        pipe = subprocess.PIPE
+        self._running = subprocess.Popen(command, cwd=ROOT, env=self.environ, stdin=pipe, stdout=pipe, text=True)
+        told, heard = self._running.stdin, self._running.stdout
+
+        def die(place: str) -> int:
+            told.write(f"{place}\n")
+            told.flush()
+            return int(heard.readline())
+
+        return die
+
+    def close(self) -> None:
+        if self._running is not None:
+            self._running.communicate(timeout=30)
+
 
 @pytest.fixture
-def desk(state: State, sqlite_url: str, redis_url: str) -> Desk:
-    return Desk(state, sqlite_url, redis_url)
+def desk(state: State, sqlite_url: str, redis_url: str) -> Iterator[Desk]:
+    desk = Desk(state, sqlite_url, redis_url)
+    yield desk
+    desk.close()
 
 
 # Every place is reached by continuing from the one before, so that each run also finishes what the one before began.
@@ -111,9 +132,9 @@ async def test_a_night_that_was_killed_anywhere_is_finished_by_the_next_run(
     database, state, redis_url, desk, history, tmp_path, migrated_sqlite_file
 ):
     first = (await night(database, state, date=LAST, redis_url=redis_url)).version
+    dying = desk.dying()
     for place, death in enumerate(DEATHS):
-        done = desk.run("tests.contract.killed", *death.split())
-        assert done.returncode == -signal.SIGKILL, (death, done.stdout, done.stderr)
+        assert dying(death) == -signal.SIGKILL, death
         # What is live is whole, whatever lies beside it.
         live = await current(database)
         assert live is not None and (live == first) == (place < SWAPPED_AT), death
@@ -206,6 +227,25 @@ async def test_a_champion_that_changed_meanwhile_is_judged_against_anew(database
     assert done.kept[:2] == ["features", "fit"] and "gate" not in done.kept
     model = await fetch(state, done.version, verify=False)
     assert model.manifest["parent"] == first != second
+
+
+async def test_an_operator_who_rolls_back_while_the_night_runs_is_not_overruled(database, state, history, monkeypatch):
+    first = (await night(database, state, date=LAST - dt.timedelta(days=1))).version
+    second = (await night(database, state, date=LAST)).version
+
+    async def rolled_back(*given: object, **named: object) -> None:
+        await publish_version(*given, **named)
+        await activate(database, state, first, say=quiet)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("training.nightly.publish_version", rolled_back)
+        with pytest.raises(ChampionChanged, match=f"{first} was made live meanwhile.* against {second}"):
+            await night(database, state)
+    assert await current(database) == first
+    done = await night(database, state)
+    assert done.kept[:2] == ["features", "fit"] and "gate" not in done.kept, "judged against what is live now"
+    assert done.live == done.version
+    assert (await fetch(state, done.version, verify=False)).manifest["parent"] == first
 
 
 async def test_what_an_operator_made_live_after_the_swap_stays(database, state, history, monkeypatch):

@@ -299,6 +299,7 @@ async def test_publishing_again_after_a_crash_changes_nothing(database, state):
     assert git(state, "log", "--format=%s").count(version) == 1
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 @pytest.mark.usefixtures("history")
 async def test_every_version_is_pushed_to_the_remote_that_is_set(database, state, tmp_path):
     bare = tmp_path / "bare.git"
@@ -324,6 +325,7 @@ async def test_every_version_is_pushed_to_the_remote_that_is_set(database, state
     assert await confirm(database, state, second, None, quiet) == []
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 @pytest.mark.usefixtures("history")
 async def test_a_configured_repository_gets_the_model_beside_what_it_holds(database, state, tmp_path, monkeypatch):
     ours = tmp_path / "ours"
