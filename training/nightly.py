@@ -15,7 +15,6 @@ import os
 import shutil
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, NoReturn
@@ -40,11 +39,11 @@ from training.mirrors import Say as Say
 from training.model import Model, ModelRefused, ModelUnavailable
 from training.oddities import oddities
 from training.opportunities import fit_lambdas
+from training.progress import Progress
 from training.publish import activate, fetch, model_key, prune, publish_version, tell_redis
 from training.registry import REMEMBERED, activated, current, forget
 from training.settings import ModelSettings, model_settings
 
-STEPS = ("etl", "features", "fit", "gate", "lambda", "publish", "swap", "verify")
 LIVE, FAILED, STAYED, ANOTHER, UNVERIFIED = range(5)
 """Exit codes; 128 + the signal's number when stopped by one."""
 EXIT_CODES = """exit codes:
@@ -58,7 +57,6 @@ EXIT_CODES = """exit codes:
 SIMULATED_SOURCES = text("SELECT source FROM imports WHERE simulated")
 LEARNED_FROM = text("SELECT 1 FROM performance_hourly WHERE source = :source AND day <= :through LIMIT 1")
 MOST_REASON = 2000
-KEPT_WORDS = "kept from the run before"
 
 
 class NothingToLearn(Exception):
@@ -113,48 +111,6 @@ class Night(NamedTuple):
     @property
     def outcome(self) -> str:
         return "stayed" if not self.accepted else "unverified" if self.problems else "live"
-
-
-class Progress:
-    """Tells each step as it ends, and remembers how long it took."""
-
-    def __init__(self, say: Say) -> None:
-        self.say = say
-        self.now: str | None = None
-        self.seconds: dict[str, float] = {}
-        self.kept: list[str] = []
-        self.warnings: list[str] = []
-
-    @contextmanager
-    def step(self, name: str) -> Iterator[Callable[[str], None]]:
-        """Call what it gives with what the step has done."""
-        self.now, started, told = name, time.monotonic(), [""]
-        if name == "fit":  # the long one
-            self.say(f"  {_number(name)} fit …")
-        yield lambda words: told.append(words)
-        taken = time.monotonic() - started
-        self.seconds[name] = round(taken, 3)
-        self.say(f"  {_number(name)} {name}: {told[-1]} ({taken:.1f} s)")
-
-    def keeps(self, words: str) -> str:
-        """The current step was finished by an earlier run."""
-        self.kept.append(str(self.now))
-        return f"{words}: {KEPT_WORDS}"
-
-    def warn(self, line: str) -> None:
-        self.warnings.append(line.removeprefix("warning: "))
-        self.say(f"warning: {line.removeprefix('warning: ')}")
-
-    def hear(self, line: str) -> None:
-        """What a helper says: its warnings belong into the summary, too."""
-        if line.startswith("warning: "):
-            self.warn(line)
-        else:
-            self.say(line)
-
-
-def _number(step: str) -> str:
-    return f"[{STEPS.index(step) + 1}/{len(STEPS)}]"
 
 
 async def first_model(
