@@ -1,4 +1,4 @@
-"""Arrays inside JSON documents, exact to the bit and without pickle."""
+"""Names for arrays, and arrays inside JSON documents, exact to the bit and without pickle."""
 
 from __future__ import annotations
 
@@ -8,6 +8,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Singles = npt.NDArray[np.float32]
+Integers = npt.NDArray[np.int64]
+Codes = npt.NDArray[np.int32]
+Flags = npt.NDArray[np.bool_]
 
 KINDS = ("<f8", "<i4", "<i8")
 

@@ -19,12 +19,12 @@ import numpy as np
 import pandas as pd
 
 from db import BadSetting
+from training.arrays import Floats, Integers
 from training.etl import Unreadable, read_file
-from training.features import Floats, Integers
-from training.fit import TrainingSet, fit_before
+from training.fit import TrainingSet, fit_before, predicted
 from training.history import day_number, day_of, from_import
 from training.metrics import judge
-from training.nightly import Say, plain, predict_day
+from training.nightly import Say, plain
 from training.report import render
 from training.settings import ModelSettings, model_settings
 
@@ -33,9 +33,9 @@ DECILES = 10
 
 
 class Walk(NamedTuple):
-    """Predictions of the days asked for; rows of the training set, in the file's order."""
+    """Predictions of the days asked for."""
 
-    rows: Integers
+    rows: Integers  # of the training set
     revenue_micros: Floats
     ctr: Floats
     cvr: Floats
@@ -53,9 +53,9 @@ def walk_forward(data: TrainingSet, first: int, last: int, settings: ModelSettin
         if not data.before(day).any():
             without_history += 1
             continue
-        rows, predicted = predict_day(data, day, fit_before(data, day, settings))
-        revenue[rows] = predicted
-        found = judge(data.target[rows], predicted, data.exposure[rows], settings.tweedie_power)
+        rows = np.flatnonzero(data.days == day)
+        revenue[rows] = predicted(data, rows, fit_before(data, day, settings))
+        found = judge(data.target[rows], revenue[rows], data.exposure[rows], settings.tweedie_power)
         say(f"  {day_of(day)}: {found.rows} rows, R² {found.r2:.3f}, calibration {found.calibration:.3f}")
     wanted = np.flatnonzero((data.days >= first) & (data.days <= last))
     heads = data.heads[wanted]
@@ -139,6 +139,7 @@ def run(
         raise Unreadable(f"{source} has no row from {first} to {last}; {known}")
     # Days after the last one asked for are never looked at.
     past = np.flatnonzero(days <= day_number(last))
+    past = past[np.argsort(days[past], kind="stable")]
     data = TrainingSet.of(frame.iloc[past].reset_index(drop=True), settings.pending_share)
     walk = walk_forward(data, day_number(first), day_number(last), settings, say)
     found = report(data, walk, settings) | {
@@ -148,18 +149,21 @@ def run(
         "seconds": round(time.monotonic() - started, 2),
     }
     out.mkdir(parents=True, exist_ok=True)
-    _write_predictions(out / "predictions.csv", read.header, [read.kept[past[row]] for row in walk.rows], walk)
+    _write_predictions(out / "predictions.csv", read.header, read.kept, past[walk.rows], walk)
     (out / "report.json").write_text(json.dumps(found, indent=1) + "\n")
     (out / "report.html").write_text(render(source.name, found), encoding="utf-8")
     return found
 
 
-def _write_predictions(path: Path, header: list[str], kept: list[list[str]], walk: Walk) -> None:
-    columns = (walk.revenue_micros.tolist(), walk.ctr.tolist(), walk.cvr.tolist())
+def _write_predictions(path: Path, header: list[str], kept: list[list[str]], lines: Integers, walk: Walk) -> None:
+    """In the order of the file, whose lines they are."""
+    order = np.argsort(lines)
+    columns = (values[order].tolist() for values in (walk.revenue_micros, walk.ctr, walk.cvr))
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([*header, *PREDICTED])
-        writer.writerows([*row, *predicted] for row, *predicted in zip(kept, *columns, strict=True))
+        rows = (kept[line] for line in lines[order].tolist())
+        writer.writerows([*row, *said] for row, *said in zip(rows, *columns, strict=True))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import datetime as dt
 
-import lightgbm as lgb
 import numpy as np
 
-from training.features import ID_COLUMNS, IDS_FROM, Floats, Integers
-from training.fit import TrainingSet
+from training.arrays import Floats, Integers
+from training.features import CODED, CODES_FROM, ID_COLUMNS
+from training.fit import TrainingSet, predicted
 from training.gate import BrandDuel, BrandShift, Comparison, Duel, Rows
 from training.history import day_number
 from training.metrics import LEAST_PREDICTION_MICROS, judge
 from training.model import Columns, Model, golden_columns
 from training.settings import ModelSettings
+from training.trees import Reference
 
 WEEK_DAYS = 7
 LEAST_DAYS = 3
@@ -26,7 +27,7 @@ NOON_S = 43_200
 def compare(
     data: TrainingSet,
     newest: int,
-    held_out: lgb.Booster | None,
+    held_out: Reference | None,
     model: Model,
     champion: Model | None,
     settings: ModelSettings,
@@ -39,7 +40,7 @@ def compare(
         today: a newest day that is not over is not expected to be whole.
     """
     day = np.flatnonzero(data.days == newest)
-    challenged = None if held_out is None else predict_day(data, newest, held_out)[1]
+    challenged = None if held_out is None else predicted(data, day, held_out)
     if champion is None:
         return Comparison(False, _duel(data, day, challenged, None, settings), Duel(None, None))
     week = both_know(data, newest, champion)
@@ -57,13 +58,6 @@ def compare(
     )
 
 
-def predict_day(data: TrainingSet, day: int, booster: lgb.Booster) -> tuple[Integers, Floats]:
-    """(rows of the day, what a model that has seen only earlier days predicts for them)."""
-    rows = np.flatnonzero(data.days == day)
-    predicted: Floats = np.asarray(booster.predict(data.matrix[rows], num_threads=1), np.float64)
-    return rows, np.maximum(predicted, 0.0)
-
-
 def said_by(model: Model, data: TrainingSet, rows: Integers) -> Floats:
     """(k,) what a version says of these rows as a replica would, with its own tables."""
     frame = data.frame.iloc[rows]
@@ -79,12 +73,12 @@ def said_as_of(model: Model, data: TrainingSet, rows: Integers) -> Floats:
     The trees alone: what a version makes of its last day besides is no matter of the days before.
     """
     matrix = data.matrix[rows]
-    for column, (ours, theirs) in enumerate(zip(data.keys.vocabulary, model.encoder.vocabulary, strict=True)):
-        code_of = {word: code for code, word in enumerate(theirs)}
-        codes = np.array([code_of.get(word, -1) for word in ours], np.float32)
-        matrix[:, IDS_FROM + column] = codes[data.keys.ids[column][rows]]
-    predicted: Floats = np.maximum(model.trees.predict(matrix), 0.0)
-    return predicted
+    for position, column in enumerate(CODED):
+        code_of = {word: code for code, word in enumerate(model.encoder.vocabulary[column])}
+        codes = np.array([code_of.get(word, -1) for word in data.keys.vocabulary[column]], np.float32)
+        matrix[:, CODES_FROM + position] = codes[data.keys.ids[column][rows]]
+    said: Floats = data.heads[rows, 0] * model.trees.predict(matrix)
+    return said
 
 
 def both_know(data: TrainingSet, newest: int, champion: Model) -> Integers:

@@ -13,21 +13,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import lightgbm as lgb
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from db import State
 from db.state import secret_file
-from training.features import FEATURES, Floats, Singles
-from training.fit import Boosters, FitFailed, TrainingSet, fit, weights
+from training.arrays import Singles
+from training.fit import Boosters, Examples, FitFailed, TrainingSet, fit
 from training.publish import Say
 from training.settings import ModelSettings
+from training.trees import LightGbmTrees, XgboostTrees, reference
 
 FINAL, HELD_OUT = "final", "held_out"
 MEET_S = 120.0
-TARGET, WEIGHT = "_target", "_weight"
+MATRIX = "matrix.npy"
 NODE_LABEL = "ray.io/node-id"
 """Ray gives it to every node."""
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -39,15 +37,20 @@ def fit_on_ray(data: TrainingSet, newest: int, settings: ModelSettings, state: S
     Raises:
         FitFailed: a worker failed.
     """
-    folder = Path(tempfile.mkdtemp(prefix="fit-", dir=_scratch(state)))
-    try:
-        names = _write_partitions(data, newest, settings, folder)
-        with _cluster(state, say):
-            texts = _train(names, folder, settings)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    boosters = {name: lgb.Booster(model_str=text) for name, text in texts.items()}
-    return Boosters(boosters[FINAL], boosters.get(HELD_OUT))
+    asked = {FINAL: newest + 1} | ({HELD_OUT: newest} if data.before(newest).any() else {})
+    examples = {name: data.examples(day, settings) for name, day in asked.items()}
+    small = [name for name, found in examples.items() if len(found.target) < settings.workers]
+    found = {name: fit(examples.pop(name), settings) for name in small}  # a worker without a row could not take part
+    if examples:
+        folder = Path(tempfile.mkdtemp(prefix="fit-", dir=_scratch(state)))
+        try:
+            _write(data.matrix, examples, folder)
+            with _cluster(state, say):
+                texts = _train(list(examples), folder, settings)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        found |= {name: reference(settings.engine, text) for name, text in texts.items()}
+    return Boosters(found[FINAL], found.get(HELD_OUT))
 
 
 def _scratch(state: State) -> Path:
@@ -58,35 +61,26 @@ def _scratch(state: State) -> Path:
     return folder
 
 
-def _write_partitions(data: TrainingSet, newest: int, settings: ModelSettings, folder: Path) -> list[str]:
-    """One Parquet file a fit and worker; rows are dealt out in turn, so that every worker sees every day."""
-    names = [FINAL, HELD_OUT] if data.before(newest).any() else [FINAL]
-    for name in names:
-        day = newest + 1 if name == FINAL else newest
-        rows = np.flatnonzero(data.before(day))
-        weight = weights(data, day, settings)
-        for rank in range(settings.workers):
-            mine = rows[rank :: settings.workers]
-            columns = {feature: data.matrix[mine, position] for position, feature in enumerate(FEATURES)}
-            table = pa.table(columns | {TARGET: data.target[mine], WEIGHT: weight[mine]})
-            pq.write_table(table, _partition(folder, name, rank))
-    return names
+def _write(matrix: Singles, examples: dict[str, Examples], folder: Path) -> None:
+    """The matrix once, for all fits read the same rows from its start; and each fit's own columns."""
+    np.save(folder / MATRIX, matrix)
+    for name, found in examples.items():
+        np.save(folder / f"{name}.npy", np.stack([found.target, found.weight, found.offset]))
 
 
-def _partition(folder: Path, name: str, rank: int) -> Path:
-    return folder / f"{name}-{rank}.parquet"
-
-
-def read_partition(path: Path) -> tuple[Singles, Floats, Floats]:
-    """(matrix, target, weight)."""
-    table = pq.read_table(path)
-    matrix: Singles = np.column_stack([table.column(feature).to_numpy() for feature in FEATURES])
-    return matrix, table.column(TARGET).to_numpy(), table.column(WEIGHT).to_numpy()
+def read_partition(folder: Path, name: str, rank: int, workers: int) -> Examples:
+    """A worker's rows of a fit: dealt out in turn, so that every worker sees every day. A single one reads the file's
+    own pages instead of a copy."""
+    target, weight, offset = np.load(folder / f"{name}.npy")[:, rank::workers]
+    matrix = np.load(folder / MATRIX, mmap_mode="r")
+    rows = matrix[: len(target)] if workers == 1 else matrix[rank::workers][: len(target)]
+    return Examples(np.ascontiguousarray(rows), *(np.ascontiguousarray(part) for part in (target, weight, offset)))
 
 
 def _train(names: list[str], folder: Path, settings: ModelSettings) -> dict[str, str]:
     import ray.train
     from ray.train.lightgbm import LightGBMTrainer
+    from ray.train.xgboost import XGBoostTrainer
 
     nodes = ray.nodes()  # type: ignore[no-untyped-call]
     scaling: dict[str, Any] = {
@@ -94,9 +88,14 @@ def _train(names: list[str], folder: Path, settings: ModelSettings) -> dict[str,
         "resources_per_worker": {"CPU": 1},  # and no trainer: it fits beside the replicas on two cores
         "label_selector": _where(settings.workers, ray.get_runtime_context().get_node_id(), nodes),
     }
-    trainer = LightGBMTrainer(
+    trainer_of = {LightGbmTrees.engine: LightGBMTrainer, XgboostTrees.engine: XGBoostTrainer}
+    trainer = trainer_of[settings.engine](
         _work,
-        train_loop_config={"names": names, "folder": str(folder), "settings": settings.model_dump(exclude={"key"})},
+        train_loop_config={
+            "names": names,
+            "folder": str(folder),
+            "settings": settings.model_dump(mode="json", exclude={"key"}),
+        },
         scaling_config=ray.train.ScalingConfig(**scaling),
         run_config=ray.train.RunConfig(name="fit", storage_path=str(folder / "run")),
     )
@@ -128,15 +127,14 @@ def _work(config: dict[str, Any]) -> None:
 
     settings = ModelSettings.model_validate(config["settings"])
     folder, rank = Path(config["folder"]), ray.train.get_context().get_world_rank()
-    network = get_network_params() if settings.workers > 1 else {}
+    meets = settings.workers > 1 and settings.engine == LightGbmTrees.engine  # XGBoost's workers have met already
+    network = get_network_params() if meets else {}
     with tempfile.TemporaryDirectory() as directory:
         for name in config["names"]:
-            partition = read_partition(_partition(folder, name, rank))
+            partition = read_partition(folder, name, rank, settings.workers)
             if network:
                 network = _meet(folder, name, rank, network)
-            booster = fit(*partition, settings, threads=1, network=network)
-            (Path(directory) / f"{name}.txt").write_text(booster.model_to_string())
-            booster.free_network()
+            (Path(directory) / f"{name}.txt").write_text(fit(partition, settings, threads=1, network=network).text)
         kept = ray.train.Checkpoint.from_directory(directory) if rank == 0 else None
         ray.train.report({"trees": settings.trees}, checkpoint=kept)
 

@@ -1,39 +1,56 @@
-"""The one fitting function, in process or on Ray Train."""
+"""The one fitting function, in process or on Ray Train: trees that correct what the histories expect.
+
+The trees start from the expectation of `features.py` and learn by what factor it is off, given how it came about. What
+a whole brand's day with a partner brought beyond expectation is nobody's fault that day: it is in the offset, or the
+trees would learn the days of the past by heart. The histories have it from the day after.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import lightgbm as lgb
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
-from training.features import (
-    EXPOSURE,
-    FEATURES,
-    REVENUE,
-    Encoder,
-    Floats,
-    Integers,
-    Keys,
-    Singles,
-    as_of_the_day_before,
-    measures,
-    ticks,
-)
+from training.arrays import Flags, Floats, Integers, Singles
+from training.features import EXPOSURE, FEATURES, REVENUE, Encoder, Histories, Keys, as_of_the_day_before, measures
 from training.settings import ModelSettings
+from training.trees import LightGbmTrees, Reference, XgboostTrees
 
-LEAST_TARGET_MICROS = 1e-6
-Bools = npt.NDArray[np.bool_]
+SHOCK_EXPOSURE = 2000.0
+"""Exposure at the day's mean rate that a brand's day with a partner is mixed with before it is called a shock."""
+MOST_SHOCK = 3.0
+PARTNER = 2
+"""The level of PATH whose days are taken for shocks: partner within brand."""
+LEAF_PENALTY = 1.0
+FEATURE_SHARE = 0.7
+"""Of the features that a tree may use."""
+MOST_BINS = 255
+SEED = 1
 
 
 class FitFailed(Exception):
     """The trees could not be fitted; the text is the reason."""
 
 
+class Examples(NamedTuple):
+    """What a fit reads: n rows."""
+
+    matrix: Singles  # (n, len(FEATURES))
+    target: Floats  # (n,) revenue per exposure ÷ its mean, ≥ 0
+    weight: Floats  # (n,) ≥ 0, 1 in the mean
+    offset: Floats  # (n,) log of what the trees start from, on the target's scale
+
+    @classmethod
+    def neutral(cls) -> Examples:
+        """Nothing can be learned: trees that leave every expectation as it is."""
+        one = np.ones(1)
+        return cls(np.zeros((1, len(FEATURES)), np.float32), one, one, np.zeros(1))
+
+
 class TrainingSet(NamedTuple):
-    """A history turned into what the trees learn from."""
+    """A history turned into what the trees learn from; its rows in the order of their days."""
 
     frame: pd.DataFrame  # the history, see `training.read_history`
     keys: Keys
@@ -41,40 +58,54 @@ class TrainingSet(NamedTuple):
     matrix: Singles  # (n, features), as of the day before each row's
     heads: Floats  # (n, 4), the columns of `features.Heads`, likewise
     target: Floats  # (n,) revenue per exposure in micros, ≥ 0
+    shock: Floats  # (n,) log(realised ÷ expected) of the row's brand and partner on its day
     days: Integers  # (n,)
 
     @classmethod
     def of(cls, frame: pd.DataFrame, pending_share: float) -> TrainingSet:
+        """
+        Args:
+            frame: in any order; rows of a day keep theirs.
+        """
+        if not frame["day"].is_monotonic_increasing:
+            frame = frame.sort_values("day", kind="stable", ignore_index=True)
+        days = frame["day"].to_numpy(np.int64)
         keys = Keys.of(frame)
         numbers = measures(frame, pending_share)
-        return cls(
-            frame,
-            keys,
-            numbers,
-            *as_of_the_day_before(frame, keys, numbers),
-            target(frame, numbers),
-            frame["day"].to_numpy(np.int64),
-        )
+        histories = Histories.of(days, keys, numbers)
+        matrix, heads = as_of_the_day_before(frame, keys, histories)
+        found = target(frame, keys, numbers)
+        return cls(frame, keys, numbers, matrix, heads, found, shocks(days, keys, numbers, heads, found), days)
 
     @property
     def exposure(self) -> Floats:
         return self.numbers[:, EXPOSURE]
 
-    def before(self, day: int) -> Bools:
+    def before(self, day: int) -> Flags:
         """(n,) rows that may teach a model which has seen no `day`."""
-        usable: Bools = (self.days < day) & (self.exposure > 0)
+        usable: Flags = (self.days < day) & (self.exposure > 0)
         return usable
 
     def encoder(self, through: int) -> Encoder:
         """The tables as of the end of day `through`."""
-        known = np.flatnonzero(self.days <= through)
-        if len(known) == len(self.days):
-            return Encoder.fitted(self.frame, self.keys, self.numbers, through)
-        frame = self.frame.iloc[known]
-        return Encoder.fitted(frame, Keys.of(frame, self.keys.vocabulary), self.numbers[known], through)
+        end = int(np.searchsorted(self.days, through, side="right"))
+        keys = self.keys if end == len(self.days) else Keys.of(self.frame.iloc[:end], self.keys.vocabulary)
+        return Encoder.fitted(self.days[:end], keys, self.numbers[:end])
+
+    def examples(self, day: int, settings: ModelSettings) -> Examples:
+        """What a fit on the days before `day` reads; views, where they can be."""
+        end = int(np.searchsorted(self.days, day))
+        expected, exposure = self.heads[:end, 0], self.exposure[:end]
+        weight = np.where(expected > 0, exposure, 0.0) * recency(self.days[:end], settings.weight_half_life_days)
+        scale = float(weight @ self.target[:end]) / max(float(weight.sum()), 1e-300)
+        if not scale > 0:
+            return Examples.neutral()
+        weight *= np.count_nonzero(weight) / weight.sum()
+        offset = np.log(np.maximum(expected, 1e-300) / scale) + self.shock[:end]
+        return Examples(self.matrix[:end], self.target[:end] / scale, weight, np.where(weight > 0, offset, 0.0))
 
 
-def target(frame: pd.DataFrame, numbers: Floats) -> Floats:
+def target(frame: pd.DataFrame, keys: Keys, numbers: Floats) -> Floats:
     """(n,) revenue per exposure, ≥ 0.
 
     In hourly rows a click's revenue may fall into an hour without impressions: it is spread over the day's
@@ -82,8 +113,8 @@ def target(frame: pd.DataFrame, numbers: Floats) -> Floats:
     """
     revenue, exposure = numbers[:, REVENUE], numbers[:, EXPOSURE]
     if (frame["hour"].to_numpy() >= 0).any():
-        keys = Keys.of(frame).levels[-1] * 100_000 + frame["day"].to_numpy(np.int64)
-        _, groups = np.unique(keys, return_inverse=True)
+        places = keys.levels[-1].astype(np.int64) * 100_000 + frame["day"].to_numpy(np.int64)
+        _, groups = np.unique(places, return_inverse=True)
         orphaned = np.bincount(groups, weights=np.where(exposure > 0, 0.0, revenue))[groups]
         of_day = np.bincount(groups, weights=exposure)[groups]
         revenue = revenue + np.where(of_day > 0, orphaned * exposure / np.maximum(of_day, 1e-9), 0.0)
@@ -91,59 +122,120 @@ def target(frame: pd.DataFrame, numbers: Floats) -> Floats:
     return np.where(exposure > 0, rate, 0.0)
 
 
-def weights(data: TrainingSet, day: int, settings: ModelSettings) -> Floats:
-    """(n,) exposure, halved for every half-life of age among the days before `day`."""
-    clock = ticks(data.days)
-    ages = np.maximum(clock[data.days < day].max(initial=0) - clock, 0)
-    recency: Floats = 0.5 ** (ages / settings.weight_half_life_days)
-    return data.exposure * recency
+def shocks(days: Integers, keys: Keys, numbers: Floats, heads: Floats, target: Floats) -> Floats:
+    """(n,) log(realised ÷ expected) revenue of each row's (brand, partner, day), shrunk to none where it is small."""
+    if not len(days):
+        return np.zeros(0)
+    exposure = numbers[:, EXPOSURE]
+    earned, expected = target * exposure, heads[:, 0] * exposure
+    _, of_day = np.unique(days, return_inverse=True)
+    mean = np.bincount(of_day, weights=earned) / np.maximum(np.bincount(of_day, weights=exposure), 1e-9)
+    _, groups = np.unique(of_day * len(keys.words[PARTNER]) + keys.levels[PARTNER], return_inverse=True)
+    usual = SHOCK_EXPOSURE * mean[of_day]
+    found = np.zeros(len(days))
+    realised, foreseen = (np.bincount(groups, weights=values)[groups] for values in (earned, expected))
+    some = usual > 0
+    found[some] = np.log((realised[some] + usual[some]) / (foreseen[some] + usual[some]))
+    return np.clip(found, -MOST_SHOCK, MOST_SHOCK)
 
 
-def parameters(settings: ModelSettings, threads: int) -> dict[str, Any]:
-    return {
+def recency(days: Integers, half_life_days: float) -> Floats:
+    """(n,) halved for every half-life of age, counted in days that have data; the newest is 1."""
+    if not len(days):
+        return np.zeros(0)
+    clock = np.cumsum(np.r_[False, np.diff(days) > 0])
+    age: Floats = 0.5 ** ((clock[-1] - clock) / half_life_days)
+    return age
+
+
+def fit(
+    examples: Examples,
+    settings: ModelSettings,
+    *,
+    threads: int | None = None,
+    network: dict[str, Any] | None = None,
+) -> Reference:
+    """Tweedie trees by the engine of the settings.
+
+    Args:
+        network: LightGBM's parameters of a distributed fit, from Ray Train. XGBoost finds its own.
+    """
+    return ENGINES[settings.engine](examples, settings, threads or settings.threads, network or {})
+
+
+def _lightgbm(examples: Examples, settings: ModelSettings, threads: int, network: dict[str, Any]) -> Reference:
+    import lightgbm as lgb
+
+    parameters = {
         "objective": "tweedie",
         "tweedie_variance_power": settings.tweedie_power,
         "num_leaves": settings.leaves,
         "learning_rate": settings.learning_rate,
         "min_data_in_leaf": settings.min_rows_in_leaf,
+        "lambda_l2": LEAF_PENALTY,
+        "feature_fraction": FEATURE_SHARE,
+        "max_bin": MOST_BINS,
         "num_threads": threads,
         "deterministic": True,
         "force_row_wise": True,
-        "seed": 1,
+        "seed": SEED,
         "verbose": -1,
     }
+    data = lgb.Dataset(
+        examples.matrix,
+        examples.target,
+        weight=examples.weight,
+        init_score=examples.offset,
+        feature_name=list(FEATURES),
+        free_raw_data=True,
+    )
+    booster = lgb.train(parameters | network, data, num_boost_round=settings.trees)
+    if network:
+        booster.free_network()
+    return LightGbmTrees(booster)
 
 
-def fit(
-    rows: Singles,
-    target: Floats,
-    weight: Floats,
-    settings: ModelSettings,
-    *,
-    threads: int | None = None,
-    network: dict[str, Any] | None = None,
-) -> lgb.Booster:
-    """Tweedie trees of revenue per exposure.
+def _xgboost(examples: Examples, settings: ModelSettings, threads: int, _network: dict[str, Any]) -> Reference:
+    import xgboost as xgb
 
-    Args:
-        rows: (n, features) by `features.as_of_the_day_before`.
-        target: (n,) micros per exposure, ≥ 0.
-        weight: (n,) > 0.
-        network: LightGBM's parameters of a distributed fit, from Ray Train.
-    """
-    if not target.any():
-        # LightGBM refuses labels that sum to nothing; no revenue at all is a history like any other.
-        target = np.full_like(target, LEAST_TARGET_MICROS)
-    data = lgb.Dataset(rows, target, weight=weight, feature_name=list(FEATURES), free_raw_data=True)
-    settings_of_fit = parameters(settings, threads or settings.threads) | (network or {})
-    return lgb.train(settings_of_fit, data, num_boost_round=settings.trees)
+    data = xgb.DMatrix(
+        examples.matrix,
+        examples.target,
+        weight=examples.weight,
+        base_margin=examples.offset,
+        feature_names=list(FEATURES),
+        nthread=threads,
+    )
+    parameters = {
+        "objective": "reg:tweedie",
+        "tweedie_variance_power": settings.tweedie_power,
+        "max_leaves": settings.leaves,
+        "max_depth": 0,
+        "grow_policy": "lossguide",
+        "learning_rate": settings.learning_rate,
+        "min_child_weight": settings.min_rows_in_leaf,  # weights and curvatures are about 1 a row
+        "lambda": LEAF_PENALTY,
+        "colsample_bytree": FEATURE_SHARE,
+        "max_bin": MOST_BINS + 1,
+        "base_score": 1.0,  # the trees' own sum begins at 0
+        "nthread": threads,
+        "seed": SEED,
+        "verbosity": 0,
+    }
+    return XgboostTrees(xgb.train(parameters, data, num_boost_round=settings.trees))
+
+
+ENGINES: dict[str, Callable[[Examples, ModelSettings, int, dict[str, Any]], Reference]] = {
+    LightGbmTrees.engine: _lightgbm,
+    XgboostTrees.engine: _xgboost,
+}
 
 
 class Boosters(NamedTuple):
     """What a night fits."""
 
-    final: lgb.Booster  # on every day
-    held_out: lgb.Booster | None  # without the newest day; None when there is no other
+    final: Reference  # on every day
+    held_out: Reference | None  # without the newest day; None when there is no other
 
 
 def fit_in_process(data: TrainingSet, newest: int, settings: ModelSettings) -> Boosters:
@@ -151,7 +243,12 @@ def fit_in_process(data: TrainingSet, newest: int, settings: ModelSettings) -> B
     return Boosters(fit_before(data, newest + 1, settings), held_out)
 
 
-def fit_before(data: TrainingSet, day: int, settings: ModelSettings) -> lgb.Booster:
+def fit_before(data: TrainingSet, day: int, settings: ModelSettings) -> Reference:
     """Fit in process on the days before `day`."""
-    rows = data.before(day)
-    return fit(data.matrix[rows], data.target[rows], weights(data, day, settings)[rows], settings)
+    return fit(data.examples(day, settings), settings)
+
+
+def predicted(data: TrainingSet, rows: Integers, trees: Reference) -> Floats:
+    """(k,) revenue per exposure of these rows, as of the day before each."""
+    found: Floats = data.heads[rows, 0] * trees.predict(data.matrix[rows])
+    return found

@@ -12,14 +12,15 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 
-import lightgbm as lgb
 import numpy as np
 import pandas as pd
 
 from training.features import Keys
 from training.fit import Boosters, TrainingSet
+from training.trees import LightGbmTrees, XgboostTrees, reference
 
 HASHES = "hashes.json"
 KEY_LENGTH = 16
@@ -96,7 +97,8 @@ def of_history(frame: pd.DataFrame) -> str:
 
 def of_program() -> str:
     """Fingerprint of this package's text: what another program has made is made again."""
-    digest = hashlib.sha256(lgb.__version__.encode())
+    libraries = [version(name) for name in ("lightgbm", "xgboost-cpu", "numpy")]
+    digest = hashlib.sha256(" ".join(libraries).encode())
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
@@ -119,11 +121,14 @@ def load_features(folder: Path, frame: pd.DataFrame) -> TrainingSet:
 
 
 def save_fit(boosters: Boosters, folder: Path) -> None:
-    for name, booster in boosters._asdict().items():
-        if booster is not None:
-            (folder / f"{name}.txt").write_text(booster.model_to_string())
+    for name, trees in boosters._asdict().items():
+        if trees is not None:
+            (folder / f"{name}.{trees.engine}").write_text(trees.text)
 
 
 def load_fit(folder: Path) -> Boosters:
-    found = {path.stem: lgb.Booster(model_str=path.read_text()) for path in folder.glob("*.txt")}
+    engines = [LightGbmTrees.engine, XgboostTrees.engine]
+    found = {
+        path.stem: reference(engine, path.read_text()) for engine in engines for path in folder.glob(f"*.{engine}")
+    }
     return Boosters(found["final"], found.get("held_out"))

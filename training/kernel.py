@@ -12,7 +12,6 @@ LightGBM adds.
 from __future__ import annotations
 
 import functools
-import logging
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -25,13 +24,13 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from training import tables
-from training.features import Floats, Singles
+from training.arrays import Floats, Singles
+from training.jit import machine_code
 
 if TYPE_CHECKING:
     Bytes = npt.NDArray[np.uint8]
 
 build: Any = cgutils  # half of it is typed
-logger = logging.getLogger("paceline.model")
 
 LANES = 64
 """Rows of a block: as many bytes as the widest register has."""
@@ -57,16 +56,8 @@ NO_ZERO = np.float32(1e-35)
 
 @functools.cache
 def compiled() -> Callable[..., Floats]:
-    """`_evaluate` as machine code: `compiled()(rows, *tables)`; from numba's cache, or seconds later.
-
-    The cache is `__pycache__` or, where that cannot be written, the user's cache folder. Nothing depends on it.
-    """
-    try:
-        evaluate = njit(SIGNATURE, nogil=True, cache=True)(_evaluate)
-    except Exception as error:  # no folder, a full disk, a damaged file
-        logger.info("compiling the trees' kernel without a cache: %r", error)
-        evaluate = njit(SIGNATURE, nogil=True)(_evaluate)
-    found: Callable[..., Floats] = evaluate
+    """`_evaluate` as machine code: `compiled()(rows, *tables)`."""
+    found: Callable[..., Floats] = machine_code(_evaluate, SIGNATURE)
     return found
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from training.features import Floats
+from training.arrays import Floats
 
 LEAST_PREDICTION_MICROS = 1e-3
 

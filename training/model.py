@@ -24,11 +24,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-import lightgbm as lgb
 import numpy as np
 
-from training.features import FEATURES, ID_COLUMNS, Confidence, Encoder, Floats, Integers, Singles
-from training.trees import Form, LightGbmTrees, NotCompilable, Trees, fastest
+from training.arrays import Floats, Integers, Singles
+from training.features import FEATURES, Confidence, Encoder
+from training.trees import Form, NotCompilable, Reference, Trees, fastest, reference
 
 if TYPE_CHECKING:
     from training.tables import Prepared
@@ -37,9 +37,12 @@ MANIFEST = "manifest.json"
 TREES = "model.txt"
 ENCODER = "encoder.json"
 FILES = (TREES, ENCODER)
-FORMAT = 1
+FORMAT = 2
 GOLDEN_ROWS = 32
-GOLDEN_TOLERANCE = 1e-6
+GOLDEN_TOLERANCE = 1e-5
+HISTORY = "history"
+LEAST_EXPECTATION_MICROS = 1e-9
+"""Nothing has a logarithm."""
 MOST_BYTES = 1 << 30
 """Of one file."""
 REFUSED = 3
@@ -116,31 +119,30 @@ class Model:
     def __init__(
         self,
         manifest: dict[str, Any],
-        trees_text: str,
+        reference: Reference,
         encoder: Encoder,
-        booster: lgb.Booster,
         trees: Trees | None = None,
         form: Form = fastest,
     ) -> None:
         """
         Args:
-            trees: of the same text; None makes what `form` makes of it.
-            form: by default the fastest that agrees with LightGBM on the golden rows.
+            reference: the trees.
+            trees: the same in another form; None makes what `form` makes of them.
+            form: by default the fastest that agrees with the reference on the golden rows.
         """
         self.manifest = manifest
         self.version: str = manifest["version"]
         self.trained_through = dt.date.fromisoformat(manifest["trained_through"])
         self.simulated: bool = manifest["simulated"]
         self.encoder = encoder
-        self.reference = LightGbmTrees(booster)
-        self.trees = trees or form(trees_text, self.reference, _rows(encoder, golden_columns(_golden_ids(encoder))))
-        self._trees_text = trees_text
+        self.reference = reference
+        self.trees = trees or form(reference, _rows(encoder, golden_columns(_golden_ids(encoder))))
         self._factor: float = manifest["calibration"]
 
     @classmethod
     def assemble(
         cls,
-        booster: lgb.Booster,
+        reference: Reference,
         encoder: Encoder,
         *,
         trained_through: dt.date,
@@ -153,14 +155,14 @@ class Model:
         training: dict[str, Any] | None = None,
     ) -> Self:
         """A version from freshly fitted parts; its golden rows are its own predictions."""
-        trees_text = booster.model_to_string()
+        trees_text = reference.text
         encoder_text = _dump(encoder.to_document())
         digest = hashlib.sha256((trees_text + encoder_text).encode()).hexdigest()
         manifest: dict[str, Any] = {
             "format": FORMAT,
             "version": f"{made_at.astimezone(dt.UTC):%Y%m%dT%H%M%S}-{digest[:6]}",
             "parent": parent,
-            "engine": "lightgbm",
+            "engine": reference.engine,
             "made_at": made_at.astimezone(dt.UTC).isoformat(),
             "trained_through": trained_through.isoformat(),
             "simulated": simulated,
@@ -171,14 +173,14 @@ class Model:
             "lambda": lambda_ or {},
             "files": {TREES: _sha256(trees_text), ENCODER: _sha256(encoder_text)},
         }
-        model = cls(manifest, trees_text, encoder, booster)
+        model = cls(manifest, reference, encoder)
         manifest["golden"] = model._golden()
         return model
 
     def predict(self, columns: Columns, trees: Trees | None = None) -> Prediction:
         """By the fastest form of the trees, or by the one that is given."""
         rows, heads = self.encoder.encode(columns.ids, columns.placement_score, columns.at)
-        revenue = np.maximum((trees or self.trees).predict(rows) * self._factor, 0.0)
+        revenue = heads[:, 0] * (trees or self.trees).predict(rows) * self._factor
         return Prediction(revenue, heads[:, 1], heads[:, 2])
 
     def cost_micros(self, columns: Columns) -> Floats:
@@ -186,10 +188,13 @@ class Model:
         return self.encoder.encode(columns.ids, columns.placement_score, columns.at)[1][:, 3]
 
     def explain(self, columns: Columns) -> Explanation:
-        """SHAP values on the scale of log(revenue_micros)."""
-        rows, _ = self.encoder.encode(columns.ids, columns.placement_score, columns.at)
+        """SHAP values on the scale of log(revenue_micros); the first is what the trees start from: the histories' own
+        expectation."""
+        rows, heads = self.encoder.encode(columns.ids, columns.placement_score, columns.at)
         raw = self.reference.contributions(rows)
-        return Explanation(FEATURES, raw[:, :-1], raw[:, -1] + np.log(self._factor))
+        history = np.log(np.maximum(heads[:, [0]], LEAST_EXPECTATION_MICROS))
+        contributions = np.concatenate([history, raw[:, :-1]], axis=1)
+        return Explanation((HISTORY, *FEATURES), contributions, raw[:, -1] + np.log(self._factor))
 
     def confidence(
         self,
@@ -205,11 +210,11 @@ class Model:
 
     def with_manifest(self, **changes: Any) -> Model:
         """The same model with other words in its manifest (metrics, λ, parent)."""
-        return Model(self.manifest | changes, self._trees_text, self.encoder, self.reference.booster, self.trees)
+        return Model(self.manifest | changes, self.reference, self.encoder, self.trees)
 
     def to_bundle(self, key: bytes) -> str:
         """`roas_model.json`: the signed manifest and the files' text in one document."""
-        files = {TREES: self._trees_text, ENCODER: _dump(self.encoder.to_document())}
+        files = {TREES: self.reference.text, ENCODER: _dump(self.encoder.to_document())}
         return _dump({"manifest": _signed(self.manifest, key), "files": files})
 
     @classmethod
@@ -243,10 +248,9 @@ class Model:
     def _open(cls, manifest: dict[str, Any], texts: dict[str, str], form: Form) -> Self:
         try:
             encoder = Encoder.from_document(json.loads(texts[ENCODER]))
-            booster = lgb.Booster(model_str=texts[TREES])
-            return cls(manifest, texts[TREES], encoder, booster, form=form)
+            return cls(manifest, reference(manifest["engine"], texts[TREES]), encoder, form=form)
         except Exception as error:  # signed nonsense has many ways to fail, and all of them say the same
-            said = str(error) if isinstance(error, ValueError | lgb.basic.LightGBMError) else repr(error)
+            said = str(error) if isinstance(error, ValueError) else repr(error)
             raise ModelRefused(str(manifest.get("version")), f"cannot be read: {said}") from None
 
     def save(self, directory: Path, key: bytes) -> Path:
@@ -261,7 +265,7 @@ class Model:
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir()
         try:
-            _write(draft / TREES, self._trees_text)
+            _write(draft / TREES, self.reference.text)
             _write(draft / ENCODER, _dump(self.encoder.to_document()))
             _write(draft / MANIFEST, _dump(_signed(self.manifest, key)))
             _sync(draft)
@@ -291,10 +295,8 @@ class Model:
 
 
 def _golden_ids(encoder: Encoder) -> dict[str, Any]:
-    picked = np.unique(np.linspace(0, len(encoder.tuples) - 1, GOLDEN_ROWS - 1).astype(int))
-    picked = picked if len(encoder.tuples) else picked[:0]
-    ids = [[encoder.vocabulary[c][code] for code in encoder.tuples[picked, c]] for c in range(len(ID_COLUMNS))]
-    scores = [None if np.isnan(score) else float(score) for score in encoder.scores[picked]]
+    picked = np.unique(np.linspace(0, max(len(encoder) - 1, 0), GOLDEN_ROWS - 1).astype(int))
+    ids, scores = encoder.tuples(picked[: len(encoder)])
     for column in ids:
         column.append("never-seen")
     return {"ids": ids, "placement_score": [*scores, None]}
@@ -515,7 +517,7 @@ def open_unverified(data: bytes) -> tuple[Model, dict[str, str]]:
     texts: dict[str, str] = {}
     for file, size in head["files"].items():
         texts[file], rest = rest[:size].decode(), rest[size:]
-    return Model._open(head["manifest"], texts, lambda _text, reference, _rows: reference), texts
+    return Model._open(head["manifest"], texts, lambda reference, _rows: reference), texts
 
 
 def _dump(document: Any) -> str:

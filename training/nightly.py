@@ -27,7 +27,6 @@ from db import BadSetting, Database, State, database_settings, redis_url
 from db.migrate import CannotMigrate
 from db.tables import imports, model_versions, nights
 from training.compare import compare
-from training.compare import predict_day as predict_day
 from training.confirm import confirm
 from training.fit import Boosters, FitFailed, TrainingSet, fit_in_process
 from training.gate import Verdict, decide, report

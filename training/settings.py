@@ -13,9 +13,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class ModelSettings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
-    engine: Literal["lightgbm"] = "lightgbm"
-    """The trees' library."""
-    trees: Annotated[int, Field(ge=1, le=5000)] = 150
+    engine: Literal["lightgbm", "xgboost"] = "lightgbm"
+    """The trees' library; `training.backtest --engines lightgbm,xgboost` tells which is better on a history."""
+    trees: Annotated[int, Field(ge=1, le=5000)] = 60
     """Boosting rounds."""
     leaves: Annotated[int, Field(ge=2, le=1024)] = 15
     """Most leaves of a tree."""
@@ -23,10 +23,10 @@ class ModelSettings(BaseModel, frozen=True, extra="forbid", use_attribute_docstr
     """How much of each tree is taken."""
     tweedie_power: Annotated[float, Field(gt=1, lt=2)] = 1.5
     """Variance power of the objective: 1 is Poisson, 2 is gamma."""
-    min_rows_in_leaf: PositiveInt = 20
+    min_rows_in_leaf: PositiveInt = 200
     """Rows that a leaf needs at least."""
-    weight_half_life_days: PositiveFloat = 10.0
-    """Age at which a training row counts half."""
+    weight_half_life_days: PositiveFloat = 30.0
+    """Age at which a training row counts half; histories have half-lives of their own."""
     pending_share: Share = 0.8
     """Share of pending revenue that the model expects to be approved."""
     workers: Annotated[int, Field(ge=1, le=256)] = 1

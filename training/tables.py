@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from training.features import Floats, Singles
+from training.arrays import Floats, Singles
 from training.trees import Missing, NotCompilable, Split, Tree, read_text
 
 if TYPE_CHECKING:

@@ -1,4 +1,5 @@
-"""The fitted trees, as something that predicts: LightGBM, which is the reference, and a compiled form 20 × as fast.
+"""The fitted trees, as something that predicts: the library that grew them, which is the reference, and a compiled form
+20 × as fast.
 
 The model stays data. Its text is read strictly, for the kernel follows what stands there without looking twice: every
 tree is one tree, every number that becomes an index is in range. What the kernel cannot do is left to LightGBM.
@@ -6,27 +7,29 @@ tree is one tree, every number that becomes an index is in range. What the kerne
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from collections.abc import Callable, Sequence
 from enum import IntEnum
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self, TypeVar
 
 import lightgbm as lgb
 import numpy as np
 
-from training.features import Floats, Singles
+from training.arrays import Floats, Singles
 
 if TYPE_CHECKING:
+    import xgboost as xgb
+
     from training.tables import Prepared
 
 logger = logging.getLogger("paceline.model")
 
 Number = TypeVar("Number", int, float)
 
-AGREEMENT = 1e-9
-"""Relative; both add the same doubles in the same order, so that only `exp` may differ."""
 HEAD = {"version": "v4", "num_class": "1", "num_tree_per_iteration": "1", "objective": "tweedie"}
+LIGHTGBM_BEGINS, XGBOOST_BEGINS = "tree\n", '{"learner"'
 CATEGORICAL, DEFAULT_LEFT, MISSING_SHIFT = 1, 2, 2
 """Bits of LightGBM's `decision_type`; two bits of `Missing` follow."""
 
@@ -37,9 +40,45 @@ class Trees(Protocol):
     def predict(self, rows: Singles) -> Floats: ...
 
 
+class Reference(Trees, Protocol):
+    """The library that grew the trees."""
+
+    engine: ClassVar[str]
+    agreement: ClassVar[float]
+    """How far another form's predictions may be from these, relative."""
+
+    @property
+    def text(self) -> str:
+        """What is kept of the trees; `reference` makes them again."""
+
+    def contributions(self, rows: Singles) -> Floats:
+        """(n, features + 1) SHAP values on the log scale, the last column is the base."""
+
+    def importance(self) -> Floats:
+        """(features,) total gain of each feature's splits."""
+
+
 class LightGbmTrees:
-    def __init__(self, booster: lgb.Booster) -> None:
+    engine: ClassVar[str] = "lightgbm"
+    agreement: ClassVar[float] = 1e-9  # both add the same doubles in the same order, so that only `exp` may differ
+
+    def __init__(self, booster: lgb.Booster, text: str | None = None) -> None:
         self.booster = booster
+        self._text = text
+
+    @classmethod
+    def of(cls, text: str) -> Self:
+        """
+        Raises:
+            lightgbm.basic.LightGBMError: it cannot be read.
+        """
+        return cls(lgb.Booster(model_str=text), text)
+
+    @property
+    def text(self) -> str:
+        if self._text is None:
+            self._text = self.booster.model_to_string()
+        return self._text
 
     def predict(self, rows: Singles) -> Floats:
         answer: Floats = np.asarray(
@@ -48,9 +87,71 @@ class LightGbmTrees:
         return answer
 
     def contributions(self, rows: Singles) -> Floats:
-        """(n, features + 1), the last column is the base."""
         answer: Floats = np.asarray(self.booster.predict(rows, pred_contrib=True, num_threads=1), dtype=np.float64)
         return answer
+
+    def importance(self) -> Floats:
+        gains: Floats = np.asarray(self.booster.feature_importance("gain"), np.float64)
+        return gains
+
+
+class XgboostTrees:
+    engine: ClassVar[str] = "xgboost"
+    agreement: ClassVar[float] = 1e-5  # it adds single floats
+
+    def __init__(self, booster: xgb.Booster, text: str | None = None) -> None:
+        self.booster = booster
+        self._text = text
+
+    @classmethod
+    def of(cls, text: str) -> Self:
+        """
+        Raises:
+            xgboost.core.XGBoostError: it cannot be read.
+        """
+        import xgboost  # a second that only who needs it should pay
+
+        booster = xgboost.Booster({"nthread": 1})
+        booster.load_model(bytearray(text, "utf-8"))
+        return cls(booster, text)
+
+    @property
+    def text(self) -> str:
+        if self._text is None:
+            self._text = bytes(self.booster.save_raw("json")).decode()
+        return self._text
+
+    def predict(self, rows: Singles) -> Floats:
+        return np.asarray(self.booster.inplace_predict(rows, validate_features=False), np.float64)
+
+    def contributions(self, rows: Singles) -> Floats:
+        return np.asarray(self._asked(rows, pred_contribs=True), np.float64)
+
+    def _asked(self, rows: Singles, **how: Any) -> Any:
+        import xgboost
+
+        data = xgboost.DMatrix(rows, feature_names=self.booster.feature_names, nthread=1)
+        return self.booster.predict(data, validate_features=False, **how)
+
+    def importance(self) -> Floats:
+        gains: dict[str, Any] = self.booster.get_score(importance_type="total_gain")
+        return np.array([float(gains.get(name, 0.0)) for name in self.booster.feature_names or []], np.float64)
+
+
+def reference(engine: str, text: str) -> Reference:
+    """The library's own trees from what was kept of them.
+
+    Raises:
+        ValueError: no such engine.
+        Exception: whatever the library says of a text that it cannot read.
+    """
+    engines: dict[str, type[LightGbmTrees] | type[XgboostTrees]] = {
+        LightGbmTrees.engine: LightGbmTrees,
+        XgboostTrees.engine: XgboostTrees,
+    }
+    if engine not in engines:
+        raise ValueError(f"no engine {engine!r}")
+    return engines[engine].of(text)
 
 
 class CompiledTrees:
@@ -82,32 +183,33 @@ class CompiledTrees:
         return self._evaluate(rows, *self._tables)
 
 
-Form = Callable[[str, LightGbmTrees, Singles], Trees]
-"""Which form of the trees predicts: of their text and the reference, tried on some rows."""
+Form = Callable[[Reference, Singles], Trees]
+"""Which form of the trees predicts: of the reference, tried on some rows."""
 
 
-def fastest(text: str, reference: LightGbmTrees, rows: Singles, prepared: Prepared | None = None) -> Trees:
+def fastest(reference: Reference, rows: Singles, prepared: Prepared | None = None) -> Trees:
     """The compiled form if there is one and it agrees with the reference on `rows`, else the reference and a log line.
 
     Never raises what a compiler may: whoever asks wants predictions.
     """
     try:
-        compiled = CompiledTrees(text, prepared)
-        agrees = np.allclose(compiled.predict(rows), reference.predict(rows), rtol=AGREEMENT, atol=0, equal_nan=True)
+        compiled = CompiledTrees(reference.text, prepared)
+        said, wanted = compiled.predict(rows), reference.predict(rows)
+        agrees = np.allclose(said, wanted, rtol=reference.agreement, atol=0, equal_nan=True)
     except NotCompilable as reason:
-        logger.warning("LightGBM itself predicts, at 20 × the time: %s", reason)
+        logger.warning("%s itself predicts, at 20 × the time: %s", reference.engine, reason)
         return reference
     except Exception as error:  # numba's family is large, and none of it is a reason to have no model
-        logger.warning("LightGBM itself predicts, at 20 × the time: no compiled form here: %r", error)
+        logger.warning("%s itself predicts, at 20 × the time: no compiled form here: %r", reference.engine, error)
         return reference
     if not agrees:
-        logger.error("LightGBM itself predicts, at 20 × the time: the compiled form differs on the golden rows")
+        logger.error("%s itself predicts, at 20 × the time: the compiled form differs on golden rows", reference.engine)
         return reference
     return compiled
 
 
 class NotCompilable(Exception):
-    """Trees for LightGBM alone. The text says why."""
+    """Trees for their own library alone. The text says why."""
 
 
 class Missing(IntEnum):
@@ -137,11 +239,13 @@ class Tree(NamedTuple):
 
 
 def read_text(text: str) -> tuple[int, list[Tree]]:
-    """(features of a row, trees in the order of their sum) from `Booster.model_to_string`.
+    """(features of a row, trees in the order of their sum) from a reference's text.
 
     Raises:
         NotCompilable
     """
+    if text.startswith(XGBOOST_BEGINS):
+        return read_xgboost(text)
     head, gap, rest = text.partition("\n\n")
     fields = _fields(head, "the head")
     for name, wanted in HEAD.items():
@@ -197,12 +301,87 @@ def _tree(fields: dict[str, str], n_features: int) -> Tree:
             strict=True,
         )
     ]
-    # Together these make it one tree: as many children as there are places, each taken once, and parents before them.
+    return _one_tree(splits, leaves)
+
+
+def _one_tree(splits: Sequence[Split], leaves: Sequence[float]) -> Tree:
+    """
+    Raises:
+        NotCompilable: there is not one way from the root to every leaf.
+    """
+    # As many children as there are places, each taken once, and parents before them.
     children = [(child, parent) for parent, split in enumerate(splits) for child in (split.left, split.right)]
-    places = {*range(1, n_splits), *(~leaf for leaf in range(n_leaves))} if splits else set()
+    places = {*range(1, len(splits)), *(~leaf for leaf in range(len(leaves)))} if splits else set()
     if {child for child, _ in children} != places or any(0 <= child <= parent for child, parent in children):
         raise NotCompilable("its splits do not make a tree")
     return Tree(splits, leaves)
+
+
+def read_xgboost(text: str) -> tuple[int, list[Tree]]:
+    """The same from XGBoost's JSON. Its trees send x < threshold to the left, and what is not known by default.
+
+    What is nearer to zero than 1e-35 is zero to the kernel, though not to XGBoost: no feature comes that close.
+
+    Raises:
+        NotCompilable
+    """
+    try:
+        learner = json.loads(text)["learner"]
+        shape, model = learner["learner_model_param"], learner["gradient_booster"]["model"]
+        head = learner["objective"]["name"], learner["gradient_booster"]["name"], float(shape["base_score"].strip("[]"))
+        if head != ("reg:tweedie", "gbtree", 1.0):
+            raise NotCompilable(f"{head} instead of Tweedie trees that begin at 1")
+        n_features = int(shape["num_feature"])
+        return n_features, [_xgboost_tree(tree, n_features) for tree in model["trees"]]
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
+        raise NotCompilable(f"no trees of XGBoost: {error!r}") from None
+
+
+def _xgboost_tree(tree: dict[str, Any], n_features: int) -> Tree:
+    left, right = tree["left_children"], tree["right_children"]
+    if any(tree["split_type"]) or len(tree.get("categories_nodes", [])):
+        raise NotCompilable("categorical splits")
+    order = [node for node in _from_the_root(left, right) if left[node] != -1]
+    leaves = [node for node in range(len(left)) if left[node] == -1]
+    place = {node: index for index, node in enumerate(order)} | {node: ~index for index, node in enumerate(leaves)}
+    splits = [
+        _xgboost_split(
+            tree["split_indices"][node],
+            tree["split_conditions"][node],
+            bool(tree["default_left"][node]),
+            place[left[node]],
+            place[right[node]],
+            n_features,
+        )
+        for node in order
+    ]
+    values = [float(tree["split_conditions"][node]) for node in leaves]  # where leaves keep their value
+    if not np.isfinite(values).all():
+        raise NotCompilable("a leaf that is no number")
+    return _one_tree(splits, values)
+
+
+def _from_the_root(left: Sequence[int], right: Sequence[int]) -> list[int]:
+    """Parents before their children, each node once."""
+    found: list[int] = []
+    waiting = [0]
+    while waiting:
+        node = waiting.pop()
+        if len(found) > len(left) or node < 0:
+            raise NotCompilable("its splits do not make a tree")
+        found.append(node)
+        if left[node] != -1:
+            waiting += [right[node], left[node]]
+    return found
+
+
+def _xgboost_split(feature: int, threshold: float, default_left: bool, left: int, right: int, n_features: int) -> Split:
+    if not 0 <= feature < n_features:
+        raise NotCompilable(f"feature {feature} of {n_features}")
+    if math.isnan(threshold):
+        raise NotCompilable("a threshold that is no number")
+    below = float(np.nextafter(np.float32(threshold), np.float32(-np.inf)))  # x < t exactly if x ≤ what is before t
+    return Split(feature, below, Missing.NAN, default_left, left, right)
 
 
 def _split(feature: int, threshold: float, decision: int, left: int, right: int, n_features: int) -> Split:

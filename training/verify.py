@@ -1,8 +1,8 @@
 """Predict a version's golden rows in a process of its own: `python -m training.verify CPU_S BYTES`, by `nodecheck`.
 
 Exit code 0 when they agree, and then on standard output the tables for the node's replicas; `REFUSED` when not. Its
-caller has checked signature and hashes; this shows that the version also works. LightGBM alone predicts here: whoever
-takes the tables holds them against LightGBM on the same rows. Without numba it is over in half the time.
+caller has checked signature and hashes; this shows that the version also works. The trees' own library alone predicts
+here: whoever takes the tables holds them against it on the same rows. Without numba it is over in half the time.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from training.tables import Prepared
 
-TREES_BEGIN = "tree\n"
-"""What `Booster.model_to_string` begins with."""
 NICE = 5
 """Behind the replicas, which answer meanwhile; where all are busy it still gets a third of what one of them gets."""
 
@@ -60,11 +58,11 @@ def _without_frames() -> None:
 def _prepared(texts: Mapping[str, str]) -> Prepared:
     """Of every file that holds trees."""
     from training import tables
-    from training.trees import NotCompilable
+    from training.trees import LIGHTGBM_BEGINS, XGBOOST_BEGINS, NotCompilable
 
     found: dict[str, tables.Ready | str] = {}
     for text in texts.values():
-        if text.startswith(TREES_BEGIN):
+        if text.startswith((LIGHTGBM_BEGINS, XGBOOST_BEGINS)):
             try:
                 found[tables.digest(text)] = tables.ready(text)
             except NotCompilable as reason:

@@ -24,6 +24,7 @@ from training.model import (
     bundle_of,
     verify_in_child,
 )
+from training.trees import LightGbmTrees
 
 
 def columns(*tuples, score=0.5):
@@ -147,7 +148,7 @@ def test_trees_that_kill_their_process_kill_the_child_only(model, tmp_path):
     broken = re.sub(r"(left_child=)-?\d+", r"\g<1>99999999", text)
     assert broken != text
     killer = model.with_manifest()
-    killer._trees_text = broken
+    killer.reference = LightGbmTrees(model.reference.booster, broken)
     killer.manifest["files"] = model.manifest["files"] | {TREES: _sha256(broken)}
     with pytest.raises(ModelRefused):
         Model.from_bundle(killer.to_bundle(KEY), KEY)

@@ -16,6 +16,7 @@ import pytest
 
 from tests.mutants import signed_anew
 from tests.unit.training.conftest import KEY
+from training.features import FEATURES
 from training.model import TREES, Limits, Model, ModelRefused, ModelUnavailable, Parts, parts_in, verify_in_child
 from training.nodecheck import KEPT, LOCK, NodeCheck
 from training.tables import Ready, checked, packed, ready, unpacked
@@ -154,7 +155,7 @@ def test_a_version_that_works_is_found_to_and_its_tables_come_back(parts: Parts,
     loaded = Model.opened(parts.body, parts.texts, prepared)
     assert list(prepared.values()) != [] and all(isinstance(made, Ready) for made in prepared.values())
     assert loaded.trees is not loaded.reference
-    rows = np.random.default_rng(1).normal(size=(200, 44)).astype(np.float32)
+    rows = np.random.default_rng(1).normal(size=(200, len(FEATURES))).astype(np.float32)
     assert loaded.trees.predict(rows).tolist() == model.trees.predict(rows).tolist()
 
 
@@ -201,7 +202,7 @@ def test_tables_travel_as_they_are(parts: Parts) -> None:
 @pytest.mark.parametrize(
     "harm",
     [
-        {"feature": lambda a: a + np.uint32(44)},
+        {"feature": lambda a: a + np.uint32(len(FEATURES))},
         {"stride": lambda a: a * np.uint32(256)},
         {"stride": lambda a: a + np.uint32(2)},
         {"strikes": lambda a: a | np.uint8(255)},

@@ -1,6 +1,7 @@
-"""The compiled trees say what LightGBM says, or leave it to LightGBM."""
+"""The compiled trees say what the library says that grew them, or leave it to that."""
 
 import datetime as dt
+import json
 import logging
 import random
 import re
@@ -8,6 +9,7 @@ import re
 import lightgbm as lgb
 import numpy as np
 import pytest
+import xgboost as xgb
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,7 +17,16 @@ from tests.unit.training.conftest import KEY, fitted, make_history
 from training import trees
 from training.model import Columns, Model, golden_agrees
 from training.settings import ModelSettings
-from training.trees import CompiledTrees, LightGbmTrees, NotCompilable, fastest, read_text
+from training.trees import (
+    XGBOOST_BEGINS,
+    CompiledTrees,
+    LightGbmTrees,
+    NotCompilable,
+    XgboostTrees,
+    fastest,
+    read_text,
+    reference,
+)
 
 FLOAT32 = np.finfo(np.float32)
 NEAR_ZERO = np.array([1e-35, FLOAT32.tiny, 1e-40, FLOAT32.smallest_subnormal, 0.0], np.float32)
@@ -178,7 +189,7 @@ def test_what_the_kernel_cannot_do_is_left_to_lightgbm_in_one_line(make, why, ca
     booster = make()
     reference = LightGbmTrees(booster)
     with caplog.at_level(logging.WARNING, "paceline.model"):
-        assert fastest(booster.model_to_string(), reference, np.zeros((3, booster.num_feature()))) is reference
+        assert fastest(reference, np.zeros((3, booster.num_feature()))) is reference
     assert [why in record.getMessage() for record in caplog.records] == [True]
 
 
@@ -189,15 +200,15 @@ def test_without_a_compiler_lightgbm_predicts(monkeypatch, caplog):
     monkeypatch.setattr(trees, "CompiledTrees", no_numba)
     booster = grown(mixed_rows(15))
     reference = LightGbmTrees(booster)
-    assert fastest(booster.model_to_string(), reference, mixed_rows(15)) is reference
+    assert fastest(reference, mixed_rows(15)) is reference
     assert "no module named numba" in caplog.text
 
 
 def test_a_compiled_form_that_differs_is_not_used(caplog):
     rows = mixed_rows(16)
     booster, other = grown(rows), grown(rows, rounds=5)
-    reference = LightGbmTrees(booster)
-    assert fastest(other.model_to_string(), reference, rows) is reference
+    reference = LightGbmTrees(booster, other.model_to_string())
+    assert fastest(reference, rows) is reference
     assert [record.levelname for record in caplog.records] == ["ERROR"]
 
 
@@ -326,3 +337,73 @@ def test_golden_rows_are_asked_of_both_forms(model, which):
     assert golden_agrees(lying)
     setattr(lying, which, Wrong(model.reference.booster))
     assert not golden_agrees(lying)
+
+
+def grown_by_xgboost(rows, leaves=8, rounds=4, **parameters):
+    data = xgb.DMatrix(rows, np.random.default_rng(1).gamma(1, 1, len(rows)), feature_names=list("abcd"))
+    parameters = {
+        "objective": "reg:tweedie",
+        "base_score": 1.0,
+        "max_leaves": leaves,
+        "max_depth": 0,
+        "grow_policy": "lossguide",
+        "min_child_weight": 0.0,
+        "nthread": 1,
+    } | parameters
+    return XgboostTrees(xgb.train(parameters, data, num_boost_round=rounds))
+
+
+@settings(max_examples=25)
+@given(seed=st.integers(0, 10**6), leaves=st.integers(2, 64), missing=st.sampled_from([0.0, 0.1, 0.6]))
+def test_every_small_model_of_xgboost_predicts_like_xgboost(seed, leaves, missing):
+    rows = mixed_rows(seed, missing=missing)
+    trees = grown_by_xgboost(rows, leaves)
+    thresholds = [
+        value for tree in json.loads(trees.text)["learner"]["gradient_booster"]["model"]["trees"]
+        for value, left in zip(tree["split_conditions"], tree["left_children"], strict=True) if left != -1
+    ]  # fmt: skip
+    near = np.array(thresholds or [0.0], np.float32)
+    values = np.concatenate([near, np.nextafter(near, -FLOAT32.max), np.nextafter(near, FLOAT32.max), ODD])
+    values = values[~np.isinf(values)]  # XGBoost refuses them
+    values = values[(np.abs(values) > 1e-35) | (values == 0) | np.isnan(values)]  # to the kernel, these are zeros
+    asked = np.concatenate([rows, np.random.default_rng(2).choice(values, (300, 4)).astype(np.float32)])
+    np.testing.assert_allclose(CompiledTrees(trees.text).predict(asked), trees.predict(asked), rtol=1e-5)
+
+
+def test_what_was_kept_of_xgboosts_trees_predicts_the_same():
+    rows = mixed_rows(21)
+    trees = grown_by_xgboost(rows)
+    again = reference("xgboost", trees.text)
+    np.testing.assert_array_equal(again.predict(rows), trees.predict(rows))
+    raw = again.contributions(rows)
+    assert raw.shape == (len(rows), 5)
+    np.testing.assert_allclose(np.exp(raw.sum(axis=1)), again.predict(rows), rtol=1e-4)
+    assert again.importance().shape == (4,) and again.importance().sum() > 0
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda tree: tree.update(left_children=[0] * len(tree["left_children"])),
+        lambda tree: tree.update(left_children=[9999, *tree["left_children"][1:]]),
+        lambda tree: tree.update(right_children=tree["left_children"]),
+        lambda tree: tree.update(split_indices=[7] * len(tree["split_indices"])),
+        lambda tree: tree.update(split_type=[1] * len(tree["split_type"])),
+        lambda tree: tree.update(split_conditions=[float("nan")] * len(tree["split_conditions"])),
+        lambda tree: tree.pop("default_left"),
+    ],
+    ids=["circle", "nowhere", "twice", "feature", "categorical", "nan", "missing"],
+)
+def test_damaged_trees_of_xgboost_are_not_compiled(damage):
+    document = json.loads(grown_by_xgboost(mixed_rows(22)).text)
+    damage(document["learner"]["gradient_booster"]["model"]["trees"][1])
+    text = json.dumps(document, separators=(",", ":"))
+    assert text.startswith(XGBOOST_BEGINS)
+    with pytest.raises(NotCompilable):
+        read_text(text)
+
+
+@pytest.mark.parametrize("how", [{"base_score": 0.5}, {"objective": "reg:squarederror"}])
+def test_other_models_of_xgboost_are_not_compiled(how):
+    with pytest.raises(NotCompilable, match="Tweedie trees"):
+        read_text(grown_by_xgboost(mixed_rows(23), **how).text)
