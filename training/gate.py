@@ -20,6 +20,8 @@ from training.settings import ModelSettings
 
 CLEARLY = 0.95
 """Who has at most this share of the champion's deviance on the newest day is clearly better."""
+NO_WORSE = 1.1
+"""A log calibration at most this many times the champion's is as good: both were surprised alike."""
 EXACT, GOOD_BRAND = 0.01, 0.1
 """Predictions that miss by this share, overall and for a brand, are good enough whoever does still better."""
 
@@ -163,7 +165,7 @@ def _calibration(name: str, challenger: Metrics, champion: Metrics, times: float
 def _is_off(challenger: Metrics, champion: Metrics, times: float) -> bool:
     """Outside what is allowed, and further than the champion: a day that surprises everybody speaks against nobody."""
     off = _distance(challenger.calibration)
-    return off > math.log(times) and off > _distance(champion.calibration)
+    return off > math.log(times) and off > _distance(champion.calibration) * NO_WORSE
 
 
 def _distance(calibration: float) -> float:

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from training.compare import both_know, compare, count_rows, predict_day, said_as_of, said_by, score_shifts
-from training.fit import Boosters, TrainingSet, fit_in_process
+from training.compare import both_know, compare, count_rows, said_as_of, said_by, score_shifts
+from training.fit import Boosters, TrainingSet, fit_in_process, predicted
 from training.history import day_number
 from training.model import Model
 from training.nightly import assemble
@@ -125,9 +125,10 @@ def test_a_shift_is_the_same_up_and_down(yesterday: Model) -> None:
 def test_a_day_is_predicted_without_it() -> None:
     data, boosters, _ = learned(history(), NEWEST)
     assert boosters.held_out is not None
-    rows, predicted = predict_day(data, NEWEST, boosters.held_out)
-    assert len(rows) == len(predicted) == 12 and (predicted > 0).all()
-    assert np.corrcoef(predicted, data.target[rows])[0, 1] > 0.9
+    rows = np.flatnonzero(data.days == NEWEST)
+    said = predicted(data, rows, boosters.held_out)
+    assert len(rows) == len(said) == 12 and (said > 0).all()
+    assert np.corrcoef(said, data.target[rows])[0, 1] > 0.9
 
 
 def test_many_odd_names_are_counted_and_some_told() -> None:
