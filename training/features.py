@@ -155,6 +155,16 @@ class Keys:
         return [len(words) for words in self.words]
 
 
+def starts_of(days: Integers) -> Integers:
+    """(days + 1,) where each day's rows begin, of (n,) days in ascending order.
+
+    >>> starts_of(np.array([5, 5, 7])).tolist()
+    [0, 2, 3]
+    """
+    first = np.flatnonzero(np.diff(days, prepend=days[:1] - 1)) if len(days) else np.empty(0, np.int64)
+    return np.append(first, len(days)).astype(np.int64)
+
+
 class Known(NamedTuple):
     """What histories say of k keys or rows, before it is put into a row."""
 
@@ -206,7 +216,6 @@ class Histories(NamedTuple):
     exposures: list[Floats]  # along PATH (keys, half-lives)
     payout: list[Floats]  # of everybody and of brands (keys,)
     clicks: list[Floats]  # likewise
-    breaks: list[breaks.Break]  # brand: a code of the level; day: position among the days that have data
 
     @classmethod
     def of(cls, days: Integers, keys: Keys, numbers: Floats) -> Self:
@@ -216,8 +225,8 @@ class Histories(NamedTuple):
                 of the whole feed would find nothing left of what was known.
             keys, numbers: of the same rows, by `Keys.of` and `measures`.
         """
-        starts = np.r_[np.flatnonzero(np.r_[True, np.diff(days) != 0]) if len(days) else [], len(days)].astype(np.int64)
-        broken = _breaks(starts, keys, numbers)
+        starts = starts_of(days)
+        broken = payout_breaks(starts, keys, numbers)
         jumps = breaks.jumps(broken, len(starts) - 1, keys.counts[BRAND])
         logs = np.empty((len(days), len(RATES)))
         states: list[list[Floats]] = []
@@ -253,11 +262,15 @@ class Histories(NamedTuple):
         clicked = rates.fade(starts, keys.levels[top], keys.counts[top], numbers[:, CLICKS], HALF_LIVES_DAYS[-1:])
         known = Known(faded.logs, factors, logs, paid.logs, np.expm1(clicked.logs[:, BRAND].astype(np.float64)))
         tables = [np.column_stack(level) for level in zip(*states, strict=True)]
-        return cls(known, tables, faded.state, paid.state, [sums[:, 0] for sums in clicked.state], broken)
+        return cls(known, tables, faded.state, paid.state, [sums[:, 0] for sums in clicked.state])
 
 
-def _breaks(starts: Integers, keys: Keys, numbers: Floats) -> list[breaks.Break]:
-    """Of brands' payouts, day by day."""
+def payout_breaks(starts: Integers, keys: Keys, numbers: Floats) -> list[breaks.Break]:
+    """Of brands' payouts, day by day.
+
+    Args:
+        starts: (days + 1,) where each day's rows begin.
+    """
     n_days, n_brands = len(starts) - 1, keys.counts[BRAND]
     day_of_row = np.repeat(np.arange(n_days), np.diff(starts))
     return breaks.find(

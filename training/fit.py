@@ -15,6 +15,7 @@ import pandas as pd
 
 from training.arrays import Flags, Floats, Integers, Singles
 from training.features import EXPOSURE, FEATURES, REVENUE, Encoder, Histories, Keys, as_of_the_day_before, measures
+from training.rates import BRAND
 from training.settings import ModelSettings
 from training.trees import LightGbmTrees, Reference, XgboostTrees
 
@@ -47,6 +48,16 @@ class Examples(NamedTuple):
         """Nothing can be learned: trees that leave every expectation as it is."""
         one = np.ones(1)
         return cls(np.zeros((1, len(FEATURES)), np.float32), one, one, np.zeros(1))
+
+
+class PayoutBreak(NamedTuple):
+    """What a brand pays has changed overnight."""
+
+    brand_id: str
+    day: int  # since 1970
+    before_micros: float
+    after_micros: float
+    per: str  # click | impression
 
 
 class TrainingSet(NamedTuple):
@@ -85,6 +96,21 @@ class TrainingSet(NamedTuple):
         """(n,) rows that may teach a model which has seen no `day`."""
         usable: Flags = (self.days < day) & (self.exposure > 0)
         return usable
+
+    def payout_breaks(self) -> list[PayoutBreak]:
+        """Days on which what a brand pays has broken with its past, in order."""
+        starts = starts_of(self.days)
+        brands = self.keys.words[BRAND]
+        return [
+            PayoutBreak(
+                self.keys.vocabulary[0][int(brands[one.brand])],
+                int(self.days[starts[one.day]]),
+                one.before_micros,
+                one.after_micros,
+                one.per,
+            )
+            for one in payout_breaks(starts, self.keys, self.numbers)
+        ]
 
     def encoder(self, through: int) -> Encoder:
         """The tables as of the end of day `through`."""

@@ -99,6 +99,22 @@ def test_a_brands_good_day_with_a_partner_is_a_shock_and_not_a_lesson():
     assert np.abs(found[others]).max() < np.log(1.5)
 
 
+def test_a_payout_that_was_halved_overnight_is_named_and_followed():
+    frame = make_history(14)
+    frame["revenue_micros"] = frame["clicks"] * np.where(frame["brand_id"] == "b1", 90_000.0, 60_000.0)
+    frame["pending_revenue_micros"] = 0.0
+    cut = (frame["day"] >= FIRST + 12) & (frame["brand_id"] == "b1")
+    frame["revenue_micros"] *= np.where(cut, 0.5, 1.0)
+    data = TrainingSet.of(frame, 0.8)
+    (found,) = data.payout_breaks()
+    assert (found.brand_id, found.day, found.per) == ("b1", FIRST + 12, "click")
+    assert found.after_micros / found.before_micros == pytest.approx(0.5, rel=1e-3)
+    next_day = (data.days == FIRST + 13) & (frame["brand_id"] == "b1").to_numpy()
+    foreseen = (data.heads[next_day, 0] * data.exposure[next_day]).sum()
+    realised = (data.target[next_day] * data.exposure[next_day]).sum()
+    assert 0.85 < foreseen / realised < 1.15
+
+
 def test_examples_of_earlier_days_are_views_of_the_same_matrix():
     data = TrainingSet.of(make_history(10), 0.8)
     found = data.examples(FIRST + 7, settings("lightgbm"))
