@@ -14,7 +14,18 @@ import numpy as np
 import pandas as pd
 
 from training.arrays import Flags, Floats, Integers, Singles
-from training.features import EXPOSURE, FEATURES, REVENUE, Encoder, Histories, Keys, as_of_the_day_before, measures
+from training.features import (
+    EXPOSURE,
+    FEATURES,
+    REVENUE,
+    Encoder,
+    Histories,
+    Keys,
+    as_of_the_day_before,
+    measures,
+    payout_breaks,
+    starts_of,
+)
 from training.rates import BRAND
 from training.settings import ModelSettings
 from training.trees import LightGbmTrees, Reference, XgboostTrees
