@@ -29,7 +29,7 @@ MEASURES = ("revenue_micros", "clicks", "conversions", "exposure", "cost_micros"
 REVENUE, CLICKS, CONVERSIONS, EXPOSURE, COST, COST_EXPOSURE = range(len(MEASURES))
 
 QUICK = Filter()
-STEADY = Filter(drift_top=0.002, shock_top=0.02, credible=10_000.0)
+STEADY = Filter(drift_top=0.002, shock_top=0.02, credible=10_000.0, floor=0.05)
 COUNTED = Filter(drift_top=0.002, shock_top=0.02)
 """Of what is rare, such as conversions and what they pay, a key's day says little: STEADY believes it slowly, QUICK at
 once, and between them lies what is right for a given market. Only clicks are never rare."""
