@@ -73,9 +73,12 @@ async def publish_version(
 
     Raises:
         OSError: the directory cannot be written; the database does not hear of the version.
+        ModelRefused, ModelUnavailable: it does not work in a process of its own; likewise.
     """
     key = model_key(state)
     bundle = await asyncio.to_thread(_save, model, state, key)
+    if accepted:  # what replicas will want to know of it at once, once it is live
+        await asyncio.to_thread(_try_ahead, bundle, model.version, state, key)
     now = dt.datetime.now(dt.UTC)
     parent = model.manifest["parent"]
     row = {
@@ -106,6 +109,11 @@ async def publish_version(
     if redis_url is not None:
         await to_redis(redis_url, {redis_key(model.version): bundle}, say)
     await asyncio.to_thread(to_git, state, model.version, bundle, say)
+
+
+def _try_ahead(bundle: str, version: str, state: State, key: bytes) -> None:
+    parts = parts_in(bundle, version)
+    NodeCheck.of(state, key).ahead(parts.body, parts.texts)
 
 
 def _save(model: Model, state: State, key: bytes) -> str:
