@@ -9,27 +9,29 @@ import argparse
 import csv
 import datetime as dt
 import json
+import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
-import pandas as pd
 
 from db import BadSetting
-from training.arrays import Floats, Integers
+from training.arrays import Flags, Floats, Integers
 from training.etl import Unreadable, read_file
+from training.findings import brand_days, deciles, importance, payout_breaks, payouts, shap
 from training.fit import TrainingSet, fit_before, predicted
+from training.gate import plain
 from training.history import day_number, day_of, from_import
-from training.metrics import judge
-from training.nightly import Say, plain
+from training.metrics import Metrics, judge
+from training.mirrors import Say
 from training.report import render
-from training.settings import ModelSettings, model_settings
+from training.settings import Engine, ModelSettings, model_settings
+from training.trees import Reference
 
 PREDICTED = ("predicted_revenue_micros", "predicted_ctr", "predicted_cvr")
-DECILES = 10
 
 
 class Walk(NamedTuple):
@@ -40,6 +42,7 @@ class Walk(NamedTuple):
     ctr: Floats
     cvr: Floats
     without_history: int  # days that nothing came before
+    trees: Reference | None  # of the last day; None: no day had a history
 
 
 def walk_forward(data: TrainingSet, first: int, last: int, settings: ModelSettings, say: Say = print) -> Walk:
@@ -49,82 +52,95 @@ def walk_forward(data: TrainingSet, first: int, last: int, settings: ModelSettin
     """
     revenue = np.zeros(len(data.days))
     without_history = 0
+    trees: Reference | None = None
     for day in np.unique(data.days[(data.days >= first) & (data.days <= last)]).tolist():
         if not data.before(day).any():
             without_history += 1
             continue
         rows = np.flatnonzero(data.days == day)
-        revenue[rows] = predicted(data, rows, fit_before(data, day, settings))
+        trees = fit_before(data, day, settings)
+        revenue[rows] = predicted(data, rows, trees)
         found = judge(data.target[rows], revenue[rows], data.exposure[rows], settings.tweedie_power)
         say(f"  {day_of(day)}: {found.rows} rows, R² {found.r2:.3f}, calibration {found.calibration:.3f}")
     wanted = np.flatnonzero((data.days >= first) & (data.days <= last))
     heads = data.heads[wanted]
-    return Walk(wanted, revenue[wanted], heads[:, 1], heads[:, 2], without_history)
+    return Walk(wanted, revenue[wanted], heads[:, 1], heads[:, 2], without_history, trees)
 
 
-def report(data: TrainingSet, walk: Walk, settings: ModelSettings) -> dict[str, Any]:
-    """What report.json says."""
+def walk_with(
+    engines: Sequence[Engine], data: TrainingSet, first: int, last: int, settings: ModelSettings, say: Say = print
+) -> dict[Engine, Walk]:
+    """The same days by each engine, on the same histories; the better one first, by Tweedie deviance."""
+    walks: dict[Engine, Walk] = {}
+    for engine in engines:
+        if len(engines) > 1:
+            say(f"{engine}:")
+        walks[engine] = walk_forward(data, first, last, settings.model_copy(update={"engine": engine}), say)
+
+    def deviance(engine: Engine) -> float:
+        found = _judged(data, walks[engine], walks[engine].revenue_micros, settings).deviance
+        return math.inf if math.isnan(found) else found
+
+    return {engine: walks[engine] for engine in sorted(walks, key=deviance)}
+
+
+def _judged(data: TrainingSet, walk: Walk, revenue_micros: Floats, settings: ModelSettings) -> Metrics:
+    return judge(data.target[walk.rows], revenue_micros, data.exposure[walk.rows], settings.tweedie_power)
+
+
+def report(data: TrainingSet, walks: Mapping[Engine, Walk], settings: ModelSettings) -> dict[str, Any]:
+    """What report.json says.
+
+    Args:
+        walks: the one whose predictions count first.
+    """
+    engine, walk = next(iter(walks.items()))
     rows = walk.rows
     truth, exposure = data.target[rows], data.exposure[rows]
     brands = data.frame["brand_id"].to_numpy()[rows]
     days = data.days[rows]
 
-    def of(chosen: np.ndarray[Any, Any]) -> dict[str, Any] | None:
-        found = judge(truth[chosen], walk.revenue_micros[chosen], exposure[chosen], settings.tweedie_power)
-        return plain(found)
+    def of(chosen: Flags) -> dict[str, Any] | None:
+        return plain(judge(truth[chosen], walk.revenue_micros[chosen], exposure[chosen], settings.tweedie_power))
 
-    frame = pd.DataFrame(
-        {
-            "brand_id": brands,
-            "day": days,
-            "predicted": walk.revenue_micros * exposure,
-            "realised": truth * exposure,
-        }
-    )
-    sums = frame.groupby(["brand_id", "day"], as_index=False)[["predicted", "realised"]].sum()
-    brand_days = zip(*(sums[name].tolist() for name in ("brand_id", "day", "predicted", "realised")), strict=True)
+    newest = rows[days == days.max()]
+    nothing_fitted: dict[str, Any] = {"rows": 0, "base": None, "expected_micros": None, "features": []}
+    broken = data.payout_breaks()
     return {
         "from": day_of(days.min()).isoformat(),
         "to": day_of(days.max()).isoformat(),
         "overall": of(np.ones(len(rows), np.bool_)),
+        "engine": engine,
+        "engines": {
+            name: plain(_judged(data, walk, walk.revenue_micros, settings)) for name, walk in sorted(walks.items())
+        },
+        "histories_alone": plain(_judged(data, walk, data.heads[rows, 0], settings)),
         "brands": {brand: of(brands == brand) for brand in sorted(set(brands.tolist()))},
         "days": {day_of(day).isoformat(): of(days == day) for day in np.unique(days).tolist()},
         "deciles": deciles(truth, walk.revenue_micros, exposure),
-        "brand_days": [
-            {
-                "brand_id": brand,
-                "day": day_of(day).isoformat(),
-                "predicted_micros": predicted,
-                "realised_micros": realised,
-            }
-            for brand, day, predicted, realised in brand_days
-        ],
+        "brand_days": brand_days(data, rows, walk.revenue_micros),
+        "importance": [] if walk.trees is None else importance(walk.trees),
+        "shap": nothing_fitted if walk.trees is None else shap(walk.trees, data, newest),
+        "payout_breaks": payout_breaks(broken),
+        "payouts": payouts(data, broken),
         "days_without_history": walk.without_history,
         "settings": settings.model_dump(mode="json", exclude={"key"}),
     }
 
 
-def deciles(truth: Floats, predicted: Floats, exposure: Floats) -> list[dict[str, float]]:
-    """Ten groups of equal exposure by prediction: mean predicted and realised micros per exposure."""
-    order = np.argsort(predicted, kind="stable")
-    cumulated = np.cumsum(exposure[order])
-    if not len(cumulated) or cumulated[-1] <= 0:
-        return []
-    group = np.minimum((cumulated - exposure[order] / 2) / cumulated[-1] * DECILES, DECILES - 1).astype(int)
-    found = []
-    for decile in np.unique(group).tolist():
-        chosen = order[group == decile]
-        weight = exposure[chosen].sum()
-        if weight > 0:
-            means = [float((values[chosen] * exposure[chosen]).sum() / weight) for values in (predicted, truth)]
-            found.append({"decile": decile + 1, "predicted_micros": means[0], "realised_micros": means[1]})
-    return found
-
-
 def run(
-    source: Path, first: dt.date, last: dt.date, out: Path, settings: ModelSettings, say: Say = print
+    source: Path,
+    first: dt.date,
+    last: dt.date,
+    out: Path,
+    settings: ModelSettings,
+    say: Say = print,
+    engines: Sequence[Engine] = (),
 ) -> dict[str, Any]:
     """Predict, judge, write the three files.
+
+    Args:
+        engines: the predictions are those of the best of them; none: the engine of the settings.
 
     Raises:
         Unreadable: the file is no performance file, or has no row of those days.
@@ -141,8 +157,9 @@ def run(
     past = np.flatnonzero(days <= day_number(last))
     past = past[np.argsort(days[past], kind="stable")]
     data = TrainingSet.of(frame.iloc[past].reset_index(drop=True), settings.pending_share)
-    walk = walk_forward(data, day_number(first), day_number(last), settings, say)
-    found = report(data, walk, settings) | {
+    walks = walk_with(engines or [settings.engine], data, day_number(first), day_number(last), settings, say)
+    walk = next(iter(walks.values()))
+    found = report(data, walks, settings) | {
         "rows": read.rows,
         "rejected": len(read.rejects),
         "cut_off": read.cut_off,
@@ -166,16 +183,36 @@ def _write_predictions(path: Path, header: list[str], kept: list[list[str]], lin
         writer.writerows([*row, *said] for row, *said in zip(rows, *columns, strict=True))
 
 
+def _engines(words: str) -> list[Engine]:
+    known = {str(engine): engine for engine in get_args(Engine)}
+    names = list(dict.fromkeys(words.split(",")))
+    if unknown := [name for name in names if name not in known]:
+        raise argparse.ArgumentTypeError(f"no engine {unknown[0]!r}; there are {', '.join(known)}")
+    return [known[name] for name in names]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m training.backtest", description="Walk forward a day at a time.")
     parser.add_argument("--csv", type=Path, required=True, help="a performance file in the canonical format")
     parser.add_argument("--from", dest="first", type=dt.date.fromisoformat, required=True, help="first day, UTC")
     parser.add_argument("--to", dest="last", type=dt.date.fromisoformat, required=True, help="last day, included")
     parser.add_argument("--out", type=Path, required=True, help="folder of predictions.csv, report.json, report.html")
+    parser.add_argument(
+        "--engines",
+        type=_engines,
+        default=[],
+        help="lightgbm,xgboost: walk with each and take the better one's predictions; default: PACELINE_MODEL_ENGINE",
+    )
     chosen = parser.parse_args(arguments)
     try:
         found = run(
-            chosen.csv, chosen.first, chosen.last, chosen.out, model_settings(), lambda line: print(line, flush=True)
+            chosen.csv,
+            chosen.first,
+            chosen.last,
+            chosen.out,
+            model_settings(),
+            lambda line: print(line, flush=True),
+            chosen.engines,
         )
     except (BadSetting, Unreadable) as error:
         print(error, file=sys.stderr)
@@ -184,6 +221,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"cannot write {chosen.out}: {error.strerror or error}", file=sys.stderr)
         return 1
     overall = found["overall"]
+    if len(found["engines"]) > 1:
+        print(f"{found['engine']} is chosen, by Tweedie deviance")
     print(
         f"R² {overall['r2']:.3f}, calibration {overall['calibration']:.3f}, deviance {overall['deviance']:.4g}, "
         f"{overall['rows']:,} rows, {found['seconds']:.1f} s → {chosen.out}"

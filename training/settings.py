@@ -9,11 +9,12 @@ from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, SecretStr
 
 from db.environment import read
 
+Engine = Literal["lightgbm", "xgboost"]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class ModelSettings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
-    engine: Literal["lightgbm", "xgboost"] = "lightgbm"
+    engine: Engine = "lightgbm"
     """The trees' library; `training.backtest --engines lightgbm,xgboost` tells which is better on a history."""
     trees: Annotated[int, Field(ge=1, le=5000)] = 60
     """Boosting rounds."""
