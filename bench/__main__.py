@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from bench import auctions, etl, http, ledger, memory, night, scaling, stages, startup, swap, trees
+from bench import auctions, etl, http, learning, ledger, memory, night, scaling, stages, startup, swap, trees
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results.md"
@@ -29,6 +29,7 @@ PARTS: dict[str, Callable[[Sequence[str]], str | None]] = {
     "ledger": ledger.main,
     "etl": etl.main,
     "night": night.main,
+    "learning": learning.main,
     "auctions": auctions.main,
 }
 

@@ -44,6 +44,7 @@ RATES = {
 QUICKLY, STEADILY, CLICKED, CONVERTED, SPENT = range(len(RATES))
 PAYOUT = Filter(levels=2, drift_top=0.02, shock_top=0.001, credible=1.0)
 """Revenue per click of everybody and of each brand: known to a percent within a day, and changed by contracts."""
+PAID = (REVENUE, CLICKS, PAYOUT)
 TRUSTED_CLICKS = 100.0
 """Decayed clicks of a brand from which clicks × payout counts half as much as it may."""
 
@@ -75,6 +76,8 @@ NO_HOUR = -1.0
 NO_SCORE = float("-inf")
 """Stands for "no placement score" in keys: NaN is unequal to itself, scores are finite."""
 DAY_S = 86_400
+FILLED_TOGETHER = 65_536
+"""Rows; each takes a hundred bytes meanwhile."""
 
 
 class Heads(NamedTuple):
@@ -104,7 +107,7 @@ def measures(frame: pd.DataFrame, pending_share: float) -> Floats:
         keys = [frame[name] for name in ("day", *ID_COLUMNS)] + [frame["placement_score"]]
         of_day = frame["impressions"].groupby(keys, dropna=False, observed=True).transform("sum").to_numpy(np.float64)
     exposure = np.where(of_day > 0, impressions, clicks)
-    columns: Floats = np.empty((len(frame), len(MEASURES)))
+    columns: Floats = np.empty((len(frame), len(MEASURES)), order="F")  # column by column they are walked through
     columns[:, REVENUE] = frame["revenue_micros"].to_numpy(np.float64) + pending_share * pending
     columns[:, CLICKS] = clicks
     columns[:, CONVERSIONS] = frame["conversions"].to_numpy(np.float64)
@@ -120,7 +123,7 @@ class Keys:
 
     ids: list[Codes]  # five times (n,), codes into `vocabulary`; −1 is unknown
     vocabulary: list[list[str]]
-    levels: list[Codes]  # along PATH (n,): one code for each distinct key of the level
+    levels: Codes  # (PATH, n): one code for each distinct key of the level
     parents: list[Codes]  # along PATH (keys,): each key's code in the level above
     words: list[npt.NDArray[Any]]  # along PATH (keys,): the id's code, at last the placement score, NaN for none
 
@@ -136,17 +139,16 @@ class Keys:
             known.append(words)
         scores = frame["placement_score"].to_numpy(np.float64)
         _, score_codes = np.unique(np.where(np.isnan(scores), NO_SCORE, scores), return_inverse=True)
-        levels = [np.zeros(len(frame), np.int32)]
+        levels = np.zeros((len(PATH), len(frame)), np.int32)
         parents: list[Codes] = [np.zeros(1, np.int32)]
         words_of: list[npt.NDArray[Any]] = [np.zeros(1, np.int32)]
         columns: list[tuple[npt.NDArray[Any], npt.NDArray[Any]]] = [*zip(ids, ids, strict=True), (score_codes, scores)]
-        for column, values in columns:
-            place = levels[-1].astype(np.int64) * (int(column.max(initial=0)) + 2) + column + 1
-            codes = pd.factorize(place)[0].astype(np.int32)
-            first = np.unique(codes, return_index=True)[1]
-            parents.append(levels[-1][first])
+        for level, (column, values) in enumerate(columns, start=1):
+            place = levels[level - 1].astype(np.int64) * (int(column.max(initial=0)) + 2) + column + 1
+            levels[level] = pd.factorize(place)[0]
+            first = np.unique(levels[level], return_index=True)[1]
+            parents.append(levels[level - 1][first])
             words_of.append(values[first])
-            levels.append(codes)
         return cls(ids, known, levels, parents, words_of)
 
     @property
@@ -166,13 +168,14 @@ def starts_of(days: Integers) -> Integers:
 
 
 class Known(NamedTuple):
-    """What histories say of k keys or rows, before it is put into a row."""
+    """What rates say of k keys or rows, before it is put into a row."""
 
-    exposures: Singles  # (k, N_EXPOSURE) log(1 + decayed)
-    factors: Singles  # (k, len(LEVELS)) of quick revenue
-    logs: Floats  # (k, len(RATES)) log rates, NaN where nothing is known
+    logs: Sequence[Floats]  # in the order of RATES (k,) log rates, NaN where nothing is known
     payout: Floats  # (k,) log of what the brand pays for a click, NaN likewise
     clicks: Floats  # (k,) decayed clicks of the brand
+
+    def part(self, rows: slice) -> Known:
+        return Known([log[rows] for log in self.logs], self.payout[rows], self.clicks[rows])
 
 
 def expectation(known: Known) -> Floats:
@@ -181,31 +184,29 @@ def expectation(known: Known) -> Floats:
     The geometric mean of three ways to look at it: quick to follow a brand, slow to follow it, and clicks × payout,
     which counts as far as the brand has clicks. Together they predict better than any alone.
     """
-    by_clicks = known.logs[:, CLICKED] + known.payout
+    by_clicks = known.logs[CLICKED] + known.payout
     weight = np.where(np.isnan(by_clicks), 0.0, known.clicks / (known.clicks + TRUSTED_CLICKS))
-    total = known.logs[:, QUICKLY] + known.logs[:, STEADILY] + weight * np.nan_to_num(by_clicks)
+    total = known.logs[QUICKLY] + known.logs[STEADILY] + weight * np.nan_to_num(by_clicks)
     mean: Floats = total / (2.0 + weight)
     return mean
 
 
 def fill(rows: Singles, heads: Floats, known: Known) -> None:
-    """The part of rows and heads that histories decide.
+    """The part of rows and heads that rates decide. Exposures and factors are there already.
 
     Args:
         rows: (k, len(FEATURES)), heads: (k, N_HEADS), written to.
     """
     log = expectation(known)
-    rows[:, :N_EXPOSURE] = known.exposures
-    rows[:, FACTORS_FROM:LOGS_FROM] = known.factors
     rows[:, LOGS_FROM] = log
-    rows[:, LOGS_FROM + 1] = known.logs[:, QUICKLY] - known.logs[:, STEADILY]
-    rows[:, LOGS_FROM + 2] = known.logs[:, CLICKED]
-    rows[:, LOGS_FROM + 3] = known.logs[:, CONVERTED]
-    rows[:, LOGS_FROM + 4] = log - known.logs[:, SPENT]
+    rows[:, LOGS_FROM + 1] = known.logs[QUICKLY] - known.logs[STEADILY]
+    rows[:, LOGS_FROM + 2] = known.logs[CLICKED]
+    rows[:, LOGS_FROM + 3] = known.logs[CONVERTED]
+    rows[:, LOGS_FROM + 4] = log - known.logs[SPENT]
     heads[:, 0] = np.exp(np.nan_to_num(log, nan=-np.inf))
-    heads[:, 1] = np.minimum(np.exp(np.nan_to_num(known.logs[:, CLICKED], nan=-np.inf)), 1.0)
-    heads[:, 2] = np.exp(np.nan_to_num(known.logs[:, CONVERTED], nan=-np.inf))
-    heads[:, 3] = np.exp(known.logs[:, SPENT])
+    heads[:, 1] = np.minimum(np.exp(np.nan_to_num(known.logs[CLICKED], nan=-np.inf)), 1.0)
+    heads[:, 2] = np.exp(np.nan_to_num(known.logs[CONVERTED], nan=-np.inf))
+    heads[:, 3] = np.exp(known.logs[SPENT])
 
 
 class Histories(NamedTuple):
@@ -218,21 +219,19 @@ class Histories(NamedTuple):
     clicks: list[Floats]  # likewise
 
     @classmethod
-    def of(cls, days: Integers, keys: Keys, numbers: Floats) -> Self:
+    def of(cls, days: Integers, keys: Keys, numbers: Floats, rows: Singles | None = None) -> Self:
         """
         Args:
             days: (n,) ascending. Histories fade by days that have data: by the calendar, the first event after a pause
                 of the whole feed would find nothing left of what was known.
             keys, numbers: of the same rows, by `Keys.of` and `measures`.
+            rows: (n, len(FEATURES)), whose exposures and factors are to be filled.
         """
         starts = starts_of(days)
         broken = payout_breaks(starts, keys, numbers)
         jumps = breaks.jumps(broken, len(starts) - 1, keys.counts[BRAND])
-        logs = np.empty((len(days), len(RATES)))
-        states: list[list[Floats]] = []
-        factors = np.empty((0, len(LEVELS)), np.float32)
-        for column, (numerator, denominator, believed) in enumerate(RATES.values()):
-            walked = rates.walk(
+        walks = [
+            rates.walk(
                 starts,
                 keys.levels,
                 keys.counts,
@@ -241,28 +240,25 @@ class Histories(NamedTuple):
                 numbers[:, denominator],
                 believed,
                 jumps=jumps if numerator == REVENUE else None,
-                factors=column == QUICKLY,
+                factors=None if rows is None or column != QUICKLY else rows[:, FACTORS_FROM:LOGS_FROM],
             )
-            logs[:, column] = walked.logs
-            states.append(walked.state)
-            if column == QUICKLY:
-                factors = walked.factors[:, 1:]
-        paid = rates.walk(
+            for column, (numerator, denominator, believed) in enumerate((*RATES.values(), PAID))
+        ]
+        *walks, paid = walks
+        exposures = rates.fade(
             starts,
             keys.levels,
             keys.counts,
-            keys.parents,
-            numbers[:, REVENUE],
-            numbers[:, CLICKS],
-            PAYOUT,
-            jumps=jumps,
+            numbers[:, EXPOSURE],
+            HALF_LIVES_DAYS,
+            None if rows is None else rows[:, :N_EXPOSURE],
         )
-        faded = rates.fade(starts, keys.levels, keys.counts, numbers[:, EXPOSURE], HALF_LIVES_DAYS)
-        top = slice(0, BRAND + 1)
-        clicked = rates.fade(starts, keys.levels[top], keys.counts[top], numbers[:, CLICKS], HALF_LIVES_DAYS[-1:])
-        known = Known(faded.logs, factors, logs, paid.logs, np.expm1(clicked.logs[:, BRAND].astype(np.float64)))
-        tables = [np.column_stack(level) for level in zip(*states, strict=True)]
-        return cls(known, tables, faded.state, paid.state, [sums[:, 0] for sums in clicked.state])
+        top = BRAND + 1
+        logs = np.empty((len(days), top), np.float32)
+        clicked = rates.fade(starts, keys.levels[:top], keys.counts, numbers[:, CLICKS], HALF_LIVES_DAYS[-1:], logs)
+        known = Known([walk.logs for walk in walks], paid.logs, np.expm1(logs[:, BRAND].astype(np.float64)))
+        tables = [np.column_stack(level) for level in zip(*(walk.state for walk in walks), strict=True)]
+        return cls(known, tables, exposures, paid.state, [sums[:, 0] for sums in clicked])
 
 
 def payout_breaks(starts: Integers, keys: Keys, numbers: Floats) -> list[breaks.Break]:
@@ -281,20 +277,24 @@ def payout_breaks(starts: Integers, keys: Keys, numbers: Floats) -> list[breaks.
     )
 
 
-def as_of_the_day_before(frame: pd.DataFrame, keys: Keys, histories: Histories) -> tuple[Singles, Floats]:
+def as_of_the_day_before(frame: pd.DataFrame, keys: Keys, numbers: Floats) -> tuple[Singles, Floats]:
     """((n, len(FEATURES)) matrix, (n, N_HEADS) heads): every row as what was known before its day.
 
     Args:
         frame: a history (see `training.read_history`) in the order of its days.
-        keys, histories: of the same rows.
+        keys, numbers: of the same rows, by `Keys.of` and `measures`.
     """
+    days = frame["day"].to_numpy(np.int64)
     out = np.empty((len(frame), len(FEATURES)), np.float32)
     heads = np.empty((len(frame), N_HEADS))
-    fill(out, heads, histories.rows)
+    known = Histories.of(days, keys, numbers, out).rows
+    for start in range(0, len(frame), FILLED_TOGETHER):
+        some = slice(start, start + FILLED_TOGETHER)
+        fill(out[some], heads[some], known.part(some))
     for position, column in enumerate(CODED):
         out[:, CODES_FROM + position] = keys.ids[column]
     out[:, PLACEMENT] = frame["placement_score"].to_numpy(np.float64)
-    out[:, DAY_OF_WEEK] = (frame["day"].to_numpy(np.int64) + 3) % 7
+    out[:, DAY_OF_WEEK] = (days + 3) % 7
     out[:, HOUR] = frame["hour"].to_numpy(np.float64)
     return out, heads
 
@@ -429,8 +429,9 @@ class Encoder:
             if level - 1 in CODED:
                 codes[:, CODED.index(level - 1)] = self._words[level]
             exposures[:, level * each : (level + 1) * each] = np.log1p(self._exposures[level])
-            known = Known(exposures, factors, self._rates[level], payout, clicks)
-            fill(rows[start:end], heads[start:end], known)
+            rows[start:end, :N_EXPOSURE] = exposures
+            rows[start:end, FACTORS_FROM:LOGS_FROM] = factors
+            fill(rows[start:end], heads[start:end], Known(list(self._rates[level].T), payout, clicks))
             rows[start:end, CODES_FROM:PLACEMENT] = codes
             start = end
         rows[:, PLACEMENT], rows[:, DAY_OF_WEEK], rows[:, HOUR] = np.nan, 0.0, NO_HOUR

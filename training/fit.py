@@ -19,7 +19,6 @@ from training.features import (
     FEATURES,
     REVENUE,
     Encoder,
-    Histories,
     Keys,
     as_of_the_day_before,
     measures,
@@ -94,8 +93,7 @@ class TrainingSet(NamedTuple):
         days = frame["day"].to_numpy(np.int64)
         keys = Keys.of(frame)
         numbers = measures(frame, pending_share)
-        histories = Histories.of(days, keys, numbers)
-        matrix, heads = as_of_the_day_before(frame, keys, histories)
+        matrix, heads = as_of_the_day_before(frame, keys, numbers)
         found = target(frame, keys, numbers)
         return cls(frame, keys, numbers, matrix, heads, found, shocks(days, keys, numbers, heads, found), days)
 

@@ -62,13 +62,12 @@ class Filter(NamedTuple):
 
 class Walk(NamedTuple):
     logs: Floats  # (n,) log rate of each row as of the day before, NaN where nothing was known of anybody
-    factors: Singles  # (n, levels) its factors; (0, levels) where they were not asked for
     state: list[Floats]  # by level (keys,): log rate of each key for the day after the last, NaN likewise
 
 
 def walk(
     starts: Integers,
-    levels: Sequence[Codes],
+    levels: Codes,
     n_keys: Sequence[int],
     parents: Sequence[Codes],
     numerator: Floats,
@@ -76,29 +75,28 @@ def walk(
     believed: Filter,
     *,
     jumps: Flags | None = None,
-    factors: bool = False,
+    factors: Singles | None = None,
 ) -> Walk:
     """Forward over the days, each row seen with what earlier days say.
 
     Args:
         starts: (days + 1,) where each day's rows begin; rows are in the order of their days.
-        levels: a code for each row and level, (n,) each; the first level is everybody's.
+        levels: (levels, n) a code for each row and level; the first level is everybody's.
         n_keys: how many codes a level has.
         parents: by level (keys,) each key's code in the level above.
         numerator, denominator: (n,) the rate is their ratio; the denominator ≥ 0.
         jumps: (days, brands) true where the brand's level has broken: it is learned anew from that day.
-        factors: keep every row's factors.
+        factors: (n, levels − 1), or a view of it, to be filled with every row's factors, everybody's left out.
     """
     depth = believed.levels
-    codes = np.stack([np.asarray(levels[level], np.int32) for level in range(depth)])
     offsets = np.concatenate([[0], np.cumsum(n_keys[:depth])]).astype(np.int64)
-    n, days = len(numerator), len(starts) - 1
-    logs = np.empty(n)
-    kept = np.empty((n if factors else 0, depth), np.float32)
+    days = len(starts) - 1
+    logs = np.empty(len(numerator))
+    kept = np.empty((0, depth), np.float32) if factors is None else factors
     state = np.zeros(int(offsets[-1]))
     base = _compiled()(
         np.asarray(starts, np.int64),
-        codes,
+        levels[:depth],
         offsets,
         np.ascontiguousarray(numerator, np.float64),
         np.ascontiguousarray(denominator, np.float64),
@@ -115,7 +113,7 @@ def walk(
     found[0] = found[0] + base  # NaN where nobody was ever seen: then nothing is known of anybody below
     for level in range(1, depth):
         found[level] = found[level] + found[level - 1][parents[level]]
-    return Walk(logs, kept, found)
+    return Walk(logs, found)
 
 
 def _walk(
@@ -159,8 +157,8 @@ def _walk(
             for level in range(depth):
                 factor = state[offsets[level] + codes[level, row]]
                 total += factor
-                if len(kept):
-                    kept[row, level] = factor
+                if level and len(kept):
+                    kept[row, level - 1] = factor
             logs[row] = base + total
         if math.isnan(base):
             if of_day <= 0.0 or exposed <= 0.0:
@@ -229,34 +227,38 @@ def _compiled() -> Callable[..., float]:
             *[types.float64] * 3,
             types.boolean[:, ::1],
             doubles,
-            types.float32[:, ::1],
+            types.float32[:, :],
             doubles,
         ),
     )
 
 
-class Faded(NamedTuple):
-    logs: Singles  # (n, levels · half-lives) log(1 + exposure of earlier days), yesterday's at full weight
-    state: list[Floats]  # by level (keys, half-lives): the sums as of the last day, its own at full weight
-
-
 def fade(
-    starts: Integers, levels: Sequence[Codes], n_keys: Sequence[int], exposure: Floats, half_lives: Sequence[float]
-) -> Faded:
+    starts: Integers,
+    levels: Codes,
+    n_keys: Sequence[int],
+    exposure: Floats,
+    half_lives: Sequence[float],
+    logs: Singles | None = None,
+) -> list[Floats]:
     """How much was seen of every row's keys, as of the day before. Arguments as of `walk`.
 
     Args:
         half_lives: in days that have data.
+        logs: (n, levels · half-lives), or a view of it, to be filled with log(1 + exposure of earlier days),
+            yesterday's at full weight.
+
+    Returns:
+        By level (keys, half-lives): the sums as of the last day, its own at full weight.
     """
-    codes = np.stack([np.asarray(level, np.int32) for level in levels])
     offsets = np.concatenate([[0], np.cumsum(n_keys[: len(levels)])]).astype(np.int64)
-    logs = np.empty((len(exposure), len(levels) * len(half_lives)), np.float32)
+    logs = np.empty((0, len(levels) * len(half_lives)), np.float32) if logs is None else logs
     state = np.zeros((int(offsets[-1]), len(half_lives)))
     decay = 0.5 ** (1.0 / np.array(half_lives, np.float64))
     _compiled_fade()(
-        np.asarray(starts, np.int64), codes, offsets, np.ascontiguousarray(exposure, np.float64), decay, logs, state
+        np.asarray(starts, np.int64), levels, offsets, np.ascontiguousarray(exposure, np.float64), decay, logs, state
     )
-    return Faded(logs, [state[offsets[level] : offsets[level + 1]] for level in range(len(levels))])
+    return [state[offsets[level] : offsets[level + 1]] for level in range(len(levels))]
 
 
 def _fade(
@@ -266,7 +268,7 @@ def _fade(
     last = np.zeros(len(state), np.int64)
     for day in range(days):
         for level in range(len(codes)):
-            for row in range(starts[day], starts[day + 1]):
+            for row in range(starts[day], starts[day + 1] if len(logs) else starts[day]):
                 place = offsets[level] + codes[level, row]
                 for index in range(len(decay)):
                     known = state[place, index]
@@ -300,7 +302,7 @@ def _compiled_fade() -> Callable[..., None]:
             types.int64[::1],
             types.float64[::1],
             types.float64[::1],
-            types.float32[:, ::1],
+            types.float32[:, :],
             types.float64[:, ::1],
         ),
     )

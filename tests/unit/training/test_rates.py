@@ -15,7 +15,7 @@ class World:
         day, brand, slot = np.meshgrid(np.arange(days), np.arange(brands), np.arange(slots), indexing="ij")
         self.day, self.brand, self.slot = day.ravel(), brand.ravel(), slot.ravel()
         leaf = self.brand * slots + self.slot
-        self.levels = [np.zeros(len(leaf), np.int32), self.brand.astype(np.int32), leaf.astype(np.int32)]
+        self.levels = np.stack([np.zeros_like(leaf), self.brand, leaf]).astype(np.int32)
         self.parents = [np.zeros(1, np.int32), np.zeros(brands, np.int32), np.repeat(np.arange(brands), slots)]
         self.counts = [1, brands, brands * slots]
         self.starts = np.arange(days + 1) * brands * slots
@@ -116,20 +116,25 @@ def test_a_jump_is_followed_at_once():
 
 def test_factors_and_the_mean_make_the_rate():
     world = World(days=5, brands=2, slots=2)
-    found = world.walk(np.random.default_rng(1).gamma(2.0, 1.0, len(world.day)), factors=True)
-    known = world.day > 0
-    rest = found.logs[known] - found.factors[known].sum(axis=1)
+    kept = np.empty((len(world.day), 2), np.float32)
+    found = world.walk(np.random.default_rng(1).gamma(2.0, 1.0, len(world.day)), factors=kept)
+    last = world.day == 4
+    rest = found.logs[last] - kept[last].sum(axis=1)  # everybody's, which is the same for all
     np.testing.assert_allclose(rest, rest[0], atol=1e-5)
 
 
 def test_exposure_fades_by_half_lives_and_yesterday_counts_in_full():
-    starts, codes = np.array([0, 1, 2, 3, 4]), [np.zeros(4, np.int32), np.array([0, 1, 0, 0], np.int32)]
-    found = fade(starts, codes, [1, 2], np.array([8.0, 4.0, 2.0, 1.0]), (1.0, 2.0))
-    seen = np.expm1(found.logs.astype(np.float64)).reshape(4, 2, 2)
+    starts, codes = np.array([0, 1, 2, 3, 4]), np.array([[0, 0, 0, 0], [0, 1, 0, 0]], np.int32)
+    logs = np.empty((4, 4), np.float32)
+    exposure = np.array([8.0, 4.0, 2.0, 1.0])
+    state = fade(starts, codes, [1, 2], exposure, (1.0, 2.0), logs)
+    seen = np.expm1(logs.astype(np.float64)).reshape(4, 2, 2)
     np.testing.assert_allclose(seen[:, 0, 0], [0, 8, 4 + 4, 2 + 2 + 2], rtol=1e-6)
     np.testing.assert_allclose(seen[:, 1, 0], [0, 0, 4, 2 + 2], rtol=1e-6)
     np.testing.assert_allclose(seen[2, 1, 1], 8 / 2**0.5, rtol=1e-6)
-    np.testing.assert_allclose(found.state[1], [[1 + 2 / 2 + 8 / 8, 1 + 2 / 2**0.5 + 8 / 2**1.5], [1, 2]], rtol=1e-12)
+    np.testing.assert_allclose(state[1], [[1 + 2 / 2 + 8 / 8, 1 + 2 / 2**0.5 + 8 / 2**1.5], [1, 2]], rtol=1e-12)
+    for ours, theirs in zip(state, fade(starts, codes, [1, 2], exposure, (1.0, 2.0)), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_rare_revenue_is_expected_as_high_as_it_is_in_the_mean():
