@@ -36,6 +36,11 @@ class State:
         return self.root / "models"
 
     @property
+    def reports(self) -> Path:
+        """A page and its figures for each version that a night has made."""
+        return self.root / "reports"
+
+    @property
     def registry(self) -> Path:
         """The Git repository that receives each published `roas_model.json`, unless another one is configured."""
         return self.root / "registry"

@@ -133,13 +133,21 @@ def payout_breaks(broken: Sequence[PayoutBreak], since: int | None = None) -> li
     return [one._asdict() | {"day": day_of(one.day).isoformat()} for one in broken if since is None or one.day >= since]
 
 
+def signed(share: float, digits: int = 0) -> str:
+    """
+    >>> signed(-0.25)
+    '−25%'
+    """
+    return f"{share:+.{digits}%}".replace("-", "−")
+
+
 def told(one: Mapping[str, Any]) -> str:
     """A break in a line, for an operator."""
     change = one["after_micros"] / one["before_micros"] - 1
     before, after = one["before_micros"] / 1e6, one["after_micros"] / 1e6
     return (
         f"the payout of {one['brand_id']} broke on {one['day']}: {before:.4g} → {after:.4g} a {one['per']} "
-        f"({change:+.0%}); its histories begin anew"
+        f"({signed(change)}); its histories begin anew"
     )
 
 

@@ -28,7 +28,9 @@ from db.migrate import CannotMigrate
 from db.tables import imports, model_versions, nights
 from training.compare import compare
 from training.confirm import confirm
-from training.fit import Boosters, FitFailed, TrainingSet, fit_in_process
+from training.findings import RECENT_DAYS, payout_breaks
+from training.findings import told as told_break
+from training.fit import Boosters, FitFailed, PayoutBreak, TrainingSet, fit_in_process
 from training.gate import Verdict, decide, report
 from training.gate import plain as plain
 from training.gather import gather, read
@@ -36,6 +38,7 @@ from training.history import day_of
 from training.kept import Kept, fingerprint, load_features, load_fit, of_history, of_program, save_features, save_fit
 from training.mirrors import Say as Say
 from training.model import Model, ModelRefused, ModelUnavailable
+from training.night_report import Ended, duels_of, write_report
 from training.oddities import oddities
 from training.opportunities import fit_lambdas
 from training.progress import Progress
@@ -56,6 +59,8 @@ EXIT_CODES = """exit codes:
 SIMULATED_SOURCES = text("SELECT source FROM imports WHERE simulated")
 LEARNED_FROM = text("SELECT 1 FROM performance_hourly WHERE source = :source AND day <= :through LIMIT 1")
 MOST_REASON = 2000
+MOST_BREAKS = 10
+"""Broken payouts that have a warning each."""
 
 
 class NothingToLearn(Exception):
@@ -77,6 +82,7 @@ Fitter = Callable[[TrainingSet, int, ModelSettings], Boosters]
 class Candidate(NamedTuple):
     model: Model
     verdict: Verdict
+    duels: dict[str, list[dict[str, Any]]]  # by brand, for the report
 
 
 class Prices(NamedTuple):
@@ -104,6 +110,7 @@ class Night(NamedTuple):
     lambdas: int
     lambda_fit: dict[str, Any]  # which did not converge or cannot reach their target; distances from the optimum
     warnings: list[str]
+    report: str | None  # the page; None: it could not be written, and the warnings say why
     kept: list[str]  # steps that an earlier run had finished
     seconds: dict[str, float]  # by step
 
@@ -203,6 +210,10 @@ async def _steps(
         done(progress.keeps(words) if was_kept else words)
     if not data.before(newest + 1).any():
         raise NothingToLearn("no row of the history has impressions or clicks")
+    broken = await asyncio.to_thread(data.payout_breaks)
+    recent = payout_breaks(broken, newest - RECENT_DAYS + 1)
+    for line in _broken(recent):
+        progress.warn(line)
     with progress.step("fit") as done:
         made_from = fingerprint(made_from, _of_fit(settings))
         boosters, was_kept = await asyncio.to_thread(_fit, kept, made_from, fitter, data, newest, settings)
@@ -216,7 +227,9 @@ async def _steps(
         was_kept = candidate is not None
         if candidate is None:
             champion = await _champion(state, live, redis_url, progress)
-            candidate = await asyncio.to_thread(_judge, data, newest, boosters, settings, champion, live, simulated)
+            candidate = await asyncio.to_thread(
+                _judge, data, newest, boosters, settings, champion, live, simulated, recent
+            )
             await asyncio.to_thread(_keep_candidate, kept, made_from, candidate, state)
         words = ("accepted: " if candidate.verdict.accepted else "rejected: ") + candidate.verdict.reason
         done(progress.keeps(words) if was_kept else words)
@@ -251,9 +264,12 @@ async def _steps(
         with progress.step("verify") as done:
             problems = await confirm(database, state, model.version, redis_url, progress.hear)
             done("; ".join(problems) or "database, files, Redis, Git and replicas agree")
+    live = await current(database)
+    ended = Ended(model, live, candidate.duels, prices.rows, problems, progress.warnings)
+    page = await _reported(database, state, data, newest, boosters, broken, ended, progress)
     return Night(
         model.version,
-        await current(database),
+        live,
         accepted,
         candidate.verdict.reason,
         not problems if accepted and verify else None,
@@ -265,6 +281,7 @@ async def _steps(
         len(prices.kappas),
         prices.summary,
         progress.warnings,
+        page,
         progress.kept,
         progress.seconds,
     )
@@ -293,6 +310,7 @@ def _judge(
     champion: Model | None,
     parent: str | None,
     simulated: bool,
+    recent: list[dict[str, Any]],
 ) -> Candidate:
     model = assemble(data, newest, boosters, settings, parent, simulated)
     compared = compare(data, newest, boosters.held_out, model, champion, settings, dt.datetime.now(dt.UTC).date())
@@ -301,8 +319,9 @@ def _judge(
         "challenger": plain(compared.day.challenger),
         "champion": plain(compared.day.champion),
         "gate": report(compared, verdict, settings),
+        "payout_breaks": recent,
     }
-    return Candidate(model.with_manifest(metrics=metrics), verdict)
+    return Candidate(model.with_manifest(metrics=metrics), verdict, duels_of(compared))
 
 
 # What is kept of each step
@@ -345,6 +364,7 @@ def _keep_candidate(kept: Kept, key: str, candidate: Candidate, state: State) ->
     with kept.making("gate", key) as draft:
         candidate.model.save(draft, model_key(state))
         (draft / "version").write_text(candidate.model.version)
+        (draft / "duels.json").write_text(json.dumps(candidate.duels))
 
 
 async def _judged_before(database: Database, state: State, kept: Kept, key: str, live: str | None) -> Candidate | None:
@@ -360,7 +380,8 @@ async def _judged_before(database: Database, state: State, kept: Kept, key: str,
     if model.manifest["parent"] != live and version not in await activated(database):
         return None
     gate = model.manifest["metrics"]["gate"]
-    return Candidate(model, Verdict(gate["accepted"], gate["reason"]))
+    duels = json.loads((folder / "duels.json").read_text())
+    return Candidate(model, Verdict(gate["accepted"], gate["reason"]), duels)
 
 
 async def _prices(database: Database, kept: Kept, version: str) -> tuple[Prices, bool]:
@@ -374,6 +395,36 @@ async def _prices(database: Database, kept: Kept, version: str) -> tuple[Prices,
     with kept.making("lambda", fingerprint(version)) as draft:
         (draft / "prices.json").write_text(json.dumps(prices._asdict()))
     return prices, False
+
+
+# What the night tells
+
+
+def _broken(recent: list[dict[str, Any]]) -> list[str]:
+    lines = [told_break(one) for one in recent[:MOST_BREAKS]]
+    if len(recent) > MOST_BREAKS:
+        lines.append(f"{len(recent) - MOST_BREAKS} more payouts broke: see the night's report")
+    return lines
+
+
+async def _reported(
+    database: Database,
+    state: State,
+    data: TrainingSet,
+    newest: int,
+    boosters: Boosters,
+    broken: list[PayoutBreak],
+    ended: Ended,
+    progress: Progress,
+) -> str | None:
+    try:
+        page = await write_report(database, state, data, newest, boosters, broken, ended)
+    except Exception as error:  # whatever a page stumbles over: the version is out, and that is what the night was for
+        said = str(getattr(error, "orig", None) or error or type(error).__name__).splitlines()[0]
+        progress.warn(f"the night's report could not be written: {said}")
+        return None
+    progress.say(f"  report: {page}")
+    return str(page)
 
 
 # The steps' own questions

@@ -25,6 +25,8 @@ HEAT_BOUNDS = (1 / 2, 1 / 1.5, 1 / 1.25, 1 / 1.1, 1.1, 1.25, 1.5, 2.0)
 HEAT_WORDS = ("< 0.5", "0.5–0.67", "0.67–0.8", "0.8–0.91", "0.91–1.1", "1.1–1.25", "1.25–1.5", "1.5–2", "> 2")
 SWARM = ("#2166ac", "#67a9cf", "#a0a0a0", "#ef8a62", "#b2430e")
 """Of a feature's value, from its lowest to its highest fifth."""
+EQUAL = 5e-4
+"""A ratio whose logarithm is smaller is shown as 1.000."""
 LOG_FROM = 20.0
 """Spread of values from which axes that may be logarithmic are."""
 
@@ -240,12 +242,11 @@ def ratios(rows: Sequence[tuple[str, float, str]], label: str) -> str:
     parts = [f'<path d="M{middle} 0V{len(rows) * ROW}" stroke="{MUTED}"/>']
     for place, (name, ratio, title) in enumerate(rows):
         wide = math.log(ratio) / most * half
+        colour = MUTED if abs(math.log(ratio)) < EQUAL else COLOURS[0 if wide < 0 else 1]
         x, top = middle + min(wide, 0.0), place * ROW
         shape = f'x="{x:.1f}" y="{top + 4}" width="{max(abs(wide), 1):.1f}" height="{ROW - 8}"'
         parts.append(_name(top, name))
-        parts.append(
-            f'<rect {shape} fill="{COLOURS[0 if wide <= 0 else 1]}"><title>{html.escape(title)}</title></rect>'
-        )
+        parts.append(f'<rect {shape} fill="{colour}"><title>{html.escape(title)}</title></rect>')
         beside = middle + wide + (6 if wide > 0 else -6)
         parts.append(_text(beside, top + 15, f"{ratio:.3f}", "start" if wide > 0 else "end"))
     return _svg(WIDTH, len(rows) * ROW + 4, label, parts)

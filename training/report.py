@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from training.findings import RECENT_DAYS
+from training.findings import RECENT_DAYS, signed
 from training.plots import (
     COLOURS,
     MUTED,
@@ -44,7 +44,7 @@ h3 { font-size: .95rem; margin: 1rem 0 .1rem; font-weight: 600 }
 .scroll { overflow-x: auto } table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 14px }
 th, td { padding: .2rem .8rem .2rem 0; text-align: right; border-bottom: 1px solid var(--line); vertical-align: top }
 th { font-weight: 600; color: var(--soft) } th.word, td.word { text-align: left }
-td.word { overflow-wrap: anywhere } svg { max-width: 100%; height: auto; display: block; margin: .5rem 0 }
+td.word { overflow-wrap: break-word } svg { max-width: 100%; height: auto; display: block; margin: .5rem 0 }
 text { font: 11px system-ui, sans-serif; fill: var(--soft) } .grid { stroke: var(--line); fill: none }
 .empty { fill: none; stroke: var(--line) } .note { color: var(--soft); margin: .25rem 0 } .good { color: var(--good) }
 .bad { color: var(--bad) } .verdict { font-weight: 600; font-size: 1.05rem } nav { color: var(--soft); font-size: 14px }
@@ -134,15 +134,7 @@ def _gain(alone: Mapping[str, Any] | None, overall: Mapping[str, Any] | None) ->
     before, after = (None if one is None else one["deviance"] for one in (alone, overall))
     if not before or after is None:
         return ""
-    return f": the trees change their deviance by {_signed(after / before - 1, 1)}"
-
-
-def _signed(share: float, digits: int = 0) -> str:
-    """
-    >>> _signed(-0.25)
-    '−25%'
-    """
-    return f"{share:+.{digits}%}".replace("-", "−")
+    return f": the trees change their deviance by {signed(after / before - 1, 1)}"
 
 
 def figures(rows: Mapping[str, Mapping[str, Any] | None], first: str) -> str:
@@ -289,7 +281,7 @@ def payout_breaks(breaks: Sequence[Mapping[str, Any]], payouts: Sequence[Mapping
             one["per"],
             f"{one['before_micros'] / 1e6:.4g}",
             f"{one['after_micros'] / 1e6:.4g}",
-            _signed(one["after_micros"] / one["before_micros"] - 1),
+            signed(one["after_micros"] / one["before_micros"] - 1),
         ]
         for one in newest
     ]

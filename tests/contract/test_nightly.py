@@ -22,6 +22,7 @@ from sqlalchemy import Table, func, select
 
 from db import Database, DatabaseSettings, State
 from db.tables import model_activations, model_versions, nights
+from tests.unit.training.pages import sections_of
 from training import Columns, ModelSettings, activate, current, fetch, import_frame, nightly, performance
 from training.confirm import confirm
 from training.mirrors import git
@@ -30,6 +31,7 @@ from training.publish import publish_version, tell_redis
 
 ROOT = Path(__file__).resolve().parents[2]
 LAST = dt.date(2020, 11, 21)
+SECTIONS = ["verdict", "calibration", "days", "error", "money", "breaks", "importance", "shap"]
 SETTINGS = ModelSettings(trees=10, min_rows_in_leaf=5)
 
 
@@ -420,12 +422,66 @@ async def test_an_odd_history_gives_a_model_and_is_told(database, state, frame, 
             assert done.warnings == []
         assert not odd or any(odd in line for line in done.warnings), done.warnings
         json.dumps(done._asdict(), allow_nan=False)
+        assert sections_of((state.reports / f"{done.version}.html").read_text()) == SECTIONS
         frame, odd = frame.assign(ts=frame["ts"] + pd.Timedelta(days=1)), ""
     model = await fetch(state, done.live, verify=False)
     ids = [["odd", "never-seen"], ["p", "never-seen"], ["s", "?"], ["mobile", "?"], ["300x250", "?"]]
     said = model.predict(Columns.of(ids, np.array([0.5, np.nan])))
     for values in (said.revenue_micros, said.ctr, said.cvr):
         assert np.isfinite(values).all() and (values >= 0).all()
+
+
+async def test_the_night_writes_a_report_that_goes_with_its_version(database, state, history):
+    made = []
+    for through in (2, 1, 0):
+        keep = SETTINGS.model_copy(update={"keep": 1})
+        done = await night(database, state, date=LAST - dt.timedelta(days=through), settings=keep)
+        made.append(done.version)
+        assert done.report == str(state.reports / f"{done.version}.html")
+    # The live one and its parent have their files, the first does not any more.
+    assert {path.name for path in state.reports.iterdir()} == {
+        f"{version}.{kind}" for version in made[1:] for kind in ("html", "json")
+    }
+    told = json.loads((state.reports / f"{made[-1]}.json").read_text())
+    assert (told["version"], told["live"], told["parent"]) == (made[2], made[2], made[1])
+    assert told["accepted"] and told["reason"] == done.reason
+    assert {one["brand_id"] for one in told["duels"]["newest_day"]} == {one["brand_id"] for one in told["money"]}
+    assert all(one["target_roas"] == 1.0 and one["roas_7d"] > 0 for one in told["money"])
+    assert told["newest_day"] == done.metrics["gate"]["newest_day"]
+    assert len(told["deciles"]) == 10
+
+
+async def test_a_night_without_room_for_its_report_is_a_night_all_the_same(database, state, history):
+    state.root.mkdir()
+    state.reports.write_text("in the way")
+    done = await night(database, state)
+    assert done.live == done.version and done.report is None
+    assert any("report could not be written" in line for line in done.warnings)
+
+
+async def test_a_payout_that_breaks_is_told_for_three_days_and_kept_with_the_version(database, state):
+    frame = performance(LAST, days=13).assign(pending_revenue=0.0)
+    newest = frame["ts"].max()
+    broken = (frame["brand_id"] == "brand-atlas") & (frame["ts"] > newest - pd.Timedelta(days=3))
+    frame["revenue"] = frame["clicks"] * np.where(broken, 0.1, 0.3)
+    await import_frame(database, frame, "steady", say=quiet)
+    for through, is_told in ((3, False), (2, True), (0, True)):
+        done = await night(database, state, date=LAST + dt.timedelta(days=1 - through))
+        told = [line for line in done.warnings if "broke" in line]
+        assert len(told) == len(done.metrics["payout_breaks"]) == is_told, through
+    (one,) = done.metrics["payout_breaks"]
+    day = (LAST - dt.timedelta(days=2)).isoformat()
+    assert (one["brand_id"], one["day"], one["per"]) == ("brand-atlas", day, "click")
+    assert f"brand-atlas broke on {day}: 0.3 → 0.1 a click (−67%)" in told[0]
+    assert (one["before_micros"], one["after_micros"]) == (pytest.approx(300_000), pytest.approx(100_000))
+    assert (
+        f'<td class="word">brand-atlas</td><td class="word">{day}</td>'
+        in (state.reports / f"{done.version}.html").read_text()
+    )
+    more = performance(LAST + dt.timedelta(days=1), days=1, seed=2).assign(pending_revenue=0.0)
+    more["revenue"] = more["clicks"] * np.where(more["brand_id"] == "brand-atlas", 0.1, 0.3)
+    await import_frame(database, more, "day after", say=quiet)
+    assert (await night(database, state)).metrics["payout_breaks"] == [], "no news any more"
 
 
 async def test_a_brand_that_is_poisoned_overnight_leaves_the_champion_live(database, state):

@@ -123,7 +123,7 @@ def test_both_axes_of_a_calibration_are_logarithmic_only_where_they_can_be() -> 
 
 def test_a_break_is_told_with_what_was_paid_before_and_after() -> None:
     (one,) = found()["payout_breaks"]
-    assert told(one | {"brand_id": "b"}).startswith("the payout of b broke on 2020-01-03: 0.2 → 0.1 a click (-50%)")
+    assert told(one | {"brand_id": "b"}).startswith("the payout of b broke on 2020-01-03: 0.2 → 0.1 a click (−50%)")
 
 
 def test_what_brands_paid_is_revenue_by_clicks_a_day(broken_payouts: TrainingSet) -> None:
