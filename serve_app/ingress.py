@@ -322,17 +322,18 @@ class Api:
         live = await self._live()
         try:
             model = (live.version, live.made_at) if live else None
-            text = await self._monitor.render(model, await self._last_night())
+            text = await self._monitor.render(model, *await self._last_night())
         except (RedisError, OSError):
             raise unavailable("Redis is not available", "redis-unavailable") from None
         return Response(text, media_type=CONTENT_TYPE)
 
-    async def _last_night(self) -> str | None:
-        """None while the database is away, too: the other figures are shown all the same."""
+    async def _last_night(self) -> tuple[str | None, list[str]]:
+        """(how it ended, brands whose payouts broke); nothing while the database is away, too: the other figures are
+        shown all the same."""
         with contextlib.suppress(SQLAlchemyError, OSError, TimeoutError):
             async with asyncio.timeout(LIVE_WAIT_S):
-                return await self._versions.last_night()
-        return None
+                return await self._versions.last_night(), await self._versions.broken_payouts()
+        return None, []
 
     async def healthz(self, _request: Request) -> Response:
         return reply({"status": "ok"})

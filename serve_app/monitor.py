@@ -8,7 +8,7 @@ import math
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -85,12 +85,13 @@ class Monitor:
             await asyncio.sleep(FLUSH_S)
             await self.flush()
 
-    async def render(self, model: tuple[str, float] | None, last_night: str | None) -> bytes:
+    async def render(self, model: tuple[str, float] | None, last_night: str | None, broken: Sequence[str]) -> bytes:
         """The text of /metrics.
 
         Args:
             model: the live version and the time (epoch seconds) at which it was made.
             last_night: how it ended (see the table `nights`); None: there was none, or it cannot be said now.
+            broken: brands whose payouts have broken of late.
 
         Raises:
             RedisError, OSError: Redis is away; half an answer would look like a reset of every counter.
@@ -100,7 +101,8 @@ class Monitor:
         counts = {_text(name): float(value) for name, value in raw.items()}
         gauges = await read_gauges(self._redis)
         registry = CollectorRegistry()
-        registry.register(_Collected([*_counters(counts), *_model(model), *_night(last_night), *_gauges(gauges)]))
+        families = [*_counters(counts), *_model(model), *_night(last_night), *_gauges(gauges)]
+        registry.register(_Collected([*families, _broken(gauges, broken)]))
         return generate_latest(registry)
 
 
@@ -164,6 +166,15 @@ def _night(outcome: str | None) -> list[Metric]:
             ("model_night_failed", "1: the last night failed", "failed"),
         )
     ]
+
+
+def _broken(gauges: Gauges | None, broken: Sequence[str]) -> Metric:
+    family = GaugeMetricFamily(
+        "brand_payout_broken", "1: what the brand pays has changed overnight, within three days", labels=["brand_id"]
+    )
+    for brand_id in sorted({*broken, *(gauges.brands if gauges is not None else ())}):
+        family.add_metric([brand_id], float(brand_id in broken))
+    return family
 
 
 def _gauges(gauges: Gauges | None) -> list[Metric]:

@@ -42,6 +42,16 @@ class Versions:
             outcome: str | None = (await connection.execute(newest)).scalar_one_or_none()
         return outcome
 
+    async def broken_payouts(self) -> list[str]:
+        """Brands whose payouts have broken of late, as the newest version was told, whether or not it went live."""
+        newest = select(model_versions.c.metrics).order_by(
+            desc(model_versions.c.created_at), desc(model_versions.c.version)
+        )
+        async with self._database.read() as connection:
+            metrics: str | None = (await connection.execute(newest.limit(1))).scalar_one_or_none()
+        broken = json.loads(metrics).get("payout_breaks", []) if metrics else []
+        return sorted({one["brand_id"] for one in broken})
+
     async def activate(self, version: str) -> dict[str, Any]:
         """Make a published version the live one.
 

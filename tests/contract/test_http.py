@@ -546,6 +546,28 @@ async def test_answers_are_what_the_document_says(on_sqlite: World) -> None:
     schemas.ModelPage.model_validate_json((await admin.get("/api/models")).content)
 
 
+async def test_the_monitor_names_the_brand_whose_payout_broke(on_sqlite: World, redis_url: str) -> None:
+    admin = on_sqlite.client()
+    before = (await admin.get("/metrics")).text
+    assert (
+        "# TYPE brand_payout_broken gauge" in before and 'brand_payout_broken{brand_id="brand-atlas"} 1.0' not in before
+    )
+    # Two weeks of a brand that pays 0.2 a click, half of that on the last day, beside everything else.
+    history = performance(TODAY, days=14, seed=4)
+    pays = history["clicks"] * (0.2 - 0.1 * (history["ts"] == history["ts"].max()))
+    halved = history[history["brand_id"] == "brand-atlas"].assign(brand_id="halved", revenue=pays, pending_revenue=0.0)
+    await import_frame(on_sqlite.database, halved, "halved", say=lambda _: None)
+    settings = ModelSettings(trees=3, gate_week_deviance=1e-9)
+    lost = await run(
+        on_sqlite.database, on_sqlite.state, settings=settings, redis_url=redis_url, verify=False, say=lambda _: None
+    )
+    assert not lost.accepted, "a payout that breaks is told whoever wins at the gate"
+    text = (await admin.get("/metrics")).text.splitlines()
+    assert 'brand_payout_broken{brand_id="halved"} 1.0' in text
+    shown = [line for line in text if line.startswith("brand_payout_broken{")]
+    assert [line for line in shown if not line.endswith(" 0.0")] == ['brand_payout_broken{brand_id="halved"} 1.0']
+
+
 async def test_counts_and_the_score_log(on_sqlite: World) -> None:
     admin = on_sqlite.client()
     for number in range(3):
