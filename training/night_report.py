@@ -19,7 +19,7 @@ from sqlalchemy import select
 
 from db import Database, State
 from db.tables import brands
-from training.arrays import Floats, Integers
+from training.arrays import Integers
 from training.features import REVENUE
 from training.findings import brand_days, deciles, importance, number, payout_breaks, payouts, shap
 from training.fit import Boosters, PayoutBreak, TrainingSet, predicted
@@ -47,7 +47,7 @@ WINDOWS_DAYS = (7, DAYS)
 MOST_DUELS = 50
 """Brands whose comparison is kept."""
 FAR = 3.0
-"""So many times the greatest target a ROAS is drawn at most; its figure stands beside it."""
+"""So many times what is usual, or wanted, a ROAS is drawn at most; its figure stands beside it."""
 Plain = dict[str, Any]
 
 
@@ -137,9 +137,9 @@ def report(
     gate = manifest["metrics"]["gate"]
     recent = np.arange(np.searchsorted(data.days, newest - DAYS, side="right"), len(data.days))
     day = recent[data.days[recent] == newest]
-    expected = data.heads[recent, 0]
     chosen = most_earning(data, recent)
-    shown = recent[np.isin(data.keys.ids[0][recent], chosen)]
+    foreseen = recent[data.days[recent] > data.days[0]]  # of the first day nobody expected anything
+    shown = foreseen[np.isin(data.keys.ids[0][foreseen], chosen)]
     return {
         "version": ended.model.version,
         "live": ended.live,
@@ -163,7 +163,7 @@ def report(
         else deciles(data.target[day], predicted(data, day, boosters.held_out), data.exposure[day]),
         "brands": len(np.unique(data.keys.ids[0][recent])),
         "brand_days": brand_days(data, shown, data.heads[shown, 0]),
-        "day_totals": _totals(data, recent, expected),
+        "day_totals": _totals(data, foreseen),
         "importance": importance(boosters.final),
         "shap": shap(boosters.final, data, day),
         "payout_breaks": payout_breaks(broken),
@@ -179,11 +179,11 @@ def most_earning(data: TrainingSet, rows: Integers) -> Integers:
     return seen[np.argsort(-earned[seen], kind="stable")][:SHOWN_BRANDS].astype(np.int64)
 
 
-def _totals(data: TrainingSet, rows: Integers, expected: Floats) -> list[Plain]:
+def _totals(data: TrainingSet, rows: Integers) -> list[Plain]:
     days, of_day = np.unique(data.days[rows], return_inverse=True)
     sums = [
         np.bincount(of_day, weights=values * data.exposure[rows], minlength=len(days)).tolist()
-        for values in (expected, data.target[rows])
+        for values in (data.heads[rows, 0], data.target[rows])
     ]
     return [
         {"day": day_of(day).isoformat(), "predicted_micros": said, "realised_micros": was}
@@ -227,7 +227,9 @@ def render(found: Mapping[str, Any]) -> str:
             found["deciles"],
             f"What the night's trees, fitted without the newest day, say of {found['trained_through']}.",
         ),
-        Section("days", f"Revenue of {DAYS} days", by_day(found["day_totals"])),
+        Section(
+            "days", f"Revenue of {DAYS} days", by_day(found["day_totals"], "Predicted by the histories, without trees.")
+        ),
         error_by_brand_and_day(
             found["brand_days"], "What the histories expected the day before, without trees.", found["brands"]
         ),
@@ -241,7 +243,8 @@ def render(found: Mapping[str, Any]) -> str:
 
 def _head(found: Mapping[str, Any]) -> str:
     kind, word = ("good", "accepted") if found["accepted"] else ("bad", "rejected at the gate")
-    learned = f"Learned from {found['rows']:,} rows of {found['days']:,} days through {found['trained_through']}"
+    days = f"{found['days']:,} day{'' if found['days'] == 1 else 's'}"
+    learned = f"Learned from {found['rows']:,} rows of {days} through {found['trained_through']}"
     learned += f"{' (simulated market)' if found['simulated'] else ''}, by {found['engine']}."
     parts = [
         f'<p class="verdict {kind}">{_text(f"{word}: " + found["reason"])}</p>',
@@ -306,7 +309,8 @@ def _money(found: Mapping[str, Any]) -> str:
     parts = []
     if drawn:
         words = f"Thick, and in figures: {WINDOWS_DAYS[0]} days; thin: {DAYS} days; across: the target."
-        far = FAR * max([one["target_roas"] or 0.0 for one in drawn] + [1.0])
+        usual = float(np.median([one[longer] for one in drawn]))
+        far = FAR * max([one["target_roas"] or 0.0 for one in drawn] + [usual])
         parts = [f'<p class="note">{note}{words}</p>', bars([_roas(one, far) for one in drawn], "ROAS by brand")]
     else:
         parts = [nothing("No cost is known: there is no ROAS.")]

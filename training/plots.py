@@ -182,7 +182,7 @@ def heat(rows: Sequence[str], columns: Sequence[str], cells: Mapping[tuple[int, 
     shown = range(0, len(columns), every)
     parts += [_text(NAMES + (column + 0.5) * cell, below + 12, columns[column], "middle") for column in shown]
     swatch, y = (WIDTH - 10) / (len(HEAT) + 1), below + 34
-    for position, (colour, words) in enumerate([*zip(HEAT, HEAT_WORDS, strict=True), ("", "no revenue")]):
+    for position, (colour, words) in enumerate([*zip(HEAT, HEAT_WORDS, strict=True), ("", "no figure")]):
         fill = f'fill="{colour}"' if colour else 'class="empty"'
         parts.append(f'<rect x="{position * swatch + 2:.1f}" y="{y}" width="{swatch - 6:.1f}" height="12" {fill}/>')
         parts.append(_text((position + 0.5) * swatch, y + 26, words, "middle"))
@@ -315,11 +315,15 @@ def _name(top: float, name: str) -> str:
 
 
 def cut(name: str, most: int = 27) -> str:
+    """In the middle: names of one kind often begin alike.
+
+    >>> cut("a-brand-with-a-long-name-17", 10)
+    'a-br…me-17'
     """
-    >>> cut("a-brand-with-a-long-name", 10)
-    'a-brand-w…'
-    """
-    return name if len(name) <= most else name[: most - 1] + "…"
+    if len(name) <= most:
+        return name
+    begins = (most - 1) // 2
+    return f"{name[:begins]}…{name[begins + 1 - most :]}"
 
 
 def nice(value: float) -> float:

@@ -43,12 +43,13 @@ h1 { font-size: 1.5rem; margin-bottom: .25rem } h2 { font-size: 1.15rem; margin:
 h3 { font-size: .95rem; margin: 1rem 0 .1rem; font-weight: 600 }
 .scroll { overflow-x: auto } table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 14px }
 th, td { padding: .2rem .8rem .2rem 0; text-align: right; border-bottom: 1px solid var(--line); vertical-align: top }
-th { font-weight: 600; color: var(--soft) } th.word, td.word { text-align: left }
+th { font-weight: 600; color: var(--soft); white-space: nowrap } th.word, td.word { text-align: left }
 td.word { overflow-wrap: break-word } svg { max-width: 100%; height: auto; display: block; margin: .5rem 0 }
 text { font: 11px system-ui, sans-serif; fill: var(--soft) } .grid { stroke: var(--line); fill: none }
 .empty { fill: none; stroke: var(--line) } .note { color: var(--soft); margin: .25rem 0 } .good { color: var(--good) }
 .bad { color: var(--bad) } .verdict { font-weight: 600; font-size: 1.05rem } nav { color: var(--soft); font-size: 14px }
 a { color: var(--c0) } ul { padding-left: 1.2rem } .pair { display: flex; flex-wrap: wrap; gap: 0 1rem }
+@media screen and (max-width: 46rem) { section { overflow-x: auto } svg { max-width: none } }
 @media print { body { margin: 0; max-width: none; font-size: 12px } nav { display: none }
   section { break-inside: avoid } rect, circle { print-color-adjust: exact } }
 """
@@ -180,7 +181,7 @@ def calibration(deciles: Sequence[Mapping[str, float]], words: str = "") -> Sect
     return Section("calibration", "Calibration", f'<p class="note">{note.strip()}</p>{drawn}')
 
 
-def by_day(brand_days: Sequence[Mapping[str, Any]]) -> str:
+def by_day(brand_days: Sequence[Mapping[str, Any]], words: str = "") -> str:
     """Predicted and realised revenue of all that is given."""
     days = sorted({one["day"] for one in brand_days})[-SHOWN_DAYS:]
     totals = {name: dict.fromkeys(days, 0.0) for name in ("realised", "predicted")}
@@ -192,7 +193,7 @@ def by_day(brand_days: Sequence[Mapping[str, Any]]) -> str:
         Line(name, list(enumerate(of_day.values())), colour)
         for (name, of_day), colour in zip(totals.items(), COLOURS, strict=False)
     ]
-    note = f'<p class="note">All brands, units of currency{_last(days, brand_days)}.</p>'
+    note = f'<p class="note">All brands, units of currency{_last(days, brand_days)}. {words}</p>'
     return note + plot(lines, "day", "revenue", ticks=[day[5:] for day in days], height=260)
 
 
@@ -230,10 +231,9 @@ def error_by_brand_and_day(
 def _cell(one: Mapping[str, Any]) -> Cell:
     said, was = one["predicted_micros"], one["realised_micros"]
     place = f"{one['brand_id']}, {one['day']}: predicted {said / 1e6:,.4g}, realised {was / 1e6:,.4g}"
-    if was <= 0:
+    if was <= 0 or said <= 0:  # without revenue there is no ratio, and without a past nothing was predicted
         return Cell(None, place)
-    log = f", log ratio {math.log(said / was):+.2f}" if said > 0 else ""
-    return Cell(said / was, f"{place}, ratio {said / was:.2f}{log}")
+    return Cell(said / was, f"{place}, ratio {said / was:.2f}, log ratio {math.log(said / was):+.2f}")
 
 
 def importance(shares: Sequence[Mapping[str, Any]], words: str) -> Section:

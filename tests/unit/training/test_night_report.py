@@ -130,6 +130,9 @@ def test_the_map_is_of_28_days_as_the_histories_saw_them_the_day_before(settings
     rows = (data.days == data.days.max()) & (frame["brand_id"] == "b2").to_numpy()
     (last,) = [one for one in found["brand_days"] if (one["brand_id"], one["day"]) == ("b2", days[-1])]
     assert last["predicted_micros"] == pytest.approx((data.heads[rows, 0] * data.exposure[rows]).sum())
+    assert len({one["day"] for one in told(make_history(days=3), settings)["brand_days"]}) == 2, (
+        "nobody foresaw the first"
+    )
     of_day = [one for one in found["brand_days"] if one["day"] == days[-1]]
     assert found["day_totals"][-1]["realised_micros"] == pytest.approx(sum(one["realised_micros"] for one in of_day))
 

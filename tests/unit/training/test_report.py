@@ -99,10 +99,12 @@ def test_many_brands_are_the_ones_with_most_revenue_and_a_word_of_the_others() -
 
 def test_a_cell_of_the_heat_map_says_its_figures() -> None:
     one = {"brand_id": "b", "day": "2020-01-01", "predicted_micros": 4e6, "realised_micros": 2e6}
-    section = report.error_by_brand_and_day([one, one | {"day": "2020-01-02", "realised_micros": 0.0}]).body
+    unknown = [{"day": "2020-01-02", "realised_micros": 0.0}, {"day": "2020-01-03", "predicted_micros": 0.0}]
+    section = report.error_by_brand_and_day([one, *(one | other for other in unknown)]).body
     said = "b, 2020-01-01: predicted 4, realised 2, ratio 2.00, log ratio +0.69"
     assert f'fill="{plots.HEAT[-1]}"><title>{said}<' in section
     assert 'class="empty"><title>b, 2020-01-02: predicted 4, realised 0<' in section
+    assert 'class="empty"><title>b, 2020-01-03: predicted 0, realised 2<' in section
 
 
 def test_labels_of_days_do_not_overlap() -> None:
