@@ -29,7 +29,7 @@ DAYS = 100
 BRANDS, PARTNERS, SLOTS = 100, 50, 10
 LAST_DAY = np.datetime64("2026-01-31")
 SOURCE = "bench"
-SAMPLE_S = 0.25
+SAMPLE_S = 1.0
 GOAL_TIMES, GOAL_S, GOAL_MATRICES = 2.0, 60.0, 3.0
 WITHIN = 0.01
 """Share of the deviance by which one worker and two may differ."""
@@ -173,7 +173,8 @@ def write_rows(folder: Path, rows: int, seed: int = 0) -> None:
 INSERT = (
     "INSERT INTO performance_hourly (key_hash, kind, precedence, source, period, hour, day, brand_id, partner_id,"
     " slot_id, device_type, creative_type, placement_score, impressions, clicks, conversions, cost_micros,"
-    f" revenue_micros, pending_revenue_micros) VALUES (?, 'import', 2, '{SOURCE}', 'day', ?, ?, {', '.join('?' * 11)}, 0)"
+    " revenue_micros, pending_revenue_micros)"
+    f" VALUES (?, 'import', 2, '{SOURCE}', 'day', ?, ?, {', '.join('?' * 11)}, 0)"
 )
 
 

@@ -9,9 +9,10 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -31,7 +32,42 @@ NODE_LABEL = "ray.io/node-id"
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
-def fit_on_ray(data: TrainingSet, newest: int, settings: ModelSettings, state: State, say: Say) -> Boosters:
+class Cluster:
+    """The Ray cluster of a fit, which may come up while other things are done; leaving it ends what was started."""
+
+    def __init__(self, state: State, say: Say) -> None:
+        self._cluster = _cluster(state, say)
+        self._thread = ThreadPoolExecutor(1, "ray")
+        self._coming: Future[None] | None = None
+
+    def begin(self) -> None:
+        """Let it come up."""
+        if self._coming is None:
+            self._coming = self._thread.submit(self._cluster.__enter__)
+
+    def wait(self) -> None:
+        """Until it is up.
+
+        Raises:
+            FitFailed: it does not come up.
+        """
+        self.begin()
+        assert self._coming is not None
+        try:
+            self._coming.result()
+        except Exception as error:
+            raise FitFailed(f"the Ray cluster did not come up: {error}") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown()
+        if self._coming is not None and self._coming.exception() is None:
+            self._cluster.__exit__(None, None, None)
+
+
+def fit_on_ray(data: TrainingSet, newest: int, settings: ModelSettings, state: State, cluster: Cluster) -> Boosters:
     """What `fit_in_process` does, on `settings.workers` workers.
 
     Raises:
@@ -45,8 +81,8 @@ def fit_on_ray(data: TrainingSet, newest: int, settings: ModelSettings, state: S
         folder = Path(tempfile.mkdtemp(prefix="fit-", dir=_scratch(state)))
         try:
             _write(data.matrix, examples, folder)
-            with _cluster(state, say):
-                texts = _train(list(examples), folder, settings)
+            cluster.wait()
+            texts = _train(list(examples), folder, settings)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         found |= {name: reference(settings.engine, text) for name, text in texts.items()}

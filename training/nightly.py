@@ -16,7 +16,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple, NoReturn
 
 import pandas as pd
@@ -602,19 +602,24 @@ async def _night(
     restart: bool,
     progress: Progress,
 ) -> Night:
-    fitter = fit_in_process if in_process else _ray_fitter(state, progress.hear)
     database = Database(database_settings())
+    is_fitted = not restart and any(state.night.glob("fit-*"))
     try:
-        return await run(
-            database,
-            state,
-            date=date,
-            redis_url=_redis(state, progress),
-            settings=settings,
-            fitter=fitter,
-            restart=restart,
-            progress=progress,
-        )
+        with (
+            _ray_fitter(state, progress.hear, ahead=not is_fitted)
+            if not in_process
+            else nullcontext(fit_in_process) as fitter
+        ):
+            return await run(
+                database,
+                state,
+                date=date,
+                redis_url=_redis(state, progress),
+                settings=settings,
+                fitter=fitter,
+                restart=restart,
+                progress=progress,
+            )
     finally:
         await database.close()
 
@@ -628,10 +633,18 @@ def _redis(state: State, progress: Progress) -> str | None:
     return url
 
 
-def _ray_fitter(state: State, say: Say) -> Fitter:
-    from training.distributed import fit_on_ray  # Ray takes seconds to import, and only this way needs it
+@contextmanager
+def _ray_fitter(state: State, say: Say, ahead: bool) -> Iterator[Fitter]:
+    """
+    Args:
+        ahead: let the cluster come up while the history is read.
+    """
+    from training.distributed import Cluster, fit_on_ray  # Ray takes seconds to import, and only this way needs it
 
-    return lambda data, newest, settings: fit_on_ray(data, newest, settings, state, say)
+    with Cluster(state, say) as cluster:
+        if ahead:
+            cluster.begin()
+        yield lambda data, newest, settings: fit_on_ray(data, newest, settings, state, cluster)
 
 
 if __name__ == "__main__":
