@@ -196,17 +196,19 @@ def money(
 ) -> list[Plain]:
     """How these brands stand: ROAS over each window from what has a known cost, target, λ of the night and by day."""
     fit_of = {fit["brand_id"]: fit for fit in fits}
-    cost = data.frame["cost_micros"].to_numpy(np.float64)
+    recent = slice(int(np.searchsorted(data.days, newest - max(WINDOWS_DAYS), side="right")), None)
+    codes, day, revenue = data.keys.ids[0][recent], data.days[recent], data.numbers[recent, REVENUE]
+    cost = data.frame["cost_micros"].to_numpy(np.float64)[recent]
     known = ~np.isnan(cost)
     found: list[Plain] = []
     for code in chosen.tolist():
         brand = data.keys.vocabulary[0][code]
-        own = known & (data.keys.ids[0] == code)
+        own = known & (codes == code)
         fit, price = fit_of.get(brand), standing.prices.get(brand)
         one: Plain = {"brand_id": brand, "target_roas": standing.targets.get(brand)}
         for days in WINDOWS_DAYS:
-            rows = own & (data.days > newest - days)
-            spent, earned = float(cost[rows].sum()), float(data.numbers[rows, REVENUE].sum())
+            rows = own & (day > newest - days)
+            spent, earned = float(cost[rows].sum()), float(revenue[rows].sum())
             one |= {f"revenue_micros_{days}d": earned, f"cost_micros_{days}d": spent}
             one |= {f"roas_{days}d": number(earned / spent) if spent > 0 else None}
         one["kappa"] = None if fit is None else number(fit["kappa"])

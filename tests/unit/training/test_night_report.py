@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ from training.gate import BrandDuel, Comparison, Duel
 from training.metrics import Metrics
 from training.night_report import Ended, Standing, duels_of, render, report
 from training.registry import Price
-from training.settings import ModelSettings
+from training.settings import Engine, ModelSettings
 
 EVIL = "<b>&'\""
 SECTIONS = ["verdict", "calibration", "days", "error", "money", "breaks", "importance", "shap"]
@@ -96,12 +96,12 @@ def test_the_first_night_has_no_champion_and_says_so(settings: ModelSettings) ->
 
 
 def test_roas_is_revenue_by_cost_of_what_has_a_known_cost(settings: ModelSettings) -> None:
-    frame = make_history(days=12)
+    frame = make_history(days=40)
     frame.loc[frame["slot_id"] == "p1:s1", "cost_micros"] = np.nan
     first, second = sorted(told(frame, settings)["money"], key=lambda one: str(one["brand_id"]))
     data = TrainingSet.of(frame, settings.pending_share)
     own = (frame["brand_id"] == "b1") & frame["cost_micros"].notna()
-    for days, through in ((7, frame["day"].max() - 6), (28, 0)):
+    for days, through in ((7, frame["day"].max() - 6), (28, frame["day"].max() - 27)):
         rows = (own & (frame["day"] >= through)).to_numpy()
         wanted = data.numbers[rows, REVENUE].sum() / frame["cost_micros"][rows].sum()
         assert first[f"roas_{days}d"] == pytest.approx(wanted)
@@ -137,8 +137,12 @@ def test_the_map_is_of_28_days_as_the_histories_saw_them_the_day_before(settings
     assert found["day_totals"][-1]["realised_micros"] == pytest.approx(sum(one["realised_micros"] for one in of_day))
 
 
-def test_importance_is_shared_out_and_shap_values_sum_to_what_the_trees_say(settings: ModelSettings) -> None:
-    found = told(make_history(), settings)
+@pytest.mark.parametrize("engine", get_args(Engine))
+def test_importance_is_shared_out_and_features_are_shown_by_their_mean_shap_value(
+    settings: ModelSettings, engine: Engine
+) -> None:
+    found = told(make_history(), settings.model_copy(update={"engine": engine}))
+    assert found["engine"] == engine
     assert sum(one["share"] for one in found["importance"]) == pytest.approx(1.0)
     means = [one["mean_abs"] for one in found["shap"]["features"]]
     assert means == sorted(means, reverse=True) and means[0] > 0
