@@ -94,7 +94,9 @@ def fetch_columns(connection: Connection, query: Select[Any]) -> Iterator[list[S
         As many sequences as the query has columns, None for NULL; nothing at all for no rows.
     """
     if connection.dialect.name != "mysql":
-        for rows in connection.execute(query).partitions(FETCHED_TOGETHER):
+        cursor = connection.execute(query).cursor  # the driver's own: text and numbers need no more made of them
+        assert cursor is not None
+        while rows := cursor.fetchmany(FETCHED_TOGETHER):
             yield list(zip(*rows, strict=True))
         return
     columns = query.subquery().c
@@ -102,7 +104,13 @@ def fetch_columns(connection: Connection, query: Select[Any]) -> Iterator[list[S
     types = [column.type.python_type for column in columns]
     for lines in connection.execute(packed).scalars().partitions(FETCHED_TOGETHER):
         fields = zip(*(line.split("\t") for line in lines), strict=True)
-        yield [[type_(one) if one else None for one in given] for type_, given in zip(types, fields, strict=True)]
+        yield [_converted(type_, given) for type_, given in zip(types, fields, strict=True)]
+
+
+def _converted(type_: type, texts: Sequence[str]) -> Sequence[Any]:
+    if all(texts):
+        return texts if type_ is str else list(map(type_, texts))
+    return [type_(one) if one else None for one in texts]
 
 
 def replace_rows(connection: Connection, table_: Table, rows: Sequence[Mapping[str, Any]]) -> None:

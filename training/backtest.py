@@ -20,7 +20,7 @@ import numpy as np
 
 from db import BadSetting
 from training.arrays import Flags, Floats, Integers
-from training.etl import Unreadable, read_file
+from training.files import Unreadable, read_file
 from training.findings import brand_days, deciles, importance, payout_breaks, payouts, shap
 from training.fit import TrainingSet, fit_before, predicted
 from training.gate import plain

@@ -35,10 +35,7 @@ from db.migrate import CannotMigrate, upgrade
 from db.performance import PRECEDENCE, hash_parts
 from db.tables import brands, imports, performance_hourly
 from training.features import ID_COLUMNS
-from training.files import CANONICAL as CANONICAL  # others import these three from here
-from training.files import COUNTS, MICROS, VALUES, Reject, Say, short, summed
-from training.files import Unreadable as Unreadable
-from training.files import read_file as read_file
+from training.files import COUNTS, MICROS, VALUES, Reject, Say, Unreadable, read_file, short, summed
 
 TRANSACTION_ROWS = 2_000
 """SQLite has one writer: the ledger must get its turn between two of ours."""

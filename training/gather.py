@@ -14,8 +14,9 @@ import datetime as dt
 import fcntl
 import hashlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import IO, NamedTuple
@@ -26,10 +27,10 @@ from sqlalchemy import Connection, func, select
 from db import Database, State
 from db import tables as t
 from db.migrate import confirm_revision
-from db.rows import chunks
-from training.history import read_day, read_history
+from db.rows import CHUNK, chunks
+from training.history import Rows, day_of_rows, read_day, read_history, read_rows
 from training.partitions import Manifest, Partition, Partitions, frame_of, table_of
-from training.recount import Difference, recount, repair
+from training.recount import Difference, Recount, recount, repair
 from training.watermark import BrandDays, Watermark, all_days, touched
 
 Say = Callable[[str], None]
@@ -37,10 +38,13 @@ PATIENCE_S = 3600.0
 """How long MySQL may take for one of the looks, which may be at millions of events."""
 
 EVENTS_TOGETHER = 200_000
-"""Of how many events the brands are counted in one look: what is in memory at a time, and how long a look lasts."""
+"""Of how many events the brands are counted at a time: more would be in memory."""
 
 SHOWN = 20
 """Differences told one by one."""
+
+AHEAD = 2
+"""Days that MySQL is asked for while one is counted here. SQLite works in this process: it would only be in the way."""
 
 _P, _I = t.performance_hourly.c, t.imports.c
 
@@ -134,7 +138,7 @@ class _Run:
         self._database, self._files, self._say, self._patience_s = database, files, say, patience_s
         self._identity = identity(database)
         self._counted_rows = self._brand_days = self._shown = 0
-        self._differences = self._unfounded = 0
+        self._differences = self._unfounded = self._done = 0
         self._said_s = time.monotonic()
 
     async def run(self, everything: bool) -> Gathered:
@@ -144,20 +148,19 @@ class _Run:
             partial(self._plan, known=known, everything=everything), self._patience_s
         )
         plan.refresh |= await asyncio.to_thread(self._broken, plan)
-        days = sorted({*plan.touched, *plan.refresh})
-        if plan.events or plan.refresh:
-            self._say(
-                f"{plan.events:,} new events bear on {len(plan.touched):,} days; {len(plan.refresh):,} days to write"
-            )
+        days = sorted(plan.refresh)
+        if days:
+            self._say(f"{plan.events:,} new events; {len(days):,} days to write")
         parts = {day: part for day, part in plan.known.items() if day in plan.stored}
-        for number, day in enumerate(days):
-            await self._count(day, plan.touched.get(day, {}))
-            if day in plan.refresh:
-                read = await self._database.run_snapshot(partial(read_day, day=day), self._patience_s)
+        ahead = 0 if self._database.is_sqlite else AHEAD
+        async with aclosing(_ahead(days, ahead, partial(self._look, plan=plan))) as looks:
+            async for day, found in looks:
+                rows = await self._repaired(day, found)
                 parts.pop(day, None)
-                if read.stored:
-                    parts[day] = await asyncio.to_thread(self._files.write, day, read)
-            self._progress(f"{day}: {number + 1:,} of {len(days):,} days")
+                if len(rows["hour"]):
+                    parts[day] = await asyncio.to_thread(self._write, day, rows)
+                self._done += 1
+                self._progress(f"{day}: {self._done:,} of {len(days):,} days")
         if self._differences > self._shown:
             self._say(f"warning: {self._differences - self._shown:,} more rows differed from their events")
         if self._unfounded:
@@ -211,17 +214,26 @@ class _Run:
         staying = [day for day in plan.known if day in plan.stored and day not in plan.refresh]
         return {day for day in staying if not self._files.is_whole(day, plan.known[day])}
 
-    async def _count(self, day: dt.date, brands: Mapping[str, int]) -> None:
-        """Compare a day of these brands with its events, and repair what differs."""
-        for some in _batches(brands):
-            found = await self._database.run_snapshot(partial(recount, day=day, brand_ids=some), self._patience_s)
-            self._brand_days += len(some)
-            self._counted_rows += found.rows
-            self._unfounded += len(found.unfounded)
-            if found.differences:
-                wrong = sorted({one.key.place.brand_id for one in found.differences})
-                for one in await self._database.run_write(partial(repair, day=day, brand_ids=wrong)):
-                    self._tell(one)
+    async def _look(self, day: dt.date, plan: _Plan) -> Recount:
+        """A day's rows, and what of them differs from the events of the brands that must be looked at."""
+        batches = list(_batches(plan.touched.get(day, {})))
+        return await self._database.run_snapshot(partial(recount, day=day, batches=batches), self._patience_s)
+
+    async def _repaired(self, day: dt.date, found: Recount) -> Rows:
+        """The day's rows, after what differed was repaired."""
+        self._brand_days += found.brands
+        self._counted_rows += found.rows
+        self._unfounded += found.unfounded
+        if not found.differences:
+            return found.stored
+        wrong = sorted({one.key.place.brand_id for one in found.differences})
+        for some in chunks(wrong):
+            for one in await self._database.run_write(partial(repair, day=day, brand_ids=some)):
+                self._tell(one)
+        return await self._database.run_snapshot(partial(read_rows, day=day), self._patience_s)
+
+    def _write(self, day: dt.date, rows: Rows) -> Partition:
+        return self._files.write(day, day_of_rows(rows, day))
 
     def _tell(self, difference: Difference) -> None:
         self._differences += 1
@@ -235,12 +247,32 @@ class _Run:
             self._say(f"  {line}")
 
 
+async def _ahead(
+    days: Sequence[dt.date], ahead: int, look: Callable[[dt.date], Awaitable[Recount]]
+) -> AsyncGenerator[tuple[dt.date, Recount]]:
+    """Look at the days, in order; at the next ones while the last is worked on."""
+    running: deque[tuple[dt.date, asyncio.Future[Recount]]] = deque()
+    try:
+        for day in days:
+            running.append((day, asyncio.ensure_future(look(day))))
+            if len(running) > ahead:
+                first, found = running[0]
+                yield first, await found
+                running.popleft()
+        for day, found in running:
+            yield day, await found
+    finally:
+        for _, found in running:
+            found.cancel()
+        await asyncio.gather(*(found for _, found in running), return_exceptions=True)
+
+
 def _batches(brands: Mapping[str, int]) -> Iterator[list[str]]:
     """Brands with so many events together, each in one batch."""
     batch: list[str] = []
     events = 0
     for brand_id in sorted(brands):
-        if batch and events + brands[brand_id] > EVENTS_TOGETHER:
+        if batch and (events + brands[brand_id] > EVENTS_TOGETHER or len(batch) == CHUNK):
             yield batch
             batch, events = [], 0
         batch.append(brand_id)

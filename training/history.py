@@ -39,17 +39,22 @@ DAYS_TOGETHER = 31
 """In one look at the database."""
 
 _P = t.performance_hourly.c
-_ROWS = (_P.precedence, _P.period, extract("hour", _P.hour), *(_P[name] for name in COLUMNS[2:]))
+_ROWS = (_P.kind, _P.precedence, _P.period, extract("hour", _P.hour), *(_P[name] for name in COLUMNS[2:]))
 # In one order whatever the database gave, rows with one key (of two sources) by what they say: sums of doubles, and so
 # versions, are the same night after night.
 _ORDER = ("hour", *ID_COLUMNS, *COLUMNS[7:])
 _DAYS = select(_P.day).distinct().order_by(_P.day)
 
 
-class Day(NamedTuple):
-    """The rows of a UTC day."""
+Rows = dict[str, npt.NDArray[Any]]
+"""Rows of a UTC day by column, (rows,) each: `kind`, `daily` (bool), `hour` (0–23), ids as objects,
+`placement_score` (NaN for none), the figures as int64, `knows_cost` (bool; without, `cost_micros` is 0)."""
 
-    columns: dict[str, npt.NDArray[Any]]  # COLUMNS, (rows,) each: those that count, in order
+
+class Day(NamedTuple):
+    """The rows of a UTC day that count."""
+
+    columns: dict[str, npt.NDArray[Any]]  # COLUMNS, (rows,) each, in order
     stored: int  # rows of the day in the database, those that do not count included
 
     @property
@@ -77,7 +82,7 @@ async def read_history(database: Database, through: dt.date) -> pd.DataFrame:
     days = await database.run_read(
         lambda connection: list(connection.execute(_DAYS.where(_P.day <= through)).scalars())
     )
-    read = [_columns([], 0)]
+    read = [day_of_rows(_no_rows(), EPOCH).columns]
     for start in range(0, len(days), DAYS_TOGETHER):
         read += await database.run_read(partial(_read_days, days=days[start : start + DAYS_TOGETHER]))
     return frame({name: np.concatenate([columns[name] for columns in read]) for name in COLUMNS})
@@ -93,21 +98,34 @@ def _read_days(connection: Connection, days: Sequence[dt.date]) -> list[dict[str
 
 
 def read_day(connection: Connection, day: dt.date) -> Day:
+    """The rows of a day that count."""
+    return day_of_rows(read_rows(connection, day), day)
+
+
+def read_rows(connection: Connection, day: dt.date) -> Rows:
+    """All rows of a day, whatever their kind, and `precedence`."""
+    words: dict[str, str] = {}
+    parts = [_arrays(fetched, words) for fetched in fetch_columns(connection, select(*_ROWS).where(_P.day == day))]
+    parts = parts or [_no_rows()]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _no_rows() -> Rows:
+    return _arrays([()] * len(_ROWS), {})
+
+
+def day_of_rows(rows: Rows, day: dt.date) -> Day:
     """Where several kinds cover a tuple of the day, the one that counts: like the view `performance`.
 
     The view looks for a better row for each row: minutes where a brand has thousands of tuples a day. Here it is one
     pass over the day.
     """
-    words: dict[str, str] = {}
-    parts: list[list[npt.NDArray[Any]]] = []
-    stored = 0
-    for fetched in fetch_columns(connection, select(*_ROWS).where(_P.day == day)):
-        stored += len(fetched[0])
-        parts.append(_arrays(fetched, words))
-    if not parts:
-        return Day(_columns([], 0), 0)
-    precedence, daily, hours, *rest = (np.concatenate(column) for column in zip(*parts, strict=True))
-    columns = _columns([np.where(daily, -1, hours), *rest], day_number(day))
+    stored, precedence = len(rows["hour"]), rows["precedence"]
+    columns = {name: rows[name] for name in COLUMNS[1:8]} | {
+        name: rows[name].astype(np.float64) for name in COLUMNS[8:]
+    }
+    columns["hour"] = np.where(rows["daily"], -1, rows["hour"])
+    columns["cost_micros"][~rows["knows_cost"]] = np.nan
     codes = {name: pd.factorize(columns[name], sort=True)[0] for name in ID_COLUMNS}
     rows_that_count = np.arange(stored)
     if len(np.unique(precedence)) > 1:
@@ -117,30 +135,29 @@ def read_day(connection: Connection, day: dt.date) -> Day:
         rows_that_count = np.flatnonzero(precedence == best[place])
     keys = [codes.get(name, columns[name])[rows_that_count] for name in reversed(_ORDER)]
     order = rows_that_count[np.lexsort(keys)]
-    return Day({name: column[order] for name, column in columns.items()}, stored)
+    days = np.full(len(order), day_number(day), np.int64)
+    return Day({"day": days} | {name: column[order] for name, column in columns.items()}, stored)
 
 
-def _arrays(fetched: Sequence[Sequence[Any]], words: dict[str, str]) -> list[npt.NDArray[Any]]:
-    """precedence, whether it is a day's row, hour, then COLUMNS from the ids on. `words`: one object for each id."""
-    precedence, period, hours, *rest = fetched
-    arrays: list[npt.NDArray[Any]] = [
-        np.array(precedence, np.int64),
-        np.array([one == "day" for one in period], np.bool_),
-        np.array(hours, np.int64),
-    ]
-    for column in rest[: len(ID_COLUMNS)]:
-        arrays += [np.array([words.setdefault(word, word) for word in column], dtype=object)]
-    # None, a cost or a score that is not known, becomes NaN.
-    arrays += [np.array(column, dtype=np.float64) for column in rest[len(ID_COLUMNS) :]]
-    return arrays
-
-
-def _columns(arrays: list[npt.NDArray[Any]], day: int) -> dict[str, npt.NDArray[Any]]:
-    """COLUMNS from the hours on, and the day before them."""
-    if not arrays:
-        arrays = [np.empty(0, np.int64), *[np.empty(0, object)] * len(ID_COLUMNS), *[np.empty(0)] * len(COLUMNS[7:])]
-    days = np.full(len(arrays[0]), day, np.int64)
-    return dict(zip(COLUMNS, [days, *arrays], strict=True))
+def _arrays(fetched: Sequence[Sequence[Any]], words: dict[str, str]) -> Rows:
+    """Columns of _ROWS as arrays. `words`: one object for each id."""
+    kind, precedence, period, hours, *ids_and_figures = fetched
+    ids, (score, *figures) = ids_and_figures[: len(ID_COLUMNS)], ids_and_figures[len(ID_COLUMNS) :]
+    rows: Rows = {
+        "kind": np.array([words.setdefault(word, word) for word in kind], dtype=object),
+        "precedence": np.array(precedence, np.int64),
+        "daily": np.array([one == "day" for one in period], np.bool_),
+        "hour": np.array(hours, np.int64),
+    }
+    for name, column in zip(ID_COLUMNS, ids, strict=True):
+        rows[name] = np.array([words.setdefault(word, word) for word in column], dtype=object)
+    rows["placement_score"] = np.array(score, np.float64)  # None becomes NaN
+    for name, column in zip(COLUMNS[8:], figures, strict=True):
+        if name == "cost_micros":
+            rows["knows_cost"] = np.array([cost is not None for cost in column], np.bool_)
+            column = [cost or 0 for cost in column]
+        rows[name] = np.array(column, np.int64)
+    return rows
 
 
 def _date(value: Any) -> dt.date:

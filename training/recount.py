@@ -1,41 +1,47 @@
 """What the performance rows of a brand's day should be by its events alone, beside what they are.
 
-The ledger writes an event and what it does to its row in one transaction, so the two never differ. This counts anew,
-by the ledger's own pure rules (`ledger/settlement.py`), and repairs what differs all the same, under the ledger's lock.
+The ledger writes an event and what it does to its row in one transaction, so the two never differ. This counts anew
+and repairs what differs all the same, under the ledger's lock. The database adds up what only adds up; conversions,
+which restate each other, are counted by the ledger's own pure rules (`ledger/settlement.py`).
 """
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, delete, extract, func, select
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from sqlalchemy import ColumnElement, Connection, and_, delete, extract, func, select
 
 from db import tables as t
 from db.rows import chunks, fetch_columns
 from ledger.event_store import EventStore
 from ledger.settlement import (
     AGGREGATE,
+    CLICK,
     CONVERSION,
+    IMPRESSION,
     UPDATE,
     Fact,
     Figures,
     RowKey,
     effect_of_group,
-    figures_of,
-    row_of,
 )
 from ledger.types import Tuple
+from training.history import Rows, read_rows
 
 ONE_DAY = dt.timedelta(days=1)
+KEY = ("kind", "daily", "hour", *Tuple._fields)
 _E, _P = t.events.c, t.performance_hourly.c
 _GROUP = (_E.brand_id, _E.partner_id, _E.conversion_id)
 _IS_CONVERSION = _E.type.in_((CONVERSION, UPDATE))
 _KIND = (_E.type, _E.period, extract("hour", _E.occurred_at))
-_PLACE = (_E.brand_id, _E.partner_id, _E.slot_id, _E.device_type, _E.creative_type, _E.placement_score)
+_PLACE = tuple(_E[name] for name in Tuple._fields)
 _SUMS = (
     func.count(), func.sum(_E.impressions), func.sum(_E.clicks), func.sum(_E.conversions), func.sum(_E.cost_micros),
     func.sum(_E.revenue_micros),
@@ -44,12 +50,7 @@ _FACT = (
     *_GROUP, _E.event_id, _E.type, _E.occurred_at, _E.slot_id, _E.device_type, _E.creative_type, _E.placement_score,
     _E.day, _E.portfolio_id, _E.reservation_id, _E.status, _E.cost_micros, _E.revenue_micros,
 )  # fmt: skip
-_STORED = (
-    _P.key_hash, _P.kind, _P.period, extract("hour", _P.hour),
-    _P.brand_id, _P.partner_id, _P.slot_id, _P.device_type, _P.creative_type, _P.placement_score,
-    _P.impressions, _P.clicks, _P.conversions, _P.cost_micros, _P.revenue_micros, _P.pending_revenue_micros,
-)  # fmt: skip
-_SUMMED = _P.kind.in_(("event", "aggregate"))
+_ROW_KEY = (_P.kind, _P.period, _P.hour, *(_P[name] for name in Tuple._fields))
 _LOCK = select(t.ledger_epochs.c.shard).order_by(t.ledger_epochs.c.shard).with_for_update()
 
 
@@ -69,19 +70,26 @@ class Difference(NamedTuple):
 class Recount:
     """A day of some brands, counted anew."""
 
+    stored: Rows  # all of the day, also of other brands
+    brands: int = 0  # of them that have any event or row of the day
     rows: int = 0  # that the events add up to
     differences: list[Difference] = field(default_factory=list)
-    unfounded: set[str] = field(default_factory=set)  # brands that have rows of the day, and not one event
-    hashes: dict[RowKey, list[str]] = field(default_factory=dict)  # of stored rows that differ
+    unfounded: int = 0  # brands that have rows of the day, and not one event
 
 
-def recount(connection: Connection, day: dt.date, brand_ids: Sequence[str]) -> Recount:
-    """What differs on one UTC day of these brands. All reads should see one moment."""
-    found = Recount()
-    for chunk in chunks(sorted(brand_ids)):
-        counted, brands = _counted(connection, day, chunk)
-        found.rows += len(counted)
-        _compare(connection, day, chunk, counted, brands, found)
+def recount(connection: Connection, day: dt.date, batches: Sequence[Sequence[str]]) -> Recount:
+    """What differs on one UTC day of these brands, a batch in memory at a time. All reads should see one moment."""
+    found = Recount(read_rows(connection, day))
+    of_events = found.stored["kind"] != "import"
+    for brand_ids in batches:
+        counted, brands = _counted(connection, day, brand_ids)
+        beside = _where(found.stored, of_events & _is_in(found.stored["brand_id"], brand_ids))
+        with_rows = set(beside["brand_id"])
+        found.brands += len(brands | with_rows)
+        found.unfounded += len(with_rows - brands)
+        rows, differences = compare(day, _where(beside, _is_in(beside["brand_id"], brands)), counted)
+        found.rows += rows
+        found.differences += differences
     return found
 
 
@@ -91,63 +99,135 @@ def repair(connection: Connection, day: dt.date, brand_ids: Sequence[str]) -> li
     No ledger writes meanwhile: like theirs, the transaction holds the epochs' rows first.
     """
     connection.execute(_LOCK).all()
-    found = recount(connection, day, brand_ids)
-    wrong = [hash_ for hashes in found.hashes.values() for hash_ in hashes]
-    for chunk in chunks(sorted(wrong)):
-        connection.execute(delete(t.performance_hourly).where(_P.key_hash.in_(chunk)))
-    right = {one.key: one.counted for one in found.differences if one.counted is not None}
-    EventStore().put_figures(connection, (), right)
+    found = recount(connection, day, list(chunks(brand_ids)))
+    right = {one.key: one.counted for one in found.differences}
+    for some in chunks(brand_ids):
+        query = select(_P.key_hash, *_ROW_KEY).where(_P.day == day, _P.brand_id.in_(some), _P.kind != "import")
+        rows = connection.execute(query).all()
+        wrong = [row[0] for row in rows if RowKey(row[1], row[2], row[3], Tuple._make(row[4:])) in right]
+        for chunk in chunks(sorted(wrong)):
+            connection.execute(delete(t.performance_hourly).where(_P.key_hash.in_(chunk)))
+    there = {key: figures for key, figures in right.items() if figures is not None}
+    EventStore().put_figures(connection, (), there)
     return found.differences
 
 
-def _counted(connection: Connection, day: dt.date, brand_ids: Sequence[str]) -> tuple[dict[RowKey, Figures], set[str]]:
-    """What the events of the day add up to, by row; and the brands that have any."""
-    rows: dict[RowKey, Figures] = {}
-    brands: set[str] = set()
-    for key, figures in (*_simple(connection, day, brand_ids), *_groups(connection, day, brand_ids, brands)):
-        before = rows.get(key)
-        if before is not None:
-            figures = before.plus(figures)
-        elif key.kind == "event" and figures.cost_micros is None:
-            figures = figures._replace(cost_micros=0)
-        rows[key] = figures
-    brands.update(key.place.brand_id for key in rows)
+def compare(day: dt.date, stored: Rows, counted: Rows) -> tuple[int, list[Difference]]:
+    """How many rows there should be, and which are not what they should be.
+
+    Args:
+        stored: a row each; a key that has two has one too many, whatever they say.
+        counted: what adds up to rows; several with the same key are one.
+    """
+    keys = {name: np.concatenate([stored[name], counted[name]]) for name in KEY}
+    codes = pd.DataFrame({name: pd.factorize(column)[0] for name, column in keys.items()})  # −0.0 is 0.0, NaN is −1
+    row = codes.groupby(list(KEY), sort=False).ngroup().to_numpy()
+    of_stored, of_counted = np.split(row, [len(stored["hour"])])
+    number = row.max(initial=-1) + 1
+    is_stored = np.bincount(of_stored, minlength=number)
+    is_counted = np.bincount(of_counted, minlength=number) > 0
+    figures = _sums(stored, of_stored, number), _sums(counted, of_counted, number)
+    kind = np.empty(number, object)
+    kind[row] = keys["kind"]
     # An event row from which everything was taken back goes away.
-    return {key: figures for key, figures in rows.items() if key.kind != "event" or any(figures)}, brands
+    is_counted &= (kind != "event") | figures[1][:, :-1].any(axis=1)
+    differs = (is_stored != is_counted) | (is_counted & (figures[0] != figures[1]).any(axis=1))
+    first = np.full(number, len(row))
+    np.minimum.at(first, row, np.arange(len(row)))
+    return int(is_counted.sum()), [
+        Difference(
+            _row_key(day, {name: column[first[one]] for name, column in keys.items()}),
+            _figures(figures[0][one]) if is_stored[one] else None,
+            _figures(figures[1][one]) if is_counted[one] else None,
+        )
+        for one in np.flatnonzero(differs)
+    ]
 
 
-def _simple(connection: Connection, day: dt.date, brand_ids: Sequence[str]) -> Iterator[tuple[RowKey, Figures]]:
+def _sums(rows: Rows, of: npt.NDArray[Any], number: int) -> npt.NDArray[np.int64]:
+    """(number, figures + 1) figures of the rows together, and whether any knows its cost."""
+    sums = np.zeros((number, len(Figures._fields) + 1), np.int64)
+    for column, name in enumerate(Figures._fields):
+        np.add.at(sums[:, column], of, rows[name])
+    np.logical_or.at(sums[:, -1], of, rows["knows_cost"])
+    return sums
+
+
+def _row_key(day: dt.date, key: dict[str, Any]) -> RowKey:
+    score = float(key["placement_score"])
+    place = Tuple._make([*(key[name] for name in Tuple._fields[:-1]), None if np.isnan(score) else score])
+    at = dt.datetime(day.year, day.month, day.day, int(key["hour"]), tzinfo=dt.UTC)
+    return RowKey(key["kind"], "day" if key["daily"] else "hour", at, place)
+
+
+def _figures(sums: npt.NDArray[np.int64]) -> Figures:
+    *figures, knows_cost = sums.tolist()
+    made = Figures(*figures)
+    return made if knows_cost else made._replace(cost_micros=None)
+
+
+def _counted(connection: Connection, day: dt.date, brand_ids: Sequence[str]) -> tuple[Rows, set[str]]:
+    """What the events of the day add up to: rows that may share a key; and the brands that have any."""
+    groups, brands = _groups(connection, day, brand_ids)
+    parts = [groups, *_simple(connection, day, brand_ids)]
+    rows = {name: np.concatenate([part[name] for part in parts]) for name in groups}
+    return rows, brands.union(rows["brand_id"])
+
+
+def _simple(connection: Connection, day: dt.date, brand_ids: Sequence[str]) -> Iterator[Rows]:
     """Impressions, clicks and aggregates. Those that are alike in all but their sums come as one from the database."""
     query = select(*_KIND, *_PLACE, *_SUMS).where(_on(day, brand_ids), _E.type.not_in((CONVERSION, UPDATE)))
-    shapes: dict[tuple[Any, ...], tuple[Fact, RowKey]] = {}
-    for row in _rows(connection, query.group_by(*_KIND, *_PLACE)):
-        shape, place, (number, impressions, clicks, conversions, cost, revenue) = row[:3], row[3:9], row[9:]
-        if shape not in shapes:
-            type_, period, hour = shape
-            at = dt.datetime(day.year, day.month, day.day, int(hour), tzinfo=dt.UTC)
-            fact = Fact("", type_, at, Tuple(*place), day, None, None, None, period=period)
-            found = row_of(fact)
-            assert found is not None
-            shapes[shape] = fact, found
-        fact, key = shapes[shape]
-        figures = figures_of(Fact(*fact[:10], impressions, clicks, conversions, cost, revenue))
-        if fact.type != AGGREGATE:  # each counts as one
-            figures = figures._replace(impressions=number * figures.impressions, clicks=number * figures.clicks)
-        yield RowKey(*key[:3], Tuple(*place)), figures
+    for types, periods, hours, *columns in fetch_columns(connection, query.group_by(*_KIND, *_PLACE)):
+        place, (number, impressions, clicks, conversions, cost, revenue) = columns[:6], columns[6:]
+        type_ = np.array(types, object)
+        is_aggregate = type_ == AGGREGATE
+        daily = is_aggregate & (np.array(periods, object) == "day")
+
+        def of_aggregates(given: Sequence[Any], is_aggregate: npt.NDArray[np.bool_] = is_aggregate) -> Any:
+            return np.where(is_aggregate, _whole(given), 0)
+
+        yield {
+            "kind": np.where(is_aggregate, "aggregate", "event").astype(object),
+            "daily": daily,
+            "hour": np.where(daily, 0, _whole(hours)),
+            **{name: np.array(ids, object) for name, ids in zip(Tuple._fields[:-1], place[:-1], strict=True)},
+            Tuple._fields[-1]: np.array(place[-1], np.float64),
+            "impressions": of_aggregates(impressions) + np.where(type_ == IMPRESSION, _whole(number), 0),
+            "clicks": of_aggregates(clicks) + np.where(type_ == CLICK, _whole(number), 0),
+            "conversions": of_aggregates(conversions),
+            "cost_micros": _whole(cost),
+            "revenue_micros": of_aggregates(revenue),
+            "pending_revenue_micros": np.zeros(len(types), np.int64),
+            "knows_cost": ~is_aggregate | np.array([one is not None for one in cost], np.bool_),
+        }
 
 
-def _groups(
-    connection: Connection, day: dt.date, brand_ids: Sequence[str], brands: set[str]
-) -> Iterator[tuple[RowKey, Figures]]:
-    """Conversions that show on the day, with their events of all days. `brands` gets those that have any event then."""
+def _groups(connection: Connection, day: dt.date, brand_ids: Sequence[str]) -> tuple[Rows, set[str]]:
+    """Conversions that show on the day, with their events of all days; the brands that have any event then."""
     named = select(*_GROUP).where(_on(day, brand_ids), _IS_CONVERSION).distinct().subquery()
     same = and_(*(column == named.c[column.name] for column in _GROUP))
     query = select(*_FACT).join(named, same).where(_IS_CONVERSION).order_by(*_GROUP)
-    for group, rows in groupby(connection.execute(query), key=lambda row: row[:3]):
+    brands: set[str] = set()
+    keys: list[RowKey] = []
+    figures: list[Figures] = []
+    for group, events in groupby(connection.execute(query), key=lambda row: row[:3]):
         brands.add(group[0])
-        effect = effect_of_group([_fact(row) for row in rows])
+        effect = effect_of_group([_fact(row) for row in events])
         if effect.row is not None and effect.row.hour.date() == day:
-            yield effect.row, effect.figures
+            keys.append(effect.row)
+            figures.append(effect.figures)
+    rows = {
+        "kind": np.array([key.kind for key in keys], object),
+        "daily": np.array([key.period == "day" for key in keys], np.bool_),
+        "hour": np.array([key.hour.hour for key in keys], np.int64),
+        "knows_cost": np.ones(len(keys), np.bool_),
+    }
+    for name in Tuple._fields:
+        kind: Any = np.float64 if name == "placement_score" else object
+        rows[name] = np.array([getattr(key.place, name) for key in keys], kind)
+    for name in Figures._fields:
+        rows[name] = _whole([getattr(one, name) for one in figures])
+    return rows, brands
 
 
 def _fact(row: Any) -> Fact:
@@ -172,35 +252,17 @@ def _fact(row: Any) -> Fact:
     )
 
 
-def _compare(
-    connection: Connection,
-    day: dt.date,
-    brand_ids: Sequence[str],
-    counted: dict[RowKey, Figures],
-    brands: set[str],
-    found: Recount,
-) -> None:
-    """Add what differs to `found`. `counted` is used up."""
-    query = select(*_STORED).where(_P.day == day, _P.brand_id.in_(brand_ids), _SUMMED)
-    hours = [dt.datetime(day.year, day.month, day.day, hour, tzinfo=dt.UTC) for hour in range(24)]
-    unequal: dict[RowKey, Figures] = {}
-    for row in _rows(connection, query):
-        key = RowKey(row[1], row[2], hours[int(row[3])], Tuple(*row[4:10]))
-        if key.place.brand_id not in brands:
-            found.unfounded.add(key.place.brand_id)
-        elif key not in found.hashes and row[10:] == counted.get(key):
-            del counted[key]
-        else:  # of two rows with one key the second is too many, whatever it says
-            unequal.setdefault(key, Figures(*row[10:]))
-            found.hashes.setdefault(key, []).append(row[0])
-    for key, stored in unequal.items():
-        found.differences.append(Difference(key, stored, counted.pop(key, None)))
-    found.differences += [Difference(key, None, figures) for key, figures in counted.items()]
+def _whole(numbers: Sequence[int | None]) -> npt.NDArray[np.int64]:
+    return np.array([one or 0 for one in numbers], np.int64)
 
 
-def _rows(connection: Connection, query: Select[Any]) -> Iterator[tuple[Any, ...]]:
-    for columns in fetch_columns(connection, query):
-        yield from zip(*columns, strict=True)
+def _where(rows: Rows, these: npt.NDArray[np.bool_]) -> Rows:
+    return {name: column[these] for name, column in rows.items()}
+
+
+def _is_in(column: npt.NDArray[Any], words: Collection[str]) -> npt.NDArray[np.bool_]:
+    codes, known = pd.factorize(column)
+    return np.array([word in words for word in known], np.bool_)[codes]
 
 
 def _on(day: dt.date, brand_ids: Sequence[str]) -> ColumnElement[bool]:

@@ -94,13 +94,12 @@ def touched(connection: Connection, since: Watermark, until: Watermark) -> Brand
 
 
 def all_days(connection: Connection) -> BrandDays:
-    """Every brand's day that has events, or rows that say so."""
+    """Every brand's day that has events or rows, of whatever kind: that much its index knows."""
     days: BrandDays = {}
     query = select(_E.brand_id, _DAY_OF_EVENT, func.count()).group_by(_E.brand_id, _DAY_OF_EVENT)
     for brand_id, day, number in connection.execute(query):
         days.setdefault(_date(day), {})[brand_id] = number
-    rows = select(_P.brand_id, _P.day).where(_P.kind.in_(("event", "aggregate"))).distinct()
-    for brand_id, of in connection.execute(rows):
+    for brand_id, of in connection.execute(select(_P.brand_id, _P.day).distinct()):
         days.setdefault(of, {}).setdefault(brand_id, 0)
     return days
 

@@ -43,17 +43,20 @@ ADVICE = (
 class MySqlServer:
     """A MySQL server for one test session; what it made is gone when it closes.
 
+    Args:
+        buffer_pool: of a server of our own; small, for a test's data are.
+
     >>> with MySqlServer() as server:  # doctest: +SKIP
     ...     url = server.create_database()
     """
 
-    def __init__(self) -> None:
+    def __init__(self, buffer_pool: str = "64M") -> None:
         self._local: _LocalServer | None = None
         self._created: list[str] = []
         if given := os.environ.get(GIVEN_URL):
             self._server = _given_server(given)
         else:
-            self._local = _LocalServer(find_installation())
+            self._local = _LocalServer(find_installation(), buffer_pool)
             self._server = self._local.start()
         try:
             self.version = self._checked_version()
@@ -184,8 +187,9 @@ def find_installation() -> Installation:
 class _LocalServer:
     """One mysqld with its own data, port and socket."""
 
-    def __init__(self, installation: Installation) -> None:
+    def __init__(self, installation: Installation, buffer_pool: str) -> None:
         self._installation = installation
+        self._buffer_pool = buffer_pool
         self._process: subprocess.Popen[bytes] | None = None
         # Inside a Debian root /tmp is the root's own. Short, for a socket's path has 107 bytes at most.
         parent = installation.outside(Path("/tmp" if installation.root else tempfile.gettempdir()))
@@ -227,6 +231,7 @@ class _LocalServer:
                 "--mysqlx=OFF",
                 "--secure-file-priv=NULL",
                 *LEAN,
+                f"--innodb-buffer-pool-size={self._buffer_pool}",
                 # A test's data need not survive the machine, only mysqld.
                 "--innodb-flush-log-at-trx-commit=2",
                 "--skip-innodb-doublewrite",
@@ -255,7 +260,6 @@ class _LocalServer:
 LEAN = (
     "--skip-log-bin",
     "--performance-schema=OFF",
-    "--innodb-buffer-pool-size=64M",
     "--loose-innodb-redo-log-capacity=16M",  # loose: MySQL 8.0.30 brought it
     "--innodb-log-buffer-size=4M",
 )
