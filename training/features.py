@@ -8,7 +8,7 @@ is the expectation that the trees start from; the trees see how it came about an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
@@ -75,6 +75,8 @@ DAY_OF_WEEK, HOUR = PLACEMENT + 1, PLACEMENT + 2
 NO_HOUR = -1.0
 NO_SCORE = float("-inf")
 """Stands for "no placement score" in keys: NaN is unequal to itself, scores are finite."""
+EVERYBODY = ""
+"""Stands for brands without a share of their own; no brand is called so."""
 DAY_S = 86_400
 FILLED_TOGETHER = 65_536
 """Rows; each takes a hundred bytes meanwhile."""
@@ -92,8 +94,11 @@ class Heads(NamedTuple):
 N_HEADS = len(Heads._fields)
 
 
-def measures(frame: pd.DataFrame, pending_share: float) -> Floats:
+def measures(frame: pd.DataFrame, pending_share: float | Mapping[str, float]) -> Floats:
     """(n, len(MEASURES)) of a history frame (see `training.read_history`).
+
+    Args:
+        pending_share: of pending revenue that will be approved; by brand as `approvals.pending_shares` gives it.
 
     Exposure is impressions; a row without impressions that has clicks is measured in clicks, so that tuples
     that only ever see clicks are predicted per click.
@@ -108,7 +113,12 @@ def measures(frame: pd.DataFrame, pending_share: float) -> Floats:
         of_day = frame["impressions"].groupby(keys, dropna=False, observed=True).transform("sum").to_numpy(np.float64)
     exposure = np.where(of_day > 0, impressions, clicks)
     columns: Floats = np.empty((len(frame), len(MEASURES)), order="F")  # column by column they are walked through
-    columns[:, REVENUE] = frame["revenue_micros"].to_numpy(np.float64) + pending_share * pending
+    if isinstance(pending_share, Mapping):
+        of_brand = frame["brand_id"].map(pending_share).to_numpy(np.float64)
+        pending = pending * np.where(np.isnan(of_brand), pending_share[EVERYBODY], of_brand)
+    else:
+        pending = pending * pending_share
+    columns[:, REVENUE] = frame["revenue_micros"].to_numpy(np.float64) + pending
     columns[:, CLICKS] = clicks
     columns[:, CONVERSIONS] = frame["conversions"].to_numpy(np.float64)
     columns[:, EXPOSURE] = exposure

@@ -7,7 +7,7 @@ trees would learn the days of the past by heart. The histories have it from the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -83,10 +83,11 @@ class TrainingSet(NamedTuple):
     days: Integers  # (n,)
 
     @classmethod
-    def of(cls, frame: pd.DataFrame, pending_share: float) -> TrainingSet:
+    def of(cls, frame: pd.DataFrame, pending_share: float | Mapping[str, float]) -> TrainingSet:
         """
         Args:
             frame: in any order; rows of a day keep theirs.
+            pending_share: see `features.measures`.
         """
         if not frame["day"].is_monotonic_increasing:
             frame = frame.sort_values("day", kind="stable", ignore_index=True)

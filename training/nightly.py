@@ -15,17 +15,19 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple, NoReturn
 
 import pandas as pd
+import pyarrow
 from sqlalchemy import insert, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from db import BadSetting, Database, State, database_settings, redis_url
 from db.migrate import CannotMigrate
 from db.tables import imports, model_versions, nights
+from training.approvals import pending_shares
 from training.compare import compare
 from training.confirm import confirm
 from training.findings import RECENT_DAYS, payout_breaks
@@ -201,11 +203,11 @@ async def _steps(
         done(f"{new}; {len(frame):,} rows of {frame['day'].nunique()} days through {day_of(newest)}")
     for line in [*oddities(frame), *await _rejected(database)]:
         progress.warn(line)
+    pyarrow.default_memory_pool().release_unused()  # what the files' columns were read into
     with progress.step("features") as done:
-        made_from = await asyncio.to_thread(
-            lambda: fingerprint(of_program(), of_history(frame), settings.pending_share)
-        )
-        data, was_kept = await asyncio.to_thread(_features, kept, made_from, frame, settings)
+        pending = await pending_shares(database, settings.pending_share)
+        made_from = await asyncio.to_thread(lambda: fingerprint(of_program(), of_history(frame), pending))
+        data, was_kept = await asyncio.to_thread(_features, kept, made_from, frame, pending)
         words = f"{data.matrix.shape[0]:,} × {data.matrix.shape[1]}"
         done(progress.keeps(words) if was_kept else words)
     if not data.before(newest + 1).any():
@@ -327,12 +329,12 @@ def _judge(
 # What is kept of each step
 
 
-def _features(kept: Kept, key: str, frame: pd.DataFrame, settings: ModelSettings) -> tuple[TrainingSet, bool]:
+def _features(kept: Kept, key: str, frame: pd.DataFrame, pending: Mapping[str, float]) -> tuple[TrainingSet, bool]:
     """(the training set, whether an earlier run had made it)."""
     folder = kept.find("features", key)
     if folder is not None:
         return load_features(folder, frame), True
-    data = TrainingSet.of(frame, settings.pending_share)
+    data = TrainingSet.of(frame, pending)
     with kept.making("features", key) as draft:
         save_features(data, draft)
     return data, False

@@ -29,7 +29,7 @@ class ModelSettings(BaseModel, frozen=True, extra="forbid", use_attribute_docstr
     weight_half_life_days: PositiveFloat = 30.0
     """Age at which a training row counts half; histories have half-lives of their own."""
     pending_share: Share = 0.8
-    """Share of pending revenue that the model expects to be approved."""
+    """Share of pending revenue that is expected to be approved where no brand has decided anything yet."""
     workers: Annotated[int, Field(ge=1, le=256)] = 1
     """Ray Train workers of the nightly fit; more than one need `PACELINE_STATE` on storage that all nodes share."""
     threads: Annotated[int, Field(ge=1, le=256)] = 1

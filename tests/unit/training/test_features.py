@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.unit.training.conftest import FIRST, make_history
 from training.arrays import from_text, to_text
-from training.features import CODES_FROM, DAY_S, FEATURES, HOUR, ID_COLUMNS, LEVELS, Encoder, Keys, measures
+from training.features import CODES_FROM, DAY_S, EVERYBODY, FEATURES, HOUR, ID_COLUMNS, LEVELS, Encoder, Keys, measures
 from training.fit import TrainingSet, target
 
 DAYS = 12
@@ -112,6 +112,15 @@ def test_tuples_that_see_only_clicks_are_measured_in_clicks():
     clicks_only = (frame["brand_id"] == "b2").to_numpy()
     np.testing.assert_array_equal(numbers[clicks_only, 3], frame["clicks"][clicks_only])
     np.testing.assert_array_equal(numbers[~clicks_only, 3], frame["impressions"][~clicks_only])
+
+
+def test_pending_revenue_counts_as_far_as_the_brand_approves_it():
+    frame = make_history(2)
+    shares = {EVERYBODY: 0.5, "b1": 0.25}
+    found = measures(frame, shares)[:, 0] - frame["revenue_micros"].to_numpy()
+    share = found / frame["pending_revenue_micros"].to_numpy()
+    assert set(np.round(share[(frame["brand_id"] == "b1").to_numpy()], 6)) == {0.25}
+    assert set(np.round(share[(frame["brand_id"] == "b2").to_numpy()], 6)) == {0.5}
 
 
 def test_revenue_of_an_hour_without_impressions_reaches_the_days_other_hours():
