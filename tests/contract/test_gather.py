@@ -9,6 +9,7 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from db.brands import BrandSettings
 from db.migrate import CannotMigrate
 from db.tables import events, performance_hourly
 from ledger import Event, Ledger
+from ledger.settlement import Effect, Fact, Figures, RowKey, effect_of, effect_of_group
+from ledger.types import Tuple
 from tests.contract.ledgers import DAY, HOUR, NOON, Clock, brand, event, statuses, update_of
 from training import import_file, partitions
 from training.etl import main
@@ -30,6 +33,7 @@ from training.features import ID_COLUMNS
 from training.files import CANONICAL
 from training.gather import Gathered, gather, read
 from training.history import COLUMNS, read_history
+from training.recount import recount
 
 P, E = performance_hourly.c, events.c
 TODAY = NOON.date()
@@ -446,11 +450,42 @@ def happenings(draw: st.DrawFn, brand_id: str) -> Event:
     )
 
 
+async def settled(database: Database, brand_ids: set[str]) -> dict[RowKey, Figures]:
+    """What the ledger's rules make of the events, one by one and conversion by conversion."""
+    async with database.read() as connection:
+        recorded = [row for row in await connection.execute(select(events)) if row.brand_id in brand_ids]
+    effects: list[Effect] = []
+    groups: dict[tuple[str, str, str], list[Fact]] = {}
+    for row in recorded:
+        place = Tuple(*(getattr(row, name) for name in Tuple._fields)) if row.slot_id is not None else None
+        of_event = {name: getattr(row, name) for name in Fact._fields if name not in ("place", "pricing_model")}
+        fact = Fact(**of_event, place=place, pricing_model=None)
+        if row.type in ("conversion", "conversion_update"):
+            groups.setdefault((row.brand_id, row.partner_id, row.conversion_id), []).append(fact)
+        else:
+            effects.append(effect_of(fact))
+    effects += [effect_of_group(facts) for facts in groups.values()]
+    sums: dict[RowKey, Figures] = {}
+    for one in effects:
+        if one.row is not None:
+            sums[one.row] = sums[one.row].plus(one.figures) if one.row in sums else one.figures
+    return {key: figures for key, figures in sums.items() if key.kind != "event" or any(figures)}
+
+
+async def counted(database: Database, brand_ids: set[str]) -> dict[RowKey, Figures | None]:
+    """What a count gives while no row is there."""
+    days = [TODAY + number * DAY for number in range(-5, 2)]
+    one_by_one = [[brand_id] for brand_id in sorted(brand_ids)]
+    looks = [await database.run_read(partial(recount, day=day, batches=one_by_one)) for day in days]
+    return {one.key: one.counted for found in looks for one in found.differences}
+
+
 async def play(url: str, state: State, batches: list[list[Event]]) -> None:
     database = Database(DatabaseSettings(url=url))
     try:
         ledger = await Ledger.open(database, clock=Clock())
-        for brand_id in {one.brand_id for batch in batches for one in batch}:
+        brand_ids = {one.brand_id for batch in batches for one in batch}
+        for brand_id in brand_ids:
             await ledger.put_brand(brand_id, BrandSettings())
         for batch in batches:
             await ledger.record(batch)
@@ -458,6 +493,10 @@ async def play(url: str, state: State, batches: list[list[Event]]) -> None:
             assert (done.repaired, done.unfounded) == (0, 0)
             await same_as_the_database(database, state)
         right = await figures(database)
+        async with database.write() as connection:
+            await connection.execute(delete(performance_hourly).where(P.brand_id.in_(brand_ids)))
+        assert await counted(database, brand_ids) == await settled(database, brand_ids)
+        await gather(database, state, quiet, everything=True)
         async with database.write() as connection:
             await connection.execute(delete(performance_hourly).where(P.clicks == 0))
             await connection.execute(update(performance_hourly).values(cost_micros=1, revenue_micros=2))
