@@ -74,7 +74,9 @@ class Way:
         self.seconds: dict[str, float] = {}
         for key in {key for one in self._bodies for key in self._read(one).bids.keys}:
             revenue = np.array([RANDOM.lognormvariate(8, 1)])
-            self._memory.learn(HOUR, [key], Expectation(revenue, revenue * 0 + 0.01, revenue * 0 + 0.001, "v"))
+            self._memory.learn(
+                HOUR, [key], Expectation(revenue, revenue * 0 + 0.01, revenue * 0 + 0.001, revenue * 0 + 1e6, "v")
+            )
 
     @staticmethod
     def _read(content: bytes) -> Wanted:

@@ -54,7 +54,7 @@ class Memory:
         self._of: tuple[str, int] | None = None  # version, hour
         self._row: dict[Key, int] = {}
         self._used = 0
-        self._values = np.empty((most, 3))  # what is known of a tuple lies together
+        self._values = np.empty((most, 4))  # what is known of a tuple lies together
 
     def find(self, version: str, hour: int, keys: Sequence[Key]) -> tuple[Expectation | None, list[int | None]]:
         """(what all keys bring, or None; each key's row, None where it is not known)."""
@@ -65,8 +65,8 @@ class Memory:
 
     def _at(self, rows: npt.NDArray[np.intp]) -> Expectation:
         assert self._of is not None
-        revenue, ctr, cvr = self._values.take(rows, axis=0).T
-        return Expectation(revenue, ctr, cvr, self._of[0])
+        revenue, ctr, cvr, impressions = self._values.take(rows, axis=0).T
+        return Expectation(revenue, ctr, cvr, impressions, self._of[0])
 
     def learn(self, hour: int, keys: Sequence[Key], said: Expectation) -> None:
         first, end = self._used, self._used + len(keys)
@@ -77,7 +77,7 @@ class Memory:
         self._used = first
         if end > self._most:
             return
-        for column, values in enumerate(said[:3]):
+        for column, values in enumerate(said[:4]):
             self._values[first:end, column] = values
         self._row.update(zip(keys, range(first, end), strict=True))
         self._used = end
@@ -152,4 +152,5 @@ class Expectations:
 
 
 def _at(whole: Expectation, rows: slice | npt.NDArray[np.intp]) -> Expectation:
-    return Expectation(whole.revenue_micros[rows], whole.ctr[rows], whole.cvr[rows], whole.model_version)
+    revenue, ctr, cvr, impressions, version = whole
+    return Expectation(revenue[rows], ctr[rows], cvr[rows], impressions[rows], version)

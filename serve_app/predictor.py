@@ -173,7 +173,7 @@ def _explained(model: Model, columns: Columns) -> tuple[Expectation, Explanation
 
 def _expectation(model: Model, columns: Columns) -> Expectation:
     prediction = model.predict(columns)
-    return Expectation(prediction.revenue_micros, prediction.ctr, prediction.cvr, model.version)
+    return Expectation(*prediction, model.version)
 
 
 def concatenated(parts: Sequence[Columns]) -> Columns:

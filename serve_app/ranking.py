@@ -19,12 +19,19 @@ from serve_app.bids import Bids
 FloatArray = NDArray[np.float64]
 
 
+EXPLORED_MOST = 0.05
+"""What a throttled brand's share gains at most on a tuple that nothing is known of; never more than the share."""
+KNOWN_IMPRESSIONS = 500.0
+"""Impressions of history at which half of that is left."""
+
+
 class Expectation(NamedTuple):
     """What winning each bid would bring, per impression: (n,) revenue in micros, clicks and conversions as rates."""
 
     revenue_micros: FloatArray
     ctr: FloatArray
     cvr: FloatArray
+    impressions: FloatArray  # of each tuple's own history
     model_version: str
 
 
@@ -146,7 +153,9 @@ def rank(
     score = scores(expectation.revenue_micros, cost, multiplier, lambda_)
     best_first, has_ties = _by_score(bids, score, rejected)
     absent = {
-        name for name, brand in zip(names, brands, strict=True) if brand.share < 1 and not admitted(name, brand.share)
+        name: brand.share
+        for name, brand in zip(names, brands, strict=True)
+        if brand.share < 1 and not admitted(name, brand.share)
     }
     refused: dict[int, tuple[str, str]] = {}
     if absent or floor_micros is not None or (best_first and score[best_first[-1]] < 0):
@@ -155,7 +164,9 @@ def rank(
                 refused[index] = ("lost", "below_floor")
             elif score[index] < 0:
                 refused[index] = ("lost", "score_below_zero")
-            elif bids.brand_id[index] in absent:
+            elif (share := absent.get(bids.brand_id[index])) is not None and not admitted(
+                bids.brand_id[index], explored(share, float(expectation.impressions[index]))
+            ):
                 refused[index] = ("throttled", "roas_throttle")
     return Ranking(
         expectation.revenue_micros,
@@ -169,6 +180,15 @@ def rank(
         refused,
         rejected,
     )
+
+
+def explored(share: float, impressions: float) -> float:
+    """A throttled brand's share of auctions where so much is known of the tuple: it learns where it knows little.
+
+    >>> [round(explored(0.02, impressions), 3) for impressions in (0, 500, 100_000)]
+    [0.04, 0.03, 0.02]
+    """
+    return share + min(share, EXPLORED_MOST) * KNOWN_IMPRESSIONS / (KNOWN_IMPRESSIONS + impressions)
 
 
 def _by_score(bids: Bids, score: FloatArray, rejected: dict[int, str]) -> tuple[list[int], bool]:

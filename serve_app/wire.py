@@ -24,10 +24,10 @@ def unpack(data: bytes) -> Columns:
 
 
 def pack_expectation(found: Expectation) -> bytes:
-    return _encode((found.model_version, np.stack(found[:3]).tobytes()))
+    return _encode((found.model_version, np.stack(found[:4]).tobytes()))
 
 
 def unpack_expectation(data: bytes) -> Expectation:
     version, numbers = _expectation.decode(data)
-    revenue, ctr, cvr = np.frombuffer(numbers, np.float64).reshape(3, -1)
-    return Expectation(revenue, ctr, cvr, version)
+    revenue, ctr, cvr, impressions = np.frombuffer(numbers, np.float64).reshape(4, -1)
+    return Expectation(revenue, ctr, cvr, impressions, version)

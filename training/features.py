@@ -351,7 +351,7 @@ class Encoder:
         ]
         self._row_of, self._keys = self._places()
         """Of each key of each level, and of everybody: its place in the tables below; and the deepest level's keys."""
-        self._rows, self._heads, self._exposure = self._filled()
+        self._rows, self._heads = self._filled()
 
     @classmethod
     def fitted(cls, days: Integers, keys: Keys, numbers: Floats) -> Self:
@@ -413,13 +413,13 @@ class Encoder:
             row_of.update(zip(above, range(len(row_of), len(row_of) + len(above)), strict=True))
         return row_of, above
 
-    def _filled(self) -> tuple[Singles, Floats, Floats]:
-        """What is looked up: (r, len(FEATURES)) rows, (r, N_HEADS) heads and (r,) exposure by the longest half-life.
+    def _filled(self) -> tuple[Singles, Floats]:
+        """What is looked up: (r, len(FEATURES)) rows; (r, N_HEADS) heads and the exposure by the longest half-life.
 
         A key's row is filled as it is where nothing deeper is known. What deeper levels would add, they have in theirs.
         """
         number = sum(len(words) for words in self._words)
-        rows, heads = np.empty((number, len(FEATURES)), np.float32), np.empty((number, N_HEADS))
+        rows, heads = np.empty((number, len(FEATURES)), np.float32), np.empty((number, N_HEADS + 1))
         exposures = np.zeros((1, N_EXPOSURE), np.float32)
         factors = np.zeros((1, len(LEVELS)), np.float32)
         payout, clicks = self._payout[0], np.zeros(1)
@@ -445,12 +445,13 @@ class Encoder:
             rows[start:end, CODES_FROM:PLACEMENT] = codes
             start = end
         rows[:, PLACEMENT], rows[:, DAY_OF_WEEK], rows[:, HOUR] = np.nan, 0.0, NO_HOUR
-        return rows, heads, np.concatenate([level[:, -1] for level in self._exposures])
+        heads[:, N_HEADS] = np.concatenate([level[:, -1] for level in self._exposures])
+        return rows, heads
 
     def encode(
         self, ids: Sequence[Sequence[str]], placement_score: Floats, at: Integers | None = None
     ) -> tuple[Singles, Floats]:
-        """Columns of bids → ((n, len(FEATURES)) matrix, (n, N_HEADS) heads).
+        """Columns of bids → ((n, len(FEATURES)) matrix; (n, N_HEADS + 1) heads and the tuple's own impressions so far).
 
         Args:
             ids: five sequences of n ids, in the order of ID_COLUMNS.
@@ -474,6 +475,7 @@ class Encoder:
         places = np.array(found, np.intp)
         out, heads = self._rows.take(places, axis=0), self._heads.take(places, axis=0)
         for n, depth in new_ids:  # each may be known from elsewhere
+            heads[n, N_HEADS] = 0.0
             for position, column in enumerate(CODED):
                 if column >= depth:
                     out[n, CODES_FROM + position] = self._codes[column].get(keys[n][column], -1)
@@ -489,9 +491,9 @@ class Encoder:
         depths = range(len(LEVELS), 0, -1) if placement_score is not None else range(len(LEVELS) - 1, 0, -1)
         for depth in depths:
             row = self._row_of.get(key[:depth])
-            if row is not None and (impressions := float(self._exposure[row])) > 0:
+            if row is not None and (impressions := float(self._heads[row, N_HEADS])) > 0:
                 return Confidence(impressions, LEVELS[depth - 1])
-        return Confidence(float(self._exposure[0]), "all")
+        return Confidence(float(self._heads[0, N_HEADS]), "all")
 
     def to_document(self) -> dict[str, Any]:
         """JSON, exact to the bit."""

@@ -105,6 +105,7 @@ class Prediction(NamedTuple):
     revenue_micros: Floats
     ctr: Floats
     cvr: Floats  # conversions per impression
+    impressions: Floats  # of the tuple's own history, decayed; 0 where one of its ids is new there
 
 
 class Explanation(NamedTuple):
@@ -181,7 +182,7 @@ class Model:
         """By the fastest form of the trees, or by the one that is given."""
         rows, heads = self.encoder.encode(columns.ids, columns.placement_score, columns.at)
         revenue = heads[:, 0] * (trees or self.trees).predict(rows) * self._factor
-        return Prediction(revenue, heads[:, 1], heads[:, 2])
+        return Prediction(revenue, heads[:, 1], heads[:, 2], heads[:, 4])
 
     def cost_micros(self, columns: Columns) -> Floats:
         """(n,) past cost of one impression, NaN where no cost was ever known."""

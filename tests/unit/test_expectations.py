@@ -54,7 +54,7 @@ class Predictions:
         revenue = np.array(
             [value(version, name, at) for name, at in zip(columns.brand_id, columns.at.tolist(), strict=True)]
         )
-        return Expectation(revenue, revenue / 2, revenue / 4, version)
+        return Expectation(revenue, revenue / 2, revenue / 4, revenue * 8, version)
 
     async def start(self) -> None: ...
     async def close(self) -> None: ...
@@ -174,6 +174,9 @@ def test_what_goes_to_the_pool_arrives(rows: list[tuple[str, float | None]]) -> 
     assert columns.at is not None
     np.testing.assert_array_equal(there.at, columns.at)
     numbers = columns.placement_score
-    back = wire.unpack_expectation(wire.pack_expectation(Expectation(numbers, numbers + 1, numbers * 2, "v")))
+    back = wire.unpack_expectation(
+        wire.pack_expectation(Expectation(numbers, numbers + 1, numbers * 2, numbers * 3, "v"))
+    )
     assert back.model_version == "v"
     np.testing.assert_array_equal(back.cvr, numbers * 2)
+    np.testing.assert_array_equal(back.impressions, numbers * 3)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger import Award, BrandTerms, Win
+from ledger import Award, BrandTerms, Win, admitted
 from ledger.seen import OUTBID, TOO_DEAR, UNDECIDED, WON
 from serve_app.bids import Bids
 from serve_app.ranking import Expectation, Offers, answer, costs, opportunities, rank, rejections, scores
@@ -40,9 +40,9 @@ def terms(
     return BrandTerms(currency, active, 1.0, multiplier, lambda_, share, share < 1, day, MIDNIGHT, None, None, None)
 
 
-def expect(*revenue: float, ctr: float = 0.01, cvr: float = 0.001) -> Expectation:
+def expect(*revenue: float, ctr: float = 0.01, cvr: float = 0.001, known: float = 1e9) -> Expectation:
     n = len(revenue)
-    return Expectation(np.array(revenue), np.full(n, ctr), np.full(n, cvr), "v1")
+    return Expectation(np.array(revenue), np.full(n, ctr), np.full(n, cvr), np.full(n, float(known)), "v1")
 
 
 @pytest.mark.parametrize(
@@ -190,3 +190,17 @@ def test_reasons() -> None:
         "not-mine",
         "just-paused",
     }
+
+
+@pytest.mark.parametrize(("known", "least", "most"), [(1e9, 0.035, 0.065), (0.0, 0.08, 0.12)])
+def test_a_throttled_brand_learns_where_it_knows_little(known: float, least: float, most: float) -> None:
+    """Twice its share on tuples that nothing is known of, its share on those it knows."""
+
+    def takes_part(request_id: str) -> bool:
+        def in_request(brand_id: str, share: float) -> bool:
+            return admitted(brand_id, request_id, share)
+
+        offered, expected = Bids.of([bid()]), expect(9000.0, known=known)
+        return not rank(offered, expected, {"x": terms(share=0.05)}, {}, None, in_request).refused
+
+    assert least < sum(takes_part(f"r-{number}") for number in range(4000)) / 4000 < most

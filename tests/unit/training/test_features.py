@@ -52,7 +52,7 @@ def test_serving_sees_what_training_saw(hourly):
     if not hourly:
         matrix[:, HOUR] = trained[:, HOUR]  # daily rows know no hour, bids do; the trees never split on it
     np.testing.assert_allclose(matrix, trained, rtol=1e-5, atol=1e-6, equal_nan=True)
-    np.testing.assert_allclose(heads, data.heads[today], rtol=1e-9, equal_nan=True)
+    np.testing.assert_allclose(heads[:, :-1], data.heads[today], rtol=1e-9, equal_nan=True)
 
 
 def _encoder() -> Encoder:
