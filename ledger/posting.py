@@ -33,6 +33,7 @@ from ledger.settlement import (
     effect_of_group,
     essential,
     known_click,
+    recorded,
     row_of,
 )
 from ledger.types import Event, Result, Tuple
@@ -276,24 +277,7 @@ class Posting:
 
     def _recorded(self, row: Any) -> Fact:
         held = self._reservations.get(row.reservation_id) if row.reservation_id else None
-        place = None
-        if row.slot_id is not None:
-            place = Tuple(
-                row.brand_id, row.partner_id, row.slot_id, row.device_type, row.creative_type, row.placement_score
-            )
-        return Fact(
-            event_id=row.event_id,
-            type=row.type,
-            occurred_at=row.occurred_at,
-            place=place,
-            day=row.day,
-            portfolio_id=row.portfolio_id,
-            reservation_id=row.reservation_id,
-            pricing_model=None if held is None else held.pricing_model,
-            status=row.status,
-            cost_micros=row.cost_micros,
-            revenue_micros=row.revenue_micros,
-        )
+        return recorded(row, None if held is None else held.pricing_model)
 
 
 def group_of(event: Event) -> Group | None:

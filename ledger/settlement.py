@@ -21,7 +21,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ledger.types import Tuple
 
@@ -63,6 +63,32 @@ class Fact(NamedTuple):
             reservation_id=click.reservation_id,
             pricing_model=click.pricing_model,
         )
+
+
+def recorded(row: Any, pricing_model: str | None) -> Fact:
+    """An event of a conversion as its row of `events` has it.
+
+    Args:
+        pricing_model: of its reservation. It decides which holds end, not what shows.
+    """
+    place = None
+    if row.slot_id is not None:
+        place = Tuple(
+            row.brand_id, row.partner_id, row.slot_id, row.device_type, row.creative_type, row.placement_score
+        )
+    return Fact(
+        event_id=row.event_id,
+        type=row.type,
+        occurred_at=row.occurred_at,
+        place=place,
+        day=row.day,
+        portfolio_id=row.portfolio_id,
+        reservation_id=row.reservation_id,
+        pricing_model=pricing_model,
+        status=row.status,
+        cost_micros=row.cost_micros,
+        revenue_micros=row.revenue_micros,
+    )
 
 
 class RowKey(NamedTuple):

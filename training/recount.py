@@ -27,10 +27,10 @@ from ledger.settlement import (
     CONVERSION,
     IMPRESSION,
     UPDATE,
-    Fact,
     Figures,
     RowKey,
     effect_of_group,
+    recorded,
 )
 from ledger.types import Tuple
 from training.history import Rows, read_rows
@@ -212,7 +212,7 @@ def _groups(connection: Connection, day: dt.date, brand_ids: Sequence[str]) -> t
     figures: list[Figures] = []
     for group, events in groupby(connection.execute(query), key=lambda row: row[:3]):
         brands.add(group[0])
-        effect = effect_of_group([_fact(row) for row in events])
+        effect = effect_of_group([recorded(row, None) for row in events])
         if effect.row is not None and effect.row.hour.date() == day:
             keys.append(effect.row)
             figures.append(effect.figures)
@@ -228,28 +228,6 @@ def _groups(connection: Connection, day: dt.date, brand_ids: Sequence[str]) -> t
     for name in Figures._fields:
         rows[name] = _whole([getattr(one, name) for one in figures])
     return rows, brands
-
-
-def _fact(row: Any) -> Fact:
-    """A recorded event of a conversion."""
-    place = None
-    if row.slot_id is not None:
-        place = Tuple(
-            row.brand_id, row.partner_id, row.slot_id, row.device_type, row.creative_type, row.placement_score
-        )
-    return Fact(
-        event_id=row.event_id,
-        type=row.type,
-        occurred_at=row.occurred_at,
-        place=place,
-        day=row.day,
-        portfolio_id=row.portfolio_id,
-        reservation_id=row.reservation_id,
-        pricing_model=None,  # decides which holds end, not what shows
-        status=row.status,
-        cost_micros=row.cost_micros,
-        revenue_micros=row.revenue_micros,
-    )
 
 
 def _whole(numbers: Sequence[int | None]) -> npt.NDArray[np.int64]:
