@@ -39,6 +39,7 @@ class Cluster:
         self._cluster = _cluster(state, say)
         self._thread = ThreadPoolExecutor(1, "ray")
         self._coming: Future[None] | None = None
+        self._going: Future[None] | None = None
 
     def begin(self) -> None:
         """Let it come up."""
@@ -58,13 +59,21 @@ class Cluster:
         except Exception as error:
             raise FitFailed(f"the Ray cluster did not come up: {error}") from error
 
+    def end(self) -> None:
+        """Let it go down, which takes Ray ten seconds; leaving the context waits for it."""
+        if self._coming is not None and self._going is None:
+            self._going = self._thread.submit(self._leave)
+
+    def _leave(self) -> None:
+        if self._coming is not None and self._coming.exception() is None:
+            self._cluster.__exit__(None, None, None)
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.end()
         self._thread.shutdown()
-        if self._coming is not None and self._coming.exception() is None:
-            self._cluster.__exit__(None, None, None)
 
 
 def fit_on_ray(data: TrainingSet, newest: int, settings: ModelSettings, state: State, cluster: Cluster) -> Boosters:
@@ -83,6 +92,7 @@ def fit_on_ray(data: TrainingSet, newest: int, settings: ModelSettings, state: S
             _write(data.matrix, examples, folder)
             cluster.wait()
             texts = _train(list(examples), folder, settings)
+            cluster.end()
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         found |= {name: reference(settings.engine, text) for name, text in texts.items()}
