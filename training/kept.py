@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from training import program
 from training.features import Keys
 from training.fit import Boosters, TrainingSet
 from training.trees import LightGbmTrees, XgboostTrees, reference
@@ -98,10 +99,7 @@ def of_history(frame: pd.DataFrame) -> str:
 def of_program() -> str:
     """Fingerprint of this package's text: what another program has made is made again."""
     libraries = [version(name) for name in ("lightgbm", "xgboost-cpu", "numpy")]
-    digest = hashlib.sha256(" ".join(libraries).encode())
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+    return fingerprint(*libraries, program.digest())
 
 
 def save_features(data: TrainingSet, folder: Path) -> None:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from db import State
 from training.model import Limits, ModelRefused, ModelUnavailable, verify_in_child
+from training.program import digest
 from training.trees import NotCompilable
 
 if TYPE_CHECKING:
@@ -183,6 +184,4 @@ class NodeCheck:
 @functools.cache
 def program() -> str:
     """This program's name for what it finds: other code or another LightGBM has to find out anew."""
-    files = sorted(Path(__file__).parent.glob("*.py"))
-    hashed = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
-    return f"{hashed} lightgbm {installed('lightgbm')} numpy {installed('numpy')}"
+    return f"{digest()} lightgbm {installed('lightgbm')} numpy {installed('numpy')}"
