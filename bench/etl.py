@@ -22,12 +22,14 @@ import pandas as pd
 from sqlalchemy import Connection, insert
 
 from bench import tables
-from db import Database, DatabaseSettings, State
 from db import tables as t
 from db.brands import BrandSettings
 from db.migrate import upgrade
 from db.performance import PRECEDENCE, key_hash
 from db.rows import chunks, insert_columns
+from db.session import Database
+from db.settings import DatabaseSettings
+from db.state import State
 from tests.servers.mysql import MySqlServer
 from training.features import ID_COLUMNS
 from training.files import CANONICAL, VALUES

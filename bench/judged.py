@@ -17,8 +17,12 @@ import msgspec
 import numpy as np
 
 from bench.paced import bid
-from db import Database, DatabaseSettings, State
-from training import Columns, Model, current, fetch, publish_version
+from db.session import Database
+from db.settings import DatabaseSettings
+from db.state import State
+from training.model import Columns, Model
+from training.publish import fetch, publish_version
+from training.registry import current
 
 BODIES = 32
 TIMEOUT_S = 10.0

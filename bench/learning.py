@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bench import tables
-from db import DatabaseSettings
 from db.migrate import upgrade
+from db.settings import DatabaseSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 DAYS = 100
@@ -188,7 +188,7 @@ def _bare(folder: Path) -> Bare:
     import asyncio
     import datetime as dt
 
-    from db import Database
+    from db.session import Database
     from training.fit import TrainingSet, fit
     from training.history import read_history
     from training.settings import ModelSettings

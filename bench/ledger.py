@@ -19,12 +19,15 @@ from typing import Any
 
 from sqlalchemy import create_engine, insert
 
-from db import Database, DatabaseSettings
 from db import tables as t
 from db.brands import BrandSettings
 from db.migrate import upgrade
-from ledger import Claim, Leases, Ledger, Offer, Tuple
+from db.session import Database
+from db.settings import DatabaseSettings
+from ledger.book import Ledger
+from ledger.lease import Leases
 from ledger.reservation import Lifetimes
+from ledger.types import Claim, Offer, Tuple
 from ledger.writer import Writer
 from tests.servers.mysql import MySqlServer
 

@@ -16,10 +16,10 @@ from ray.serve import Application
 import serve_app.app
 from bench.system import BRANDS, LIMITS
 from db.brands import BrandSettings
-from ledger import Award, Claim, Offer, Win
 from ledger.brand import Brand
 from ledger.seen import Opportunity
 from ledger.terms import TermsBook
+from ledger.types import Award, Claim, Offer, Win
 from serve_app.app import IngressReplica
 from serve_app.reserve import LedgerClient
 from serve_app.settings import Settings

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import httpx
 
 from bench import cost
-from db import State
+from db.state import State
 from serve_app import processes
 from serve_app.run import APPLICATION, BIN
 

@@ -23,7 +23,7 @@ from bench.nodes import Cluster, Wanted, joined
 from bench.system import DATA, System, paceline
 from bench.tables import table
 from bench.turns import say
-from db import State
+from db.state import State
 
 NODES, SECONDS = 2, 8
 REPLICAS = (1, 2, 4)

@@ -19,10 +19,12 @@ import numpy as np
 
 from bench.paced import BODIES, bid
 from bench.system import BRANDS, LIMITS
-from db import DatabaseSettings
 from db.brands import BrandSettings
 from db.migrate import upgrade
-from ledger import Claim, LedgerActor, LedgerSettings, Offer, RoasSettings, Tuple
+from db.settings import DatabaseSettings
+from ledger.actor import LedgerActor
+from ledger.settings import LedgerSettings, RoasSettings
+from ledger.types import Claim, Offer, Tuple
 from serve_app import schemas
 from serve_app.bids import Wanted, read
 from serve_app.errors import encode

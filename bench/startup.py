@@ -24,7 +24,7 @@ from bench.load import ROOT
 from bench.system import DATA
 from bench.tables import table
 from bench.turns import say
-from db import State
+from db.state import State
 from serve_app import processes
 from serve_app.run import Ports, System
 

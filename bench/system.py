@@ -19,7 +19,7 @@ import jwt
 
 from bench import cost
 from bench.load import ROOT, SHARED, Seen
-from db import State
+from db.state import State
 from serve_app import processes
 
 DATA = SHARED / "data" / "online_ads.csv.gz"

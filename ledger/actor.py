@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 
 from redis.asyncio import Redis
 
-from db import Database, DatabaseSettings
 from db.brands import BrandSettings, PortfolioSettings
+from db.session import Database
+from db.settings import DatabaseSettings
 from ledger.book import Ledger
 from ledger.counters import Counters
 from ledger.errors import Fenced, LayoutReplaced, LedgerUnavailable

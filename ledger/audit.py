@@ -12,7 +12,9 @@ from typing import NamedTuple
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from db import BadSetting, Database, database_settings
+from db.environment import BadSetting
+from db.session import Database
+from db.settings import database_settings
 
 SHOWN = 20
 """Offending rows named for each check."""

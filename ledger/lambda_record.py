@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, insert
 
-from db import Database
 from db import tables as t
+from db.session import Database
 from ledger.book import Ledger
 from ledger.terms import Steered
 from ledger.types import BrandTerms

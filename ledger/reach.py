@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
-from db import DatabaseSettings
+from db.settings import DatabaseSettings
 from ledger.errors import LedgerUnavailable
 from ledger.settings import LedgerSettings, RoasSettings
 

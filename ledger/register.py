@@ -15,8 +15,8 @@ from zoneinfo import ZoneInfo
 
 from sqlalchemy import Connection
 
-from db import Database
 from db.brands import BrandSettings, PortfolioSettings
+from db.session import Database
 from ledger.account import Budget
 from ledger.brand import Brand, Fit, Portfolio
 from ledger.days import day_of, midnight

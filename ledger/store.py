@@ -27,10 +27,10 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError, InterfaceError, InternalError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from db import Database
 from db import tables as t
 from db.brands import BrandSettings, PortfolioSettings
 from db.rows import by_column, chunks, insert_columns, one_of, replace_rows
+from db.session import Database
 from ledger.account import Budget
 from ledger.brand import Brand, Fit, Portfolio, Scheduled
 from ledger.errors import Fenced, LayoutReplaced, LedgerUnavailable, StatementRefused

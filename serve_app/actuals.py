@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from sqlalchemy import Date, TextualSelect, bindparam, text
 
-from db import Database
-from ledger import DaySums
+from db.session import Database
+from ledger.pacing import DaySums
 
 
 class Actual(NamedTuple):

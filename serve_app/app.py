@@ -21,8 +21,10 @@ from ray.serve.schema import LoggingConfig
 from redis.asyncio import Redis
 from starlette.types import ASGIApp
 
-import ledger
-from db import BadSetting, Database, State
+from db.environment import BadSetting
+from db.session import Database
+from db.state import State
+from ledger.reach import connect, replace
 from serve_app import wire
 from serve_app.auth import Authenticator, KeySet, Secret
 from serve_app.ingress import Api
@@ -32,7 +34,7 @@ from serve_app.ranking import Expectation
 from serve_app.reserve import LedgerClient, Shard
 from serve_app.settings import Settings, load, with_state
 from serve_app.versions import Versions
-from training import Columns, Explanation
+from training.model import Columns, Explanation
 
 POLL_TIMEOUT_S = 5.0
 NO_KEYS = "no token keys: set PACELINE_JWKS (a URL or a file) or, for development, PACELINE_JWT_SECRET"
@@ -88,13 +90,13 @@ class Address:
         self._seen: ledger.Reached[Any] | None = None
 
     def connect(self) -> Any:
-        self._seen = ledger.connect(*self._settings, shard=self._shard, decided_at=self._decided_at)
+        self._seen = connect(*self._settings, shard=self._shard, decided_at=self._decided_at)
         return self._seen.handle
 
     def replace(self) -> Any:
         if self._seen is None:
             return self.connect()
-        self._seen = ledger.replace(*self._settings, shard=self._shard, decided_at=self._decided_at, seen=self._seen)
+        self._seen = replace(*self._settings, shard=self._shard, decided_at=self._decided_at, seen=self._seen)
         return self._seen.handle
 
 

@@ -7,24 +7,18 @@ import datetime as dt
 from collections.abc import Callable
 from pathlib import Path
 
-from db import BadSetting, Database, State
+from db.environment import BadSetting
 from db.migrate import upgrade
+from db.session import Database
+from db.state import State
 from serve_app.settings import Settings
-from training import (
-    AnotherNight,
-    ModelRefused,
-    ModelUnavailable,
-    NothingToLearn,
-    Unreadable,
-    announce,
-    first_model,
-    import_file,
-    import_frame,
-    is_imported,
-)
-from training.etl import known_sources
+from training.etl import import_file, import_frame, is_imported, known_sources
+from training.files import Unreadable
 from training.fit import FitFailed
 from training.market import performance
+from training.model import ModelRefused, ModelUnavailable
+from training.nightly import AnotherNight, NothingToLearn, first_model
+from training.publish import announce
 
 SIMULATED = "simulated"
 Say = Callable[[str], None]

@@ -20,9 +20,9 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from db import Database
 from db.brands import BrandSettings, PortfolioSettings
-from ledger import Event
+from db.session import Database
+from ledger.types import Event
 from serve_app import actuals, schemas
 from serve_app.access_log import AccessLog
 from serve_app.auth import Authenticator, Caller
@@ -41,7 +41,8 @@ from serve_app.score_log import ScoreLog
 from serve_app.scoring import Scoring
 from serve_app.settings import Settings
 from serve_app.versions import Versions
-from training import ModelRefused, ModelUnavailable, UnknownVersion
+from training.model import ModelRefused, ModelUnavailable
+from training.publish import UnknownVersion
 
 logger = logging.getLogger("paceline.ingress")
 VERSION = "0.1.0"

@@ -16,11 +16,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from db import Database, State
+from db.session import Database
+from db.state import State
 from serve_app.ranking import Expectation
 from serve_app.settings import Settings
 from serve_app.watch import Pointer, Watch
-from training import Columns, Explanation, Model, ModelRefused, ModelUnavailable, current, fetch
+from training.model import Columns, Explanation, Model, ModelRefused, ModelUnavailable
+from training.publish import fetch
+from training.registry import current
 
 FIRST_LOOK_S = 30.0
 REFUSED_AGAIN_S, UNAVAILABLE_AGAIN_S = 30.0, 3.0

@@ -10,7 +10,8 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from sqlalchemy.exc import SQLAlchemyError
 
-from ledger import BrandTerms, LedgerError
+from ledger.errors import LedgerError
+from ledger.types import BrandTerms
 from serve_app.coalesce import CallLost
 from serve_app.errors import of_ledger, unavailable
 from serve_app.predictor import NoModel

@@ -16,29 +16,15 @@ from typing import Any, TypeVar
 
 from ray.exceptions import RayError, RayTaskError
 
-from ledger import (
-    NO_LEASE,
-    Award,
-    Beat,
-    BrandTerms,
-    Claim,
-    Event,
-    Leases,
-    LedgerError,
-    LedgerSettings,
-    LedgerUnavailable,
-    Offer,
-    OtherShard,
-    Reply,
-    Result,
-    Terms,
-    Win,
-    pack_beat,
-    shard_of,
-)
+from ledger.errors import LedgerError, LedgerUnavailable, OtherShard
+from ledger.lease import NO_LEASE, Leases
 from ledger.reservation import Lifetimes
 from ledger.seen import Opportunity, Seen
+from ledger.settings import LedgerSettings
+from ledger.shards import shard_of
 from ledger.summons import LISTEN_S
+from ledger.types import Award, Beat, BrandTerms, Claim, Event, Offer, Reply, Result, Terms, Win
+from ledger.wire import pack_beat
 
 logger = logging.getLogger("paceline.reserve")
 T = TypeVar("T")

@@ -23,9 +23,9 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from db import BadSetting, State
+from db.environment import BadSetting
 from db.migrate import CannotMigrate
-from db.state import secret_file
+from db.state import State, secret_file
 from ledger.reach import end_sessions
 from serve_app import processes
 from serve_app.embedded import EmbeddedRedis

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from db import Database
 from db.rows import insert_columns
+from db.session import Database
 from db.tables import score_log
 from serve_app.bids import Bids
 from serve_app.ranking import Ranked

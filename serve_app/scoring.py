@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from ledger import Award, Claim, admitted
+from ledger.pacing import admitted
+from ledger.types import Award, Claim
 from serve_app import schemas
 from serve_app.auth import Authenticator, Caller
 from serve_app.bids import Bids, Wanted, columns_of, read
@@ -37,7 +38,7 @@ from serve_app.repeats import Remembered, Repeats
 from serve_app.reserve import LedgerClient
 from serve_app.score_log import ScoreLog, sampled
 from serve_app.settings import Settings
-from training import Explanation
+from training.model import Explanation
 
 SENDING_S = 0.004
 """Of the deadline this much is kept for the way out: the answer's bytes, the proxy."""

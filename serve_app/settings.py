@@ -12,10 +12,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from db import BadSetting, DatabaseSettings, RedisSettings, State
 from db.brands import BrandSettings, Currency, new_brand
-from db.environment import names, read, refuse_unknown
-from ledger import LedgerSettings, RoasSettings
+from db.environment import BadSetting, names, read, refuse_unknown
+from db.settings import DatabaseSettings, RedisSettings
+from db.state import State
+from ledger.settings import LedgerSettings, RoasSettings
 from training.settings import ModelSettings
 
 SECRET_LEAST_BYTES = 32

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import jwt
 
-from db import State
+from db.state import State
 from serve_app.auth import AUDIENCE, ISSUER, LIFETIME_MOST_S, SCOPES
 
 UNITS = {"s": 1, "m": 60, "h": 3600}

@@ -8,9 +8,11 @@ from typing import Any
 
 from sqlalchemy import desc, select
 
-from db import Database, State
+from db.session import Database
+from db.state import State
 from db.tables import model_versions, nights
-from training import activate, as_of, current
+from training.publish import activate
+from training.registry import as_of, current
 
 SHOWN = ("version", "parent", "engine", "trained_through", "status", "simulated", "created_at")
 

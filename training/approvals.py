@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from sqlalchemy import func, select
 
-from db import Database
+from db.session import Database
 from db.tables import events
 from training.features import EVERYBODY
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
-from db import BadSetting
+from db.environment import BadSetting
 from training.arrays import Flags, Floats, Integers
 from training.files import Unreadable, read_file
 from training.findings import brand_days, deciles, importance, payout_breaks, payouts, shap

@@ -10,7 +10,8 @@ from pathlib import Path
 import httpx
 from redis.exceptions import RedisError
 
-from db import Database, State
+from db.session import Database
+from db.state import State
 from training.mirrors import CURRENT, DOCUMENT, Say, client_of, git, redis_key, remote_of, repository
 from training.model import ModelRefused, ModelUnavailable, bundle_of
 from training.publish import fetch

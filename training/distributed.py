@@ -16,8 +16,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from db import State
-from db.state import secret_file
+from db.state import State, secret_file
 from training.arrays import Singles
 from training.fit import Boosters, Examples, FitFailed, TrainingSet, fit
 from training.publish import Say

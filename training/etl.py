@@ -29,10 +29,13 @@ from sqlalchemy import Table, select, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from db import BadSetting, Database, DatabaseSettings, State, database_settings
 from db.brands import new_brand
+from db.environment import BadSetting
 from db.migrate import CannotMigrate, upgrade
 from db.performance import PRECEDENCE, hash_parts
+from db.session import Database
+from db.settings import DatabaseSettings, database_settings
+from db.state import State
 from db.tables import brands, imports, performance_hourly
 from training.features import ID_COLUMNS
 from training.files import COUNTS, MICROS, VALUES, Reject, Say, Unreadable, read_file, short, summed

@@ -24,10 +24,11 @@ from typing import IO, NamedTuple
 import pandas as pd
 from sqlalchemy import Connection, func, select
 
-from db import Database, State
 from db import tables as t
 from db.migrate import confirm_revision
 from db.rows import CHUNK, chunks
+from db.session import Database
+from db.state import State
 from training.history import Rows, day_of_rows, read_day, read_history, read_rows
 from training.partitions import Manifest, Partition, Partitions, frame_of, table_of
 from training.recount import Difference, Recount, recount, repair

@@ -17,9 +17,9 @@ import numpy.typing as npt
 import pandas as pd
 from sqlalchemy import Connection, extract, select, text
 
-from db import Database
 from db import tables as t
 from db.rows import fetch_columns
+from db.session import Database
 from training.features import ID_COLUMNS
 
 COLUMNS = (

@@ -11,7 +11,7 @@ from typing import Any
 import redis.asyncio
 from redis.exceptions import RedisError
 
-from db import State
+from db.state import State
 from training.model import ModelUnavailable
 from training.settings import model_settings
 

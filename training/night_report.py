@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from sqlalchemy import select
 
-from db import Database, State
+from db.session import Database
+from db.state import State
 from db.tables import brands
 from training.arrays import Integers
 from training.features import REVENUE

@@ -24,8 +24,11 @@ import pyarrow
 from sqlalchemy import insert, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from db import BadSetting, Database, State, database_settings, redis_url
+from db.environment import BadSetting
 from db.migrate import CannotMigrate
+from db.session import Database
+from db.settings import database_settings, redis_url
+from db.state import State
 from db.tables import imports, model_versions, nights
 from training.approvals import pending_shares
 from training.compare import compare

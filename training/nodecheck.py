@@ -21,7 +21,7 @@ from importlib.metadata import version as installed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from db import State
+from db.state import State
 from training.model import Limits, ModelRefused, ModelUnavailable, verify_in_child
 from training.program import digest
 from training.trees import NotCompilable

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from sqlalchemy import func, select
 
-from db import Database
+from db.session import Database
 from db.tables import brands, portfolios, score_log
 from training.lagrange import BrandFit, Brands, Constraint, Floats, LpCheck, Opportunities, fit, lp_gap, sample
 

@@ -22,7 +22,7 @@ import pandas as pd
 import pyarrow
 import pyarrow.parquet
 
-from db import State
+from db.state import State
 from training.features import ID_COLUMNS
 from training.history import COLUMNS, Day, frame
 from training.watermark import Watermark

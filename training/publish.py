@@ -20,8 +20,8 @@ from redis.exceptions import RedisError
 from sqlalchemy import desc, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from db import Database, State
-from db.state import secret_file
+from db.session import Database
+from db.state import State, secret_file
 from db.tables import lambda_fits, model_activations, model_versions
 from training.mirrors import CURRENT, DOCUMENT, client_of, from_redis, redis_key, to_git, to_redis
 from training.mirrors import Say as Say

@@ -18,7 +18,9 @@ from sqlalchemy import delete, desc, func, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from db import BadSetting, Database, database_settings
+from db.environment import BadSetting
+from db.session import Database
+from db.settings import database_settings
 from db.tables import lambda_fits, lambda_history, model_activations
 
 REMEMBERED = dt.timedelta(days=90)

@@ -18,10 +18,14 @@ from typing import Any
 import pytest
 from sqlalchemy import make_url
 
-from db import Database, DatabaseSettings
 from db.brands import BrandSettings
-from ledger import LedgerSettings, LedgerUnavailable, connect, reach, replace
+from db.session import Database
+from db.settings import DatabaseSettings
+from ledger import reach
 from ledger.audit import audit
+from ledger.errors import LedgerUnavailable
+from ledger.reach import connect, replace
+from ledger.settings import LedgerSettings
 from serve_app import processes
 from tests.contract.ledgers import event
 

@@ -101,7 +101,8 @@ def test_history_that_cannot_be_read_is_told_and_stops_everything(tmp_path: Path
 
 
 def test_real_history_does_not_go_into_a_simulated_folder(tmp_path: Path) -> None:
-    from db import DatabaseSettings, State
+    from db.settings import DatabaseSettings
+    from db.state import State
     from serve_app.first import prepare
     from serve_app.settings import load, with_state
 

@@ -16,7 +16,7 @@ from bench.paced import BANNERS, Paced, send
 from bench.scaling import Counts, counts, recorded_of
 from bench.system import BRANDS, LIMITS
 from bench.system import System as Measured
-from db import State
+from db.state import State
 from serve_app import processes
 from tests.cluster.conftest import System
 

@@ -18,13 +18,12 @@ import pytest
 from redis import Redis
 
 from bench.judged import Bodies, Judge, Load, Shot, activate, paced, publish_variants
-from db import State
-from db.state import secret_file
+from db.state import State, secret_file
 from tests.cluster.conftest import System, running
 from tests.cluster.test_faults import replica_pids
 from tests.cluster.test_round_trip import brand_ids
 from tests.mutants import broken_directories, signed_and_broken, signed_anew, write
-from training import redis_key
+from training.mirrors import redis_key
 from training.model import ENCODER, TREES, parts_of
 
 pytestmark = pytest.mark.usefixtures("audited")

@@ -5,9 +5,10 @@ from collections.abc import AsyncIterator
 import pytest
 from redis.asyncio import Redis
 
-from db import Database, DatabaseSettings
-from ledger import Ledger
+from db.session import Database
+from db.settings import DatabaseSettings
 from ledger.audit import audit
+from ledger.book import Ledger
 from tests.contract.ledgers import Clock
 
 

@@ -14,8 +14,9 @@ import httpx
 from redis.asyncio import Redis
 from starlette.types import ASGIApp
 
-from db import Database, State
-from ledger import LedgerActor
+from db.session import Database
+from db.state import State
+from ledger.actor import LedgerActor
 from serve_app import token
 from serve_app.auth import Authenticator, Secret
 from serve_app.ingress import Api
@@ -24,8 +25,9 @@ from serve_app.predictor import Predictor
 from serve_app.reserve import LedgerClient, Shard
 from serve_app.settings import Settings, load
 from serve_app.versions import Versions
-from training import first_model, import_frame
+from training.etl import import_frame
 from training.market import performance
+from training.nightly import first_model
 
 SECRET = "test-secret-" + "x" * 32
 TODAY = dt.datetime.now(dt.UTC).date()

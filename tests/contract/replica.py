@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
-from ledger import Award, Claim, Leases, Ledger, Offer, Reply, Win
-from ledger.lease import NO_LEASE
+from ledger.book import Ledger
+from ledger.lease import NO_LEASE, Leases
 from ledger.reservation import Lifetimes
+from ledger.types import Award, Claim, Offer, Reply, Win
 
 
 class Replica:

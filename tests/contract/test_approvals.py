@@ -5,7 +5,7 @@ import datetime as dt
 import pytest
 from sqlalchemy import insert
 
-from db import Database
+from db.session import Database
 from db.tables import events
 from training.approvals import pending_shares
 from training.features import EVERYBODY

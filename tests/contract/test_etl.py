@@ -12,24 +12,15 @@ from typing import Any
 import pytest
 from sqlalchemy import event, insert, select, text
 
-from db import Database, DatabaseSettings
 from db.brands import new_brand
 from db.performance import key_hash
+from db.session import Database
+from db.settings import DatabaseSettings
 from db.tables import brands, imports, performance_hourly
-from training import (
-    Source,
-    Unreadable,
-    import_file,
-    import_frame,
-    is_imported,
-    known_sources,
-    newest_day,
-    performance,
-    read_history,
-)
-from training.etl import TRANSACTION_ROWS
-from training.files import CANONICAL
-from training.history import day_number
+from training.etl import TRANSACTION_ROWS, Source, import_file, import_frame, is_imported, known_sources
+from training.files import CANONICAL, Unreadable
+from training.history import day_number, newest_day, read_history
+from training.market import performance
 
 ONLINE_ADS = Path(__file__).resolve().parents[3] / "shared" / "data" / "online_ads.csv.gz"
 FIRST = dt.date(2020, 4, 1)

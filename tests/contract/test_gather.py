@@ -19,16 +19,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import delete, insert, select, text, update
 
-from db import Database, DatabaseSettings, State
 from db.brands import BrandSettings
 from db.migrate import CannotMigrate
+from db.session import Database
+from db.settings import DatabaseSettings
+from db.state import State
 from db.tables import events, performance_hourly
-from ledger import Event, Ledger
+from ledger.book import Ledger
 from ledger.settlement import Effect, Fact, Figures, RowKey, effect_of, effect_of_group
-from ledger.types import Tuple
+from ledger.types import Event, Tuple
 from tests.contract.ledgers import DAY, HOUR, NOON, Clock, brand, event, statuses, update_of
-from training import import_file, partitions
-from training.etl import main
+from training import partitions
+from training.etl import import_file, main
 from training.features import ID_COLUMNS
 from training.files import CANONICAL
 from training.gather import Gathered, gather, read

@@ -15,12 +15,14 @@ import pytest
 from redis.asyncio import Redis
 from starlette.types import Message
 
-from db import Database
+from db.session import Database
 from ledger.audit import audit
 from serve_app import schemas, token
 from tests.contract.http import SECRET, TODAY, World, world
-from training import ModelSettings, import_frame, performance
+from training.etl import import_frame
+from training.market import performance
 from training.nightly import run
+from training.settings import ModelSettings
 
 PLACE = {"partner_id": "p-1", "slot_id": "s-1", "device_type": "mobile", "creative_type": "300x250"}
 

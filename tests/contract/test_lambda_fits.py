@@ -9,12 +9,16 @@ import numpy as np
 import pytest
 from sqlalchemy import insert, select
 
-from db import Database, State
+from db.session import Database
+from db.state import State
 from db.tables import brands, lambda_fits, portfolios, score_log
 from ledger.store import Store
-from training import ModelSettings, import_frame, lagrange, opportunities, performance
+from training import lagrange, opportunities
+from training.etl import import_frame
+from training.market import performance
 from training.nightly import run
 from training.opportunities import fit_lambdas
+from training.settings import ModelSettings
 
 LAST = dt.date(2020, 11, 21)
 NOW = dt.datetime(2026, 3, 1, 2, tzinfo=dt.UTC)

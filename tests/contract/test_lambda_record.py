@@ -7,14 +7,14 @@ from sqlalchemy import select
 
 from db import tables as t
 from db.brands import BrandSettings
-from ledger import Ledger, RoasSettings
+from ledger.book import Ledger
 from ledger.lambda_record import LambdaRecord
 from ledger.pilot import Pilot
 from ledger.seen import Seen
+from ledger.settings import RoasSettings
 from tests.contract.ledgers import NOON
 from tests.unit.ledger.test_steering import market
-from training import as_of
-from training.registry import forget
+from training.registry import as_of, forget
 
 MINUTE = dt.timedelta(minutes=1)
 

@@ -6,25 +6,19 @@ import datetime as dt
 import pytest
 from sqlalchemy import insert, select, text, update
 
-from db import Database, DatabaseSettings
 from db import tables as t
 from db.brands import BrandSettings, PortfolioSettings
-from ledger import (
-    Beat,
-    CurrencyFixed,
-    Event,
-    Fenced,
-    Ledger,
-    LedgerSettings,
-    NotFound,
-    PortfolioMismatch,
-    PortfolioUnknown,
-    book,
-)
+from db.session import Database
+from db.settings import DatabaseSettings
+from ledger import book
 from ledger.account import MONEY_MOST
 from ledger.audit import audit
+from ledger.book import Ledger
+from ledger.errors import CurrencyFixed, Fenced, NotFound, PortfolioMismatch, PortfolioUnknown
 from ledger.pacing import Throttle
 from ledger.page import Page
+from ledger.settings import LedgerSettings
+from ledger.types import Beat, Event
 from ledger.writer import Writer
 from tests.contract.ledgers import (
     DAY,

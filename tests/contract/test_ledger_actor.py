@@ -5,9 +5,14 @@ import asyncio
 import pytest
 from sqlalchemy import text
 
-from db import Database, DatabaseSettings
 from db.brands import BrandSettings
-from ledger import Award, Beat, Claim, LedgerActor, LedgerSettings, LedgerUnavailable, Line, RoasSettings, pack_beat
+from db.session import Database
+from db.settings import DatabaseSettings
+from ledger.actor import LedgerActor
+from ledger.errors import LedgerUnavailable
+from ledger.settings import LedgerSettings, RoasSettings
+from ledger.types import Award, Beat, Claim, Line
+from ledger.wire import pack_beat
 from serve_app.reserve import LedgerClient, Shard
 from tests.contract.http import Local
 from tests.contract.ledgers import event, offer

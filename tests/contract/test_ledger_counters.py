@@ -13,18 +13,12 @@ from sqlalchemy import insert
 from db import tables as t
 from db.brands import BrandSettings, PortfolioSettings
 from db.performance import PRECEDENCE, key_hash
-from ledger import (
-    MONEY_MOST,
-    Counters,
-    Event,
-    Gauges,
-    Ledger,
-    LedgerSettings,
-    LedgerUnavailable,
-    RoasSettings,
-    read_gauges,
-)
-from ledger.counters import built_key, gauges_key
+from ledger.account import MONEY_MOST
+from ledger.book import Ledger
+from ledger.counters import Counters, Gauges, built_key, gauges_key, read_gauges
+from ledger.errors import LedgerUnavailable
+from ledger.settings import LedgerSettings, RoasSettings
+from ledger.types import Event
 from tests.contract.ledgers import NOON, claim, event
 from tests.contract.replica import reserve
 

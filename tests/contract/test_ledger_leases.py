@@ -11,10 +11,11 @@ from sqlalchemy import select
 
 from db import tables as t
 from db.brands import PortfolioSettings
-from ledger import Award, Beat, Claim, Ledger, LedgerSettings, Line
-from ledger.book import LAPSE_GRACE_S
+from ledger.book import LAPSE_GRACE_S, Ledger
 from ledger.ids import decode, encode
 from ledger.lease import NO_LEASE
+from ledger.settings import LedgerSettings
+from ledger.types import Award, Beat, Claim, Line
 from tests.contract.ledgers import (
     DAY,
     HOUR,

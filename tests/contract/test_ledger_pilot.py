@@ -8,9 +8,10 @@ from sqlalchemy import insert
 from db import tables as t
 from db.brands import BrandSettings, PortfolioSettings
 from db.performance import PRECEDENCE, key_hash
-from ledger import Ledger, RoasSettings
+from ledger.book import Ledger
 from ledger.pilot import Pilot
 from ledger.seen import WON, Opportunity, Seen
+from ledger.settings import RoasSettings
 from ledger.steering import SEEN_LEAST
 from tests.contract.ledgers import NOON, claim, event, offer
 from tests.contract.replica import reserve

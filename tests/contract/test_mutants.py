@@ -19,14 +19,18 @@ import pytest
 import redis
 from sqlalchemy import insert
 
-from db import Database, DatabaseSettings, State
+from db.session import Database
+from db.settings import DatabaseSettings
+from db.state import State
 from db.tables import model_activations
 from serve_app.predictor import Predictor
 from serve_app.settings import load
 from tests.mutants import broken_bundles, broken_directories, one_leaf_changed, signed_and_broken, write
 from tests.unit.training.conftest import fitted, make_history
-from training import Columns, Model, ModelRefused, ModelSettings, activate, model_key, publish_version, redis_key
-from training.model import bundle_of, parts_of
+from training.mirrors import redis_key
+from training.model import Columns, Model, ModelRefused, bundle_of, parts_of
+from training.publish import activate, model_key, publish_version
+from training.settings import ModelSettings
 
 ASKED = Columns.of([["b1", "b9"], ["p1", "p1"], ["p1:s1", "x"], ["mobile", "mobile"], ["300x250"] * 2], np.ones(2))
 DIRECTORIES, BUNDLES = 600, 300

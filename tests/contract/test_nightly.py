@@ -20,14 +20,21 @@ import pytest
 import redis
 from sqlalchemy import Table, func, select
 
-from db import Database, DatabaseSettings, State
+from db.session import Database
+from db.settings import DatabaseSettings
+from db.state import State
 from db.tables import model_activations, model_versions, nights
 from tests.unit.training.pages import sections_of
-from training import Columns, ModelSettings, activate, current, fetch, import_frame, nightly, performance
+from training import nightly
 from training.confirm import confirm
+from training.etl import import_frame
+from training.market import performance
 from training.mirrors import git
+from training.model import Columns
 from training.nightly import ChampionChanged, night_lock, run
-from training.publish import publish_version, tell_redis
+from training.publish import activate, fetch, publish_version, tell_redis
+from training.registry import current
+from training.settings import ModelSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 LAST = dt.date(2020, 11, 21)

@@ -14,31 +14,19 @@ import pytest
 import redis
 from sqlalchemy import insert, select
 
-from db import Database, DatabaseSettings, State
+from db.session import Database
+from db.settings import DatabaseSettings
+from db.state import State
 from db.tables import lambda_fits, lambda_history, model_activations, model_versions, performance_hourly, score_log
-from training import (
-    AnotherNight,
-    Model,
-    ModelRefused,
-    ModelSettings,
-    ModelUnavailable,
-    NothingToLearn,
-    UnknownVersion,
-    activate,
-    announce,
-    as_of,
-    current,
-    fetch,
-    first_model,
-    import_frame,
-    live_at,
-    mirrors,
-    model_key,
-    performance,
-)
+from training import mirrors
 from training.confirm import confirm
-from training.nightly import night_lock, run
-from training.publish import prune, publish_version
+from training.etl import import_frame
+from training.market import performance
+from training.model import Model, ModelRefused, ModelUnavailable
+from training.nightly import AnotherNight, NothingToLearn, first_model, night_lock, run
+from training.publish import UnknownVersion, activate, announce, fetch, model_key, prune, publish_version
+from training.registry import as_of, current, live_at
+from training.settings import ModelSettings
 
 LAST = dt.date(2020, 11, 21)
 SETTINGS = ModelSettings(trees=10, min_rows_in_leaf=5)

@@ -11,7 +11,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from db import Database, DatabaseSettings
+from db.session import Database
+from db.settings import DatabaseSettings
 from db.tables import ledger_epochs, metadata
 from tests.servers import debian
 from tests.servers.mysql import GIVEN_URL, MySqlServer

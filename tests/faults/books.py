@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, create_engine, make_url
 from sqlalchemy.pool import StaticPool
 
-from db import Database, DatabaseSettings
+from db.session import Database
+from db.settings import DatabaseSettings
 
 T = TypeVar("T")
 DIES_BEFORE, DIES_AFTER = "it dies before the commit", "it dies after the commit"

@@ -16,9 +16,10 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import select, text
 
 from db import tables as t
-from ledger import Beat, Event, Grant, LedgerSettings, Offer, Result, Win
 from ledger.audit import CHECKS
 from ledger.ids import decode
+from ledger.settings import LedgerSettings
+from ledger.types import Beat, Event, Grant, Offer, Result, Win
 from tests.faults.books import Books
 
 SLACK = dt.timedelta(milliseconds=50)

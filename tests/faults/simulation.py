@@ -22,25 +22,13 @@ from sqlalchemy import select
 
 from db import tables as t
 from db.brands import BrandSettings, PortfolioSettings
-from ledger import (
-    NO_LEASE,
-    Beat,
-    Claim,
-    Event,
-    Fenced,
-    Leases,
-    Ledger,
-    LedgerSettings,
-    LedgerUnavailable,
-    Offer,
-    PortfolioMismatch,
-    Reply,
-    Tuple,
-    Win,
-)
+from ledger.book import Ledger
 from ledger.days import day_ends_at
-from ledger.errors import StatementRefused
+from ledger.errors import Fenced, LedgerUnavailable, PortfolioMismatch, StatementRefused
+from ledger.lease import NO_LEASE, Leases
 from ledger.reservation import Lifetimes
+from ledger.settings import LedgerSettings
+from ledger.types import Beat, Claim, Event, Offer, Reply, Tuple, Win
 from tests.faults.books import FAULTS, Books, Died, SqliteBooks
 from tests.faults.inventor import Inventor
 from tests.faults.oracle import Broken, Model, days_around

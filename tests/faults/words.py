@@ -1,7 +1,7 @@
 """How a history tells its steps."""
 
-from ledger import Beat, Event, Offer, Reply, Win
 from ledger.ids import decode
+from ledger.types import Beat, Event, Offer, Reply, Win
 
 
 def beat_in_short(beat: Beat) -> str:

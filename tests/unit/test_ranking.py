@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger import Award, BrandTerms, Win, admitted
+from ledger.pacing import admitted
 from ledger.seen import OUTBID, TOO_DEAR, UNDECIDED, WON
+from ledger.types import Award, BrandTerms, Win
 from serve_app.bids import Bids
 from serve_app.ranking import Expectation, Offers, answer, costs, opportunities, rank, rejections, scores
 from serve_app.schemas import Bid

@@ -7,20 +7,11 @@ from types import SimpleNamespace
 import pytest
 from ray.exceptions import RayActorError, RayTaskError
 
-from ledger import (
-    Award,
-    Beat,
-    Event,
-    Grant,
-    LedgerSettings,
-    LedgerUnavailable,
-    NotFound,
-    Reply,
-    Result,
-    Terms,
-    unpack_beat,
-)
+from ledger.errors import LedgerUnavailable, NotFound
 from ledger.lease import NO_LEASE
+from ledger.settings import LedgerSettings
+from ledger.types import Award, Beat, Event, Grant, Reply, Result, Terms
+from ledger.wire import unpack_beat
 from serve_app import reserve
 from serve_app.reserve import LedgerClient, Shard
 from tests.unit.ledger.books import NOW, claim, event, offer, terms_of

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from db import BadSetting, State
+from db.environment import BadSetting
+from db.state import State
 from serve_app.settings import load, variables, with_state
 
 

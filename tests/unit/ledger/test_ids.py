@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ledger import MONEY_MOST
+from ledger.account import MONEY_MOST
 from ledger.ids import MODELS, Drawn, decode, decode_all, encode, is_genuine
 
 ALPHABET = string.ascii_letters + string.digits + "-_"

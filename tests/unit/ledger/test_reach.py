@@ -2,9 +2,10 @@
 
 import pytest
 
-from db import DatabaseSettings
-from ledger import LedgerSettings, LedgerUnavailable, RoasSettings
+from db.settings import DatabaseSettings
+from ledger.errors import LedgerUnavailable
 from ledger.reach import CONNECT_TRIES, Identity, Silent, agree, digest_of
+from ledger.settings import LedgerSettings, RoasSettings
 
 DATABASE = DatabaseSettings(url="sqlite+aiosqlite:///x.db")
 OLD, NEW, LATER = Identity("old", 1.0), Identity("new", 2.0), Identity("new", 3.0)

@@ -2,7 +2,7 @@ import pytest
 from pydantic import ValidationError
 
 from db.environment import BadSetting, read
-from ledger import LedgerSettings, RoasSettings
+from ledger.settings import LedgerSettings, RoasSettings
 
 
 @pytest.mark.parametrize("shards", ["0", "65", "two"])

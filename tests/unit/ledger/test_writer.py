@@ -5,8 +5,9 @@ from typing import ClassVar
 
 import pytest
 
-from ledger import Beat, LedgerSettings, Result
 from ledger.errors import Fenced, LedgerUnavailable, StatementRefused
+from ledger.settings import LedgerSettings
+from ledger.types import Beat, Result
 from ledger.writer import BEATS_TOGETHER, Writer
 from tests.unit.ledger.books import event
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from db import BadSetting
+from db.environment import BadSetting
 from db.state import secret_file
 
 
