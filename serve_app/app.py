@@ -24,7 +24,7 @@ from starlette.types import ASGIApp
 from db.environment import BadSetting
 from db.session import Database
 from db.state import State
-from ledger.reach import connect, replace
+from ledger.reach import Reached, connect, replace
 from serve_app import wire
 from serve_app.auth import Authenticator, KeySet, Secret
 from serve_app.ingress import Api
@@ -87,7 +87,7 @@ class Address:
     def __init__(self, settings: Settings, shard: int, decided_at: float) -> None:
         self._settings = settings.database, settings.redis.url, settings.ledger, settings.roas
         self._shard, self._decided_at = shard, decided_at
-        self._seen: ledger.Reached[Any] | None = None
+        self._seen: Reached[Any] | None = None
 
     def connect(self) -> Any:
         self._seen = connect(*self._settings, shard=self._shard, decided_at=self._decided_at)
