@@ -24,11 +24,11 @@ from db.brands import BrandSettings
 from db.migrate import upgrade
 from db.session import Database
 from db.settings import DatabaseSettings
-from ledger.book import Ledger
-from ledger.lease import Leases
-from ledger.reservation import Lifetimes
-from ledger.types import Claim, Offer, Tuple
-from ledger.writer import Writer
+from ledger.client.lease_cache import Leases
+from ledger.domain.messages import Claim, Offer, Tuple
+from ledger.domain.reservation import Lifetimes
+from ledger.service.ledger import Ledger
+from ledger.service.write_queue import Writer
 from tests.servers.mysql import MySqlServer
 
 LIVES = Lifetimes(1800.0, 30)

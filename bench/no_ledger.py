@@ -16,12 +16,12 @@ from ray.serve import Application
 import serve_app.app
 from bench.system import BRANDS, LIMITS
 from db.brands import BrandSettings
-from ledger.brand import Brand
-from ledger.seen import Opportunity
-from ledger.terms import TermsBook
-from ledger.types import Award, Claim, Offer, Win
+from ledger.bidding.demand import Opportunity
+from ledger.bidding.terms import TermsBook
+from ledger.client.ledger_client import LedgerClient
+from ledger.domain.brand import Brand
+from ledger.domain.messages import Award, Claim, Offer, Win
 from serve_app.app import IngressReplica
-from serve_app.reserve import LedgerClient
 from serve_app.settings import Settings
 
 TTL = dt.timedelta(minutes=30)

@@ -22,15 +22,16 @@ from bench.system import BRANDS, LIMITS
 from db.brands import BrandSettings
 from db.migrate import upgrade
 from db.settings import DatabaseSettings
-from ledger.actor import LedgerActor
-from ledger.settings import LedgerSettings, RoasSettings
-from ledger.types import Claim, Offer, Tuple
+from ledger.client.ledger_client import LedgerClient
+from ledger.client.shard_client import Shard
+from ledger.domain.messages import Claim, Offer, Tuple
+from ledger.domain.settings import LedgerSettings, RoasSettings
+from ledger.runtime.actor import LedgerActor
 from serve_app import schemas
 from serve_app.bids import Wanted, read
 from serve_app.errors import encode
 from serve_app.expectations import Memory
 from serve_app.ranking import Answer, Expectation, Offers, Ranking, answer, opportunities, rank, rejections
-from serve_app.reserve import LedgerClient, Shard
 from tests.contract.http import Local
 
 T = TypeVar("T")

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from sqlalchemy import Date, TextualSelect, bindparam, text
 
 from db.session import Database
-from ledger.pacing import DaySums
+from ledger.bidding.revenue_completion import DaySums
 
 
 class Actual(NamedTuple):

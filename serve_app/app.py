@@ -24,14 +24,16 @@ from starlette.types import ASGIApp
 from db.environment import BadSetting
 from db.session import Database
 from db.state import State
-from ledger.reach import Reached, connect, replace
+from ledger.client.ledger_client import LedgerClient
+from ledger.client.shard_client import Shard
+from ledger.runtime.deployment import connect, replace
+from ledger.runtime.generations import Reached
 from serve_app import wire
 from serve_app.auth import Authenticator, KeySet, Secret
 from serve_app.ingress import Api
 from serve_app.monitor import Monitor
 from serve_app.predictor import Live, Predictor, Slot
 from serve_app.ranking import Expectation
-from serve_app.reserve import LedgerClient, Shard
 from serve_app.settings import Settings, load, with_state
 from serve_app.versions import Versions
 from training.model import Columns, Explanation

@@ -15,7 +15,7 @@ import msgspec
 from pydantic import BaseModel, ValidationError
 from starlette.responses import Response
 
-from ledger.errors import (
+from ledger.domain.errors import (
     CurrencyFixed,
     LedgerError,
     LedgerUnavailable,

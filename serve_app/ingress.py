@@ -22,7 +22,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from db.brands import BrandSettings, PortfolioSettings
 from db.session import Database
-from ledger.types import Event
+from ledger.client.ledger_client import LedgerClient
+from ledger.domain.messages import Event
 from serve_app import actuals, schemas
 from serve_app.access_log import AccessLog
 from serve_app.auth import Authenticator, Caller
@@ -36,7 +37,6 @@ from serve_app.openapi import Operation, document
 from serve_app.parsing import parse, parse_over, parse_query, path_id
 from serve_app.predictor import Live
 from serve_app.problems import database_problems, known_terms, ledger_problems, prediction_problems
-from serve_app.reserve import LedgerClient
 from serve_app.score_log import ScoreLog
 from serve_app.scoring import Scoring
 from serve_app.settings import Settings

@@ -10,12 +10,12 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from sqlalchemy.exc import SQLAlchemyError
 
-from ledger.errors import LedgerError
-from ledger.types import BrandTerms
+from ledger.client.ledger_client import LedgerClient
+from ledger.domain.errors import LedgerError
+from ledger.domain.messages import BrandTerms
 from serve_app.coalesce import CallLost
 from serve_app.errors import of_ledger, unavailable
 from serve_app.predictor import NoModel
-from serve_app.reserve import LedgerClient
 
 logger = logging.getLogger("paceline.ingress")
 

@@ -12,8 +12,8 @@ import numpy as np
 from msgspec import UNSET, Struct, UnsetType
 from numpy.typing import NDArray
 
-from ledger.seen import OUTBID, TOO_DEAR, UNDECIDED, WON, Opportunity
-from ledger.types import Award, BrandTerms, Offer, Tuple, Win
+from ledger.bidding.demand import OUTBID, TOO_DEAR, UNDECIDED, WON, Opportunity
+from ledger.domain.messages import Award, BrandTerms, Offer, Tuple, Win
 from serve_app.bids import Bids
 
 FloatArray = NDArray[np.float64]

@@ -26,7 +26,7 @@ from typing import NamedTuple, Self
 from db.environment import BadSetting
 from db.migrate import CannotMigrate
 from db.state import State, secret_file
-from ledger.reach import end_sessions
+from ledger.runtime.deployment import end_sessions
 from serve_app import processes
 from serve_app.embedded import EmbeddedRedis
 from serve_app.night import Night

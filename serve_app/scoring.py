@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from ledger.pacing import admitted
-from ledger.types import Award, Claim
+from ledger.bidding.throttle import admitted
+from ledger.client.ledger_client import LedgerClient
+from ledger.domain.messages import Award, Claim
 from serve_app import schemas
 from serve_app.auth import Authenticator, Caller
 from serve_app.bids import Bids, Wanted, columns_of, read
@@ -35,7 +36,6 @@ from serve_app.ranking import (
     rejections,
 )
 from serve_app.repeats import Remembered, Repeats
-from serve_app.reserve import LedgerClient
 from serve_app.score_log import ScoreLog, sampled
 from serve_app.settings import Settings
 from training.model import Explanation

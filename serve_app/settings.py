@@ -16,7 +16,7 @@ from db.brands import BrandSettings, Currency, new_brand
 from db.environment import BadSetting, names, read, refuse_unknown
 from db.settings import DatabaseSettings, RedisSettings
 from db.state import State
-from ledger.settings import LedgerSettings, RoasSettings
+from ledger.domain.settings import LedgerSettings, RoasSettings
 from training.settings import ModelSettings
 
 SECRET_LEAST_BYTES = 32

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ledger.resolve import Limits
+from ledger.bidding.solver import Limits
 from training.simulate import COLUMNS, Auctions, BadInput, Market, read_auctions, read_market
 
 Floats = npt.NDArray[np.float64]

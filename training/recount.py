@@ -20,8 +20,8 @@ from sqlalchemy import ColumnElement, Connection, and_, delete, extract, func, s
 
 from db import tables as t
 from db.rows import chunks, fetch_columns
-from ledger.event_store import EventStore
-from ledger.settlement import (
+from ledger.domain.messages import Tuple
+from ledger.domain.settlement import (
     AGGREGATE,
     CLICK,
     CONVERSION,
@@ -32,7 +32,7 @@ from ledger.settlement import (
     effect_of_group,
     recorded,
 )
-from ledger.types import Tuple
+from ledger.storage.event_store import EventStore
 from training.history import Rows, read_rows
 
 ONE_DAY = dt.timedelta(days=1)

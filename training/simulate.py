@@ -41,10 +41,10 @@ import numpy.typing as npt
 import pandas as pd
 from pydantic import BaseModel, Field, ValidationError
 
-from ledger.account import MONEY_MOST, Budget
-from ledger.errors import LedgerError
-from ledger.resolve import Brand, Earned, Group, Limits, reach_at, resolve
-from ledger.sketch import Sketch
+from ledger.bidding.sketch import Sketch
+from ledger.bidding.solver import Brand, Earned, Group, Limits, reach_at, resolve
+from ledger.domain.budget import MONEY_MOST, Budget
+from ledger.domain.errors import LedgerError
 from training.lagrange import Constraint, Opportunities, fit
 
 Floats = npt.NDArray[np.float64]

@@ -15,7 +15,7 @@ from sqlalchemy import Column, ColumnElement, Connection, Select, Subquery, and_
 
 from db import tables as t
 from db.rows import chunks
-from ledger.settlement import CLICK, CONVERSION, UPDATE
+from ledger.domain.settlement import CLICK, CONVERSION, UPDATE
 
 OVERLAP = 500_000
 """Numbers below the greatest that may still turn up: more than all shards insert in a transaction's longest time."""

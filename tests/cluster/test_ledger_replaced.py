@@ -21,11 +21,12 @@ from sqlalchemy import make_url
 from db.brands import BrandSettings
 from db.session import Database
 from db.settings import DatabaseSettings
-from ledger import reach
 from ledger.audit import audit
-from ledger.errors import LedgerUnavailable
-from ledger.reach import connect, replace
-from ledger.settings import LedgerSettings
+from ledger.domain.errors import LedgerUnavailable
+from ledger.domain.settings import LedgerSettings
+from ledger.runtime import deployment
+from ledger.runtime.deployment import connect, replace
+from ledger.runtime.generations import living_generations, name_of
 from serve_app import processes
 from tests.contract.ledgers import event
 
@@ -65,9 +66,9 @@ def database(ray_cluster: Any, sqlite_url: str) -> Iterator[DatabaseSettings]:
     """An empty database; afterwards its books balance, and no ledger is left."""
     settings = DatabaseSettings(url=sqlite_url, busy_timeout_s=2.0)
     yield settings
-    for shard, generations in reach.living_generations().items():
+    for shard, generations in living_generations().items():
         for generation in generations:
-            reach._kill(reach.name_of(shard, generation))
+            deployment._kill(name_of(shard, generation))
     wait_until(lambda: ledger_pids() == [])
     assert asyncio.run(problems(settings)) == []
 
@@ -139,7 +140,7 @@ def test_a_stopped_ledger_is_replaced_and_cannot_write_when_it_wakes(
 ) -> None:
     """Where Ray cannot kill it (its node is out of reach, say), the epoch alone must do."""
     if not can_be_killed:
-        monkeypatch.setattr(reach, "_kill", lambda _name: None)
+        monkeypatch.setattr(deployment, "_kill", lambda _name: None)
     first = patiently(lambda: connect(database, None))
     assert first.generation == 1
     ask(ray_cluster, first, "put_brand", "b", budget(1000))
@@ -164,7 +165,7 @@ def test_a_stopped_ledger_is_replaced_and_cannot_write_when_it_wakes(
         with pytest.raises((LedgerUnavailable, ray_cluster.exceptions.RayActorError)):
             ray_cluster.get(call, timeout=60)
     wait_until(lambda: stopped not in ledger_pids())
-    wait_until(lambda: reach.living_generations() == {0: [2]})
+    wait_until(lambda: living_generations() == {0: [2]})
     assert len(ledger_pids()) == 1
     monkeypatch.undo()
     assert patiently(lambda: connect(database, None)).generation == 2
@@ -207,5 +208,5 @@ def test_another_number_of_shards_takes_over_from_all_of_the_last(ray_cluster: A
     wait_until(lambda: len(ledger_pids()) == 2)
     alone = patiently(lambda: connect(database, None, one, decided_at=3.0))
     assert ask(ray_cluster, alone, "get_brand", "b")["daily_budget_micros"] == 1000
-    wait_until(lambda: reach.living_generations() == {0: [3]})
+    wait_until(lambda: living_generations() == {0: [3]})
     wait_until(lambda: len(ledger_pids()) == 1)

@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 from db.session import Database
 from db.settings import DatabaseSettings
 from ledger.audit import audit
-from ledger.book import Ledger
+from ledger.service.ledger import Ledger
 from tests.contract.ledgers import Clock
 
 

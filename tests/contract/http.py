@@ -16,13 +16,14 @@ from starlette.types import ASGIApp
 
 from db.session import Database
 from db.state import State
-from ledger.actor import LedgerActor
+from ledger.client.ledger_client import LedgerClient
+from ledger.client.shard_client import Shard
+from ledger.runtime.actor import LedgerActor
 from serve_app import token
 from serve_app.auth import Authenticator, Secret
 from serve_app.ingress import Api
 from serve_app.monitor import Monitor
 from serve_app.predictor import Predictor
-from serve_app.reserve import LedgerClient, Shard
 from serve_app.settings import Settings, load
 from serve_app.versions import Versions
 from training.etl import import_frame

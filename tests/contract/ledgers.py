@@ -6,7 +6,7 @@ from sqlalchemy import select
 
 from db import tables as t
 from db.brands import BrandSettings
-from ledger.types import Claim, Event, Offer, Tuple
+from ledger.domain.messages import Claim, Event, Offer, Tuple
 
 NOON = dt.datetime(2024, 5, 1, 12, tzinfo=dt.UTC)
 HOUR, DAY = dt.timedelta(hours=1), dt.timedelta(days=1)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
-from ledger.book import Ledger
-from ledger.lease import NO_LEASE, Leases
-from ledger.reservation import Lifetimes
-from ledger.types import Award, Claim, Offer, Reply, Win
+from ledger.client.lease_cache import NO_LEASE, Leases
+from ledger.domain.messages import Award, Claim, Offer, Reply, Win
+from ledger.domain.reservation import Lifetimes
+from ledger.service.ledger import Ledger
 
 
 class Replica:

@@ -25,9 +25,9 @@ from db.session import Database
 from db.settings import DatabaseSettings
 from db.state import State
 from db.tables import events, performance_hourly
-from ledger.book import Ledger
-from ledger.settlement import Effect, Fact, Figures, RowKey, effect_of, effect_of_group
-from ledger.types import Event, Tuple
+from ledger.domain.messages import Event, Tuple
+from ledger.domain.settlement import Effect, Fact, Figures, RowKey, effect_of, effect_of_group
+from ledger.service.ledger import Ledger
 from tests.contract.ledgers import DAY, HOUR, NOON, Clock, brand, event, statuses, update_of
 from training import partitions
 from training.etl import import_file, main

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ledger.shards import shard_of
+from ledger.domain.sharding import shard_of
 from tests.contract.http import World
 from tests.contract.test_http import bid, event, request, served
 

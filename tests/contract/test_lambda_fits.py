@@ -12,7 +12,7 @@ from sqlalchemy import insert, select
 from db.session import Database
 from db.state import State
 from db.tables import brands, lambda_fits, portfolios, score_log
-from ledger.store import Store
+from ledger.storage.store import Store
 from training import lagrange, opportunities
 from training.etl import import_frame
 from training.market import performance

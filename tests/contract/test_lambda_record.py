@@ -7,13 +7,13 @@ from sqlalchemy import select
 
 from db import tables as t
 from db.brands import BrandSettings
-from ledger.book import Ledger
-from ledger.lambda_record import LambdaRecord
-from ledger.pilot import Pilot
-from ledger.seen import Seen
-from ledger.settings import RoasSettings
+from ledger.bidding.demand import Seen
+from ledger.domain.settings import RoasSettings
+from ledger.service.controller_loop import Pilot
+from ledger.service.lambda_history import LambdaRecord
+from ledger.service.ledger import Ledger
 from tests.contract.ledgers import NOON
-from tests.unit.ledger.test_steering import market
+from tests.unit.ledger.bidding.test_controller import market
 from training.registry import as_of, forget
 
 MINUTE = dt.timedelta(minutes=1)

@@ -10,16 +10,16 @@ from db import tables as t
 from db.brands import BrandSettings, PortfolioSettings
 from db.session import Database
 from db.settings import DatabaseSettings
-from ledger import book
-from ledger.account import MONEY_MOST
 from ledger.audit import audit
-from ledger.book import Ledger
-from ledger.errors import CurrencyFixed, Fenced, NotFound, PortfolioMismatch, PortfolioUnknown
-from ledger.pacing import Throttle
-from ledger.page import Page
-from ledger.settings import LedgerSettings
-from ledger.types import Beat, Event
-from ledger.writer import Writer
+from ledger.bidding.throttle import Throttle
+from ledger.domain.budget import MONEY_MOST
+from ledger.domain.errors import CurrencyFixed, Fenced, NotFound, PortfolioMismatch, PortfolioUnknown
+from ledger.domain.messages import Beat, Event
+from ledger.domain.settings import LedgerSettings
+from ledger.service import ledger as book
+from ledger.service.ledger import Ledger
+from ledger.service.write_queue import Writer
+from ledger.transaction.working_set import Page
 from tests.contract.ledgers import (
     DAY,
     HOUR,

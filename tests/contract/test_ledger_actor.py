@@ -8,12 +8,13 @@ from sqlalchemy import text
 from db.brands import BrandSettings
 from db.session import Database
 from db.settings import DatabaseSettings
-from ledger.actor import LedgerActor
-from ledger.errors import LedgerUnavailable
-from ledger.settings import LedgerSettings, RoasSettings
-from ledger.types import Award, Beat, Claim, Line
-from ledger.wire import pack_beat
-from serve_app.reserve import LedgerClient, Shard
+from ledger.client.ledger_client import LedgerClient
+from ledger.client.shard_client import Shard
+from ledger.domain.errors import LedgerUnavailable
+from ledger.domain.messages import Award, Beat, Claim, Line
+from ledger.domain.settings import LedgerSettings, RoasSettings
+from ledger.runtime.actor import LedgerActor
+from ledger.runtime.beat_format import pack_beat
 from tests.contract.http import Local
 from tests.contract.ledgers import event, offer
 

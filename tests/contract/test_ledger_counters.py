@@ -13,12 +13,12 @@ from sqlalchemy import insert
 from db import tables as t
 from db.brands import BrandSettings, PortfolioSettings
 from db.performance import PRECEDENCE, key_hash
-from ledger.account import MONEY_MOST
-from ledger.book import Ledger
-from ledger.counters import Counters, Gauges, built_key, gauges_key, read_gauges
-from ledger.errors import LedgerUnavailable
-from ledger.settings import LedgerSettings, RoasSettings
-from ledger.types import Event
+from ledger.domain.budget import MONEY_MOST
+from ledger.domain.errors import LedgerUnavailable
+from ledger.domain.messages import Event
+from ledger.domain.settings import LedgerSettings, RoasSettings
+from ledger.service.ledger import Ledger
+from ledger.service.roas_counters import Counters, Gauges, built_key, gauges_key, read_gauges
 from tests.contract.ledgers import NOON, claim, event
 from tests.contract.replica import reserve
 

@@ -11,11 +11,11 @@ from sqlalchemy import select
 
 from db import tables as t
 from db.brands import PortfolioSettings
-from ledger.book import LAPSE_GRACE_S, Ledger
-from ledger.ids import decode, encode
-from ledger.lease import NO_LEASE
-from ledger.settings import LedgerSettings
-from ledger.types import Award, Beat, Claim, Line
+from ledger.client.lease_cache import NO_LEASE
+from ledger.domain.messages import Award, Beat, Claim, Line
+from ledger.domain.reservation_ids import decode, encode
+from ledger.domain.settings import LedgerSettings
+from ledger.service.ledger import LAPSE_GRACE_S, Ledger
 from tests.contract.ledgers import (
     DAY,
     HOUR,

@@ -8,14 +8,14 @@ from sqlalchemy import insert
 from db import tables as t
 from db.brands import BrandSettings, PortfolioSettings
 from db.performance import PRECEDENCE, key_hash
-from ledger.book import Ledger
-from ledger.pilot import Pilot
-from ledger.seen import WON, Opportunity, Seen
-from ledger.settings import RoasSettings
-from ledger.steering import SEEN_LEAST
+from ledger.bidding.controller import SEEN_LEAST
+from ledger.bidding.demand import WON, Opportunity, Seen
+from ledger.domain.settings import RoasSettings
+from ledger.service.controller_loop import Pilot
+from ledger.service.ledger import Ledger
 from tests.contract.ledgers import NOON, claim, event, offer
 from tests.contract.replica import reserve
-from tests.unit.ledger.test_steering import market
+from tests.unit.ledger.bidding.test_controller import market
 
 
 @pytest.fixture

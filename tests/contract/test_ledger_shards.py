@@ -8,12 +8,12 @@ from sqlalchemy import func, insert, select, text
 
 from db import tables as t
 from db.brands import BrandSettings, PortfolioSettings
-from ledger.book import Ledger
-from ledger.counters import Counters, read_gauges
-from ledger.errors import Fenced, LayoutReplaced, NotFound, OtherShard
-from ledger.settings import LedgerSettings, RoasSettings
-from ledger.shards import shard_of
-from ledger.types import Beat, Line
+from ledger.domain.errors import Fenced, LayoutReplaced, NotFound, OtherShard
+from ledger.domain.messages import Beat, Line
+from ledger.domain.settings import LedgerSettings, RoasSettings
+from ledger.domain.sharding import shard_of
+from ledger.service.ledger import Ledger
+from ledger.service.roas_counters import Counters, read_gauges
 from tests.contract.ledgers import DAY, HOUR, NOON, claim, event, offer
 from tests.contract.replica import Replica, reserve
 

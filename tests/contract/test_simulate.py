@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ledger.resolve import Limits
+from ledger.bidding.solver import Limits
 from training.judge import Item, judge, make_market, optimum, optimum_by_highs
 from training.judge import main as judge_main
 from training.simulate import COLUMNS, Auctions, Terms, main, read_auctions, read_market, simulate

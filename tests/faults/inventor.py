@@ -6,8 +6,8 @@ from dataclasses import replace
 from random import Random
 from typing import Any
 
-from ledger.ids import Drawn, decode, encode
-from ledger.types import Event
+from ledger.domain.messages import Event
+from ledger.domain.reservation_ids import Drawn, decode, encode
 from tests.faults.oracle import Answered, Model
 
 

@@ -17,9 +17,9 @@ from sqlalchemy import select, text
 
 from db import tables as t
 from ledger.audit import CHECKS
-from ledger.ids import decode
-from ledger.settings import LedgerSettings
-from ledger.types import Beat, Event, Grant, Offer, Result, Win
+from ledger.domain.messages import Beat, Event, Grant, Offer, Result, Win
+from ledger.domain.reservation_ids import decode
+from ledger.domain.settings import LedgerSettings
 from tests.faults.books import Books
 
 SLACK = dt.timedelta(milliseconds=50)

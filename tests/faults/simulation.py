@@ -22,13 +22,13 @@ from sqlalchemy import select
 
 from db import tables as t
 from db.brands import BrandSettings, PortfolioSettings
-from ledger.book import Ledger
-from ledger.days import day_ends_at
-from ledger.errors import Fenced, LedgerUnavailable, PortfolioMismatch, StatementRefused
-from ledger.lease import NO_LEASE, Leases
-from ledger.reservation import Lifetimes
-from ledger.settings import LedgerSettings
-from ledger.types import Beat, Claim, Event, Offer, Reply, Tuple, Win
+from ledger.client.lease_cache import NO_LEASE, Leases
+from ledger.domain.budget_day import day_ends_at
+from ledger.domain.errors import Fenced, LedgerUnavailable, PortfolioMismatch, StatementRefused
+from ledger.domain.messages import Beat, Claim, Event, Offer, Reply, Tuple, Win
+from ledger.domain.reservation import Lifetimes
+from ledger.domain.settings import LedgerSettings
+from ledger.service.ledger import Ledger
 from tests.faults.books import FAULTS, Books, Died, SqliteBooks
 from tests.faults.inventor import Inventor
 from tests.faults.oracle import Broken, Model, days_around

@@ -8,11 +8,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from ledger import book, lease, leasing, page, posting, reservation, settlement, store
-from ledger.account import Budget
-from ledger.brand import Brand
-from ledger.errors import LedgerError, LedgerUnavailable
-from ledger.types import Grant
+from ledger.client import lease_cache
+from ledger.domain import reservation, settlement
+from ledger.domain.brand import Brand
+from ledger.domain.budget import Budget
+from ledger.domain.errors import LedgerError, LedgerUnavailable
+from ledger.domain.messages import Grant
+from ledger.service import ledger as book
+from ledger.storage import store
+from ledger.transaction import event_posting, lease_granting, working_set
 from tests.faults.oracle import Broken
 from tests.faults.simulation import Failed, Replica, run
 
@@ -21,13 +25,13 @@ TRIED = 400
 
 
 def wins_are_recorded_again(patch):
-    before = leasing.Leasing.record
+    before = lease_granting.Leasing.record
 
     def record(self, session_id, win):
         self._known.clear()
         before(self, session_id, win)
 
-    patch.setattr(leasing.Leasing, "record", record)
+    patch.setattr(lease_granting.Leasing, "record", record)
 
 
 def requests_are_paid_again(patch):
@@ -39,42 +43,44 @@ def nobody_is_fenced(patch):
 
 
 def holds_are_released_twice(patch):
-    before = page.Page.end
+    before = working_set.Page.end
 
     def end(self, held, status):
         if self.current(held).is_open:
             self._release(self.current(held), 1)
         return before(self, held, status)
 
-    patch.setattr(page.Page, "end", end)
+    patch.setattr(working_set.Page, "end", end)
 
 
 def leases_are_not_debited(patch):
     def lend(self, key, portfolio_id, micros, lasting):
-        lent = self._leases.get(key) or page.Lent(portfolio_id)
+        lent = self._leases.get(key) or working_set.Lent(portfolio_id)
         self._leases[key] = self.changed_leases[key] = lent._replace(
             leased_micros=lent.leased_micros + micros, lasting=lent.lasting or lasting
         )
 
-    patch.setattr(page.Page, "lend", lend)
+    patch.setattr(working_set.Page, "lend", lend)
 
 
 def portfolios_are_not_debited(patch):
-    patch.setattr(page, "budget_keys", lambda brand_id, _, day: [page.BudgetKey(page.BRAND, brand_id, day)])
+    patch.setattr(
+        working_set, "budget_keys", lambda brand_id, _, day: [working_set.BudgetKey(working_set.BRAND, brand_id, day)]
+    )
 
 
 def more_is_granted_than_is_lent(patch):
-    before = leasing.Leasing.state
+    before = lease_granting.Leasing.state
 
     def state(self, session_id, line):
         answer = before(self, session_id, line)
         return answer._replace(micros=answer.micros + 1) if isinstance(answer, Grant) else answer
 
-    patch.setattr(leasing.Leasing, "state", state)
+    patch.setattr(lease_granting.Leasing, "state", state)
 
 
 def more_is_lent_than_there_is(patch):
-    patch.setattr(leasing, "block", lambda least, want, _, __: max(least, want // 2))
+    patch.setattr(lease_granting, "block", lambda least, want, _, __: max(least, want // 2))
     patch.setattr(Budget, "lend", lambda self, micros: self._moved(leased=micros))
 
 
@@ -102,7 +108,7 @@ def quarantine_forgets_that_conversions_take_days(patch):
 
 
 def any_lease_serves_conversions(patch):
-    before = lease.Leases.refusal
+    before = lease_cache.Leases.refusal
 
     def refusal(self, offer, now_s):
         if (held := self._leases.get(offer.where.brand_id)) is None:
@@ -113,31 +119,33 @@ def any_lease_serves_conversions(patch):
         finally:
             held.lasting = is_lasting
 
-    patch.setattr(lease.Leases, "refusal", refusal)
+    patch.setattr(lease_cache.Leases, "refusal", refusal)
 
 
 def leases_hold_from_the_answer_on(patch):
-    before = lease.Leases.heard
-    patch.setattr(lease.Leases, "heard", lambda self, beat, reply, _, now_s: before(self, beat, reply, now_s, now_s))
+    before = lease_cache.Leases.heard
+    patch.setattr(
+        lease_cache.Leases, "heard", lambda self, beat, reply, _, now_s: before(self, beat, reply, now_s, now_s)
+    )
 
 
 def leases_never_end(patch):
-    before = lease.Leases.heard
+    before = lease_cache.Leases.heard
 
     def heard(self, beat, reply, asked_s, now_s):
         before(self, beat, reply, asked_s, now_s)
         self._until_s = math.inf
 
-    patch.setattr(lease.Leases, "heard", heard)
+    patch.setattr(lease_cache.Leases, "heard", heard)
 
 
 def leases_outlive_midnight(patch):
-    before = lease.Leases._take
+    before = lease_cache.Leases._take
 
     def take(self, grant, asked_s, now_s):
         before(self, grant._replace(ends_in_s=1e9), asked_s, now_s)
 
-    patch.setattr(lease.Leases, "_take", take)
+    patch.setattr(lease_cache.Leases, "_take", take)
 
 
 def something_is_awaited_between_check_and_draw(patch):
@@ -150,7 +158,7 @@ def a_restated_conversion_is_paid_again(patch):
     def change(old, new):
         return before(old, new)._replace(costs=before(settlement.NOTHING, new).costs)
 
-    patch.setattr(posting, "change", change)
+    patch.setattr(event_posting, "change", change)
 
 
 def events_count_twice(patch):
@@ -162,11 +170,11 @@ def made_up_ids_are_believed(patch):
 
 
 def an_event_before_its_record_finds_nothing(patch):
-    patch.setattr(leasing.Leasing, "adopt", lambda *_: None)
+    patch.setattr(lease_granting.Leasing, "adopt", lambda *_: None)
 
 
 def an_event_before_its_record_leaves_the_lease_as_it_was(patch):
-    before = leasing.Leasing.adopt
+    before = lease_granting.Leasing.adopt
 
     def adopt(self, reservation_id, place):
         leases, changed = dict(self._page._leases), dict(self._page.changed_leases)
@@ -174,7 +182,7 @@ def an_event_before_its_record_leaves_the_lease_as_it_was(patch):
         self._page._leases, self._page.changed_leases = leases, changed
         return held
 
-    patch.setattr(leasing.Leasing, "adopt", adopt)
+    patch.setattr(lease_granting.Leasing, "adopt", adopt)
 
 
 def a_win_drawn_while_its_beat_is_under_way_ends_the_session(patch):
@@ -182,37 +190,37 @@ def a_win_drawn_while_its_beat_is_under_way_ends_the_session(patch):
 
 
 def what_a_lost_answer_lent_is_forgotten(patch):
-    patch.setattr(lease.Leases, "failed", lambda *_: None)
+    patch.setattr(lease_cache.Leases, "failed", lambda *_: None)
 
 
 def a_lost_answer_loses_wins(patch):
-    before = lease.Leases.failed
+    before = lease_cache.Leases.failed
 
     def failed(self, beat):
         before(self, beat)
         self._wins.clear()
 
-    patch.setattr(lease.Leases, "failed", failed)
+    patch.setattr(lease_cache.Leases, "failed", failed)
 
 
 def a_lease_is_of_whatever_day_it_is(patch):
-    before = leasing.Leasing.state
+    before = lease_granting.Leasing.state
 
     def state(self, session_id, line):
         brand = self._brands.get(line.brand_id)
         if line.want_micros and brand is not None:
             before(self, session_id, line._replace(want_micros=0))
             day = brand.day(self._page.now)
-            lent = self._page.lent(page.LeaseKey(session_id, line.brand_id, day))
+            lent = self._page.lent(working_set.LeaseKey(session_id, line.brand_id, day))
             line = line._replace(day=day, holds_micros=0 if lent is None else lent.leased_micros)
         return before(self, session_id, line)
 
-    patch.setattr(leasing.Leasing, "state", state)
+    patch.setattr(lease_granting.Leasing, "state", state)
 
 
 def what_is_doubtful_is_stated_last(patch):
-    before = lease.Leases._lines
-    patch.setattr(lease.Leases, "_lines", lambda self, now_s: reversed(list(before(self, now_s))))
+    before = lease_cache.Leases._lines
+    patch.setattr(lease_cache.Leases, "_lines", lambda self, now_s: reversed(list(before(self, now_s))))
 
 
 def days_are_utc(patch):
@@ -224,7 +232,7 @@ def silence_is_forgiven(patch):
 
 
 def a_last_beat_returns_nothing(patch):
-    patch.setattr(leasing.Leasing, "give_up", lambda *_: None)
+    patch.setattr(lease_granting.Leasing, "give_up", lambda *_: None)
 
 
 def balances_are_remembered(patch):
@@ -241,14 +249,14 @@ def balances_are_remembered(patch):
 
 
 def a_win_without_money_forgets_its_portfolio(patch):
-    before = leasing.Leasing._reservation
+    before = lease_granting.Leasing._reservation
 
     def made(self, where, reservation_id, drawn, award_id=""):
         held = before(self, where, reservation_id, drawn, award_id)
-        lent = self._page.lent(page.LeaseKey(drawn.session_id, where.brand_id, drawn.day))
+        lent = self._page.lent(working_set.LeaseKey(drawn.session_id, where.brand_id, drawn.day))
         return held if lent is not None else replace(held, portfolio_id=None)
 
-    patch.setattr(leasing.Leasing, "_reservation", made)
+    patch.setattr(lease_granting.Leasing, "_reservation", made)
 
 
 def a_failed_commit_counts_as_done(patch):

@@ -1,7 +1,7 @@
 """How a history tells its steps."""
 
-from ledger.ids import decode
-from ledger.types import Beat, Event, Offer, Reply, Win
+from ledger.domain.messages import Beat, Event, Offer, Reply, Win
+from ledger.domain.reservation_ids import decode
 
 
 def beat_in_short(beat: Beat) -> str:

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger.pacing import admitted
-from ledger.seen import OUTBID, TOO_DEAR, UNDECIDED, WON
-from ledger.types import Award, BrandTerms, Win
+from ledger.bidding.demand import OUTBID, TOO_DEAR, UNDECIDED, WON
+from ledger.bidding.throttle import admitted
+from ledger.domain.messages import Award, BrandTerms, Win
 from serve_app.bids import Bids
 from serve_app.ranking import Expectation, Offers, answer, costs, opportunities, rank, rejections, scores
 from serve_app.schemas import Bid

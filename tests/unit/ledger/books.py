@@ -6,16 +6,16 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 from db.brands import BrandSettings
-from ledger import ids
-from ledger.account import Budget
-from ledger.brand import Brand
-from ledger.days import day_ends_at
-from ledger.leasing import Leasing, Recorded
-from ledger.page import BudgetKey, Entry, LeaseKey, Lent, Page
-from ledger.posting import Posting
-from ledger.reservation import OPEN, Lifetimes, Reservation, due_at, expires_at
-from ledger.settlement import Figures, RowKey
-from ledger.types import BrandTerms, Claim, Event, Offer, Result, Terms, Tuple, WinRecord
+from ledger.domain import reservation_ids
+from ledger.domain.brand import Brand
+from ledger.domain.budget import Budget
+from ledger.domain.budget_day import day_ends_at
+from ledger.domain.messages import BrandTerms, Claim, Event, Offer, Result, Terms, Tuple, WinRecord
+from ledger.domain.reservation import OPEN, Lifetimes, Reservation, due_at, expires_at
+from ledger.domain.settlement import Figures, RowKey
+from ledger.transaction.event_posting import Posting
+from ledger.transaction.lease_granting import Leasing, Recorded
+from ledger.transaction.working_set import BudgetKey, Entry, LeaseKey, Lent, Page
 
 NOW = dt.datetime(2024, 5, 1, 12, tzinfo=dt.UTC)
 LIVES = Lifetimes(1800.0, 30)
@@ -53,13 +53,13 @@ def event(
 
 def drawn(
     sequence: int = 1, amount: int = 100, session_id: int = 1, model: str = "cpm", at: dt.datetime = NOW
-) -> ids.Drawn:
-    return ids.Drawn(int(at.timestamp() * 1000), session_id, sequence, amount, at.date(), model)
+) -> reservation_ids.Drawn:
+    return reservation_ids.Drawn(int(at.timestamp() * 1000), session_id, sequence, amount, at.date(), model)
 
 
-def win(one: ids.Drawn, brand_id: str = "b", request_id: str = "r", award_id: str = "a") -> WinRecord:
+def win(one: reservation_ids.Drawn, brand_id: str = "b", request_id: str = "r", award_id: str = "a") -> WinRecord:
     """What a replica tells of a win that it has drawn."""
-    id_ = ids.encode(one, brand_id, "p", b"secret")
+    id_ = reservation_ids.encode(one, brand_id, "p", b"secret")
     return WinRecord(id_, award_id, "sub", request_id, "body", "bid", where(brand_id))
 
 

@@ -5,8 +5,8 @@ import datetime as dt
 import pytest
 
 from db.brands import BrandSettings, PortfolioSettings
-from ledger.brand import Fit
-from ledger.pacing import kappa
+from ledger.domain.brand import Fit
+from ledger.domain.pricing import kappa
 
 AT = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)
 BRAND = BrandSettings(target_roas=2.0, daily_budget_micros=1_000)

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from db.brands import BrandSettings
-from ledger import ids
-from ledger.book import LAPSE_GRACE_S
-from ledger.brand import Brand
-from ledger.lease import Leases
-from ledger.page import BudgetKey, LeaseKey
-from ledger.store import CLOSED, LAPSED, OPEN, Session
-from ledger.types import Beat, Grant, Offer, Reply, Win
+from ledger.client.lease_cache import Leases
+from ledger.domain import reservation_ids
+from ledger.domain.brand import Brand
+from ledger.domain.messages import Beat, Grant, Offer, Reply, Win
+from ledger.service.ledger import LAPSE_GRACE_S
+from ledger.storage.store import CLOSED, LAPSED, OPEN, Session
+from ledger.transaction.working_set import BudgetKey, LeaseKey
 from tests.unit.ledger.books import LIVES, Books, claim, event, offer
 
 START = dt.datetime(2024, 5, 1, 9, tzinfo=dt.UTC)
@@ -107,10 +107,10 @@ class Ledger:
         """An impression, that may call to mind a win that nobody has recorded."""
         one = event(f"i{number}", "impression", at=self.now, brand_id=brand_id, cost_micros=cost_micros)
         one = replace(one, reservation_id=reservation_id)
-        drawn = ids.decode(reservation_id)
+        drawn = reservation_ids.decode(reservation_id)
         if reservation_id not in self.books.reservations:
             assert drawn is not None
-            assert ids.is_genuine(reservation_id, brand_id, "p", self.sessions[drawn.session_id].secret)
+            assert reservation_ids.is_genuine(reservation_id, brand_id, "p", self.sessions[drawn.session_id].secret)
             page, leasing = self.books.leasing()
             leasing.adopt(reservation_id, offer(brand_id=brand_id).where)
             self.books.write_beats(page, leasing)
@@ -259,7 +259,7 @@ class Money(RuleBasedStateMachine):
             number = len(self.answered)
             request = claim(one, request_id=f"r{number}")
             win = replica.leases.draw(request, f"a{number}", one, now_s)
-            drawn = ids.decode(win.reservation_id)
+            drawn = reservation_ids.decode(win.reservation_id)
             assert drawn is not None
             assert drawn.day == self.ledger.now.date(), "no lease outlives its day"
             self.answered.append(Answered(win, one.where.brand_id, drawn.day))

@@ -10,8 +10,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger.settlement import Figures, RowKey
-from ledger.types import Tuple
+from ledger.domain.messages import Tuple
+from ledger.domain.settlement import Figures, RowKey
 from training.history import Rows
 from training.recount import Difference, compare
 

@@ -1,0 +1,310 @@
+"""λ by day over all brands: keeps a `resolve.Brand` for each that is seen, and says what it bids with. Pure.
+
+`pilot.py` feeds it (what replicas saw, what the day has brought) and hands its word to the ledger.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from ledger.bidding.demand import BrandSeen
+from ledger.bidding.sketch import COST, REVENUE
+from ledger.bidding.solver import Brand, Earned, Envelope, Group, KillSwitch, Limits, Traffic, resolve
+from ledger.bidding.terms import Steered
+
+SEEN_LEAST = 200
+"""Opportunities of the day below which a brand keeps its night's λ: too few say too little."""
+
+ENVELOPE = 8.0
+"""λ is believed within this many times last night's, and its part."""
+
+PACE_MOST = 4.0
+"""What is left of a budget is not believed to be spent faster than so many times evenly, while λ is steered…"""
+
+PACE_SHARE, PACE_WINS = 1.0 / 288.0, 20
+"""…over so much of the day's traffic, with so many wins: fewer are lumps."""
+
+COMPETITION_HALF_LIFE_S = 600.0
+COMPETITION_PRIOR = 20.0
+"""Opportunities that speak for winning all that λ lets through, before others were seen to be better."""
+
+ROUND_AT = 20_000
+"""Groups are solved together whose day is equally far, to a share of 1 ÷ this."""
+
+HOURS = 24
+TRAFFIC_PRIOR = 2000.0
+"""Impressions of a brand that weigh as much as what is usual among all."""
+
+GroupKey = tuple[str, str]
+
+
+class Rules(NamedTuple):
+    """What holds for a brand today."""
+
+    day: dt.date
+    target_roas: float
+    budget_micros: int | None
+    exploration: float
+    portfolio_id: str | None
+    night_kappa: float
+    has_fit: bool
+    now_s: float  # since the brand's midnight
+    day_s: float  # length of its day
+
+
+class Results(NamedTuple):
+    """What a brand's day has brought, as the books have it."""
+
+    settled_micros: int = 0
+    reserved_micros: int = 0
+    revenue_micros: float | None = None  # completed for what is still to come; None: too little is known
+
+
+class Word(NamedTuple):
+    """What steering says: what brands bid with, and who was taken off it, and why."""
+
+    steered: dict[str, Steered]
+    frozen: dict[str, str]
+
+
+@dataclass(slots=True)
+class Pace:
+    """How fast a budget goes, from one mark of the day to the next.
+
+    >>> pace = Pace()
+    >>> pace.look(0.5, 0.0, 100.0, 0)
+    >>> pace.look(0.6, 40.0, 60.0, 30)  # a fifth of the time that was left, two fifths of the money
+    >>> round(pace.rate, 9)
+    2.0
+    """
+
+    rate: float = 0.0  # 1: what is left lasts to the day's end
+    at: float | None = None
+    spent: float = 0.0
+    left: float = 0.0
+    wins: int = 0
+
+    def look(self, at: float, spent: float, left: float, wins: int) -> None:
+        """
+        Args:
+            at: share of the day's traffic that is over.
+            spent, left: micros of the budget; left may be infinite.
+            wins: of the day.
+        """
+        if self.at is not None and at >= self.at:
+            if at - self.at < PACE_SHARE:
+                return
+            share, rest = (spent - self.spent) / self.left if self.left > 0 else 0.0, 1.0 - self.at
+            self.rate = share / ((at - self.at) / rest) if wins - self.wins >= PACE_WINS else 0.0
+        else:
+            self.rate = 0.0
+        self.at, self.spent, self.left, self.wins = at, spent, left, wins
+
+
+@dataclass(slots=True)
+class _Steered:
+    """A brand under way."""
+
+    brand: Brand
+    group: GroupKey
+    day: dt.date
+    traffic: Traffic = field(default_factory=Traffic)
+    switch: KillSwitch = field(default_factory=KillSwitch)
+    pace: Pace = field(default_factory=Pace)
+    wins: int = 0  # of the day
+    eligible_micros: float = 0.0
+    won_micros: float = 0.0
+    first_s: float = 0.0  # heard of first
+    heard_s: float = 0.0  # and last
+    day_cost_micros: float = 0.0  # predicted, of the day's wins
+    day_revenue_micros: float = 0.0
+
+    def through(self) -> float:
+        """Share of what λ lets through that is won against the others."""
+        seen = self.brand.seen
+        prior = COMPETITION_PRIOR * (self.eligible_micros / seen) if seen > 0 else 0.0
+        total = self.eligible_micros + prior
+        return (self.won_micros + prior) / total if total > 0 else 1.0
+
+
+class Steering:
+    """Times are seconds of any clock that does not go backwards.
+
+    Args:
+        watch_s: how long a brand's opportunities must have been watched: a minute's rush says little of a day.
+    """
+
+    def __init__(self, watch_s: float = 0.0) -> None:
+        self._watch_s = watch_s
+        self._brands: dict[str, _Steered] = {}
+        self._groups: dict[GroupKey, Group] = {}
+        self._news: set[str] = set()
+        self._traffic: Mapping[str, Traffic] = {}
+        self._usual = Traffic()
+
+    @property
+    def news(self) -> frozenset[str]:
+        """Brands that something was heard of since the last step, and those that share a portfolio with them."""
+        groups = {self._brands[brand_id].group for brand_id in self._news}
+        return frozenset(brand_id for key in groups for brand_id in self._groups[key].brands)
+
+    def shape(self, usual: Traffic, by_brand: Mapping[str, Traffic]) -> None:
+        """How a day's traffic comes, by local time."""
+        self._usual, self._traffic = usual, by_brand
+        for brand_id, one in self._brands.items():
+            one.traffic = by_brand.get(brand_id, usual)
+
+    def heard(self, seen: Mapping[str, BrandSeen], rules: Mapping[str, Rules], now_s: float) -> None:
+        """What a replica saw since its last word. Brands without rules are not ours."""
+        for brand_id, news in seen.items():
+            if (rule := rules.get(brand_id)) is None:
+                continue
+            is_new = brand_id not in self._brands
+            one = self._brand(brand_id, rule)
+            if is_new:
+                one.first_s = one.heard_s = now_s
+            keep = 0.5 ** (max(now_s - one.heard_s, 0.0) / COMPETITION_HALF_LIFE_S)
+            one.heard_s = now_s
+            one.eligible_micros = one.eligible_micros * keep + news.eligible_micros
+            one.won_micros = one.won_micros * keep + news.won_micros
+            one.wins += int(news.wins)
+            one.day_cost_micros += news.won_micros
+            one.day_revenue_micros += news.won_revenue_micros
+            # What others win is not to be had: an opportunity counts for the share that is.
+            share = one.through()
+            news.sketch.sums[REVENUE] *= share
+            news.sketch.sums[COST] *= share
+            one.brand.saw(news.sketch)
+            self._news.add(brand_id)
+
+    def step(self, rules: Mapping[str, Rules], results: Mapping[str, Results], shared: Mapping[str, Limits]) -> Word:
+        """Solve for the groups with news, and say what every steered brand bids with.
+
+        Args:
+            rules: of all brands that are ours.
+            results: of those with news.
+            shared: the portfolios' limits.
+        """
+        for brand_id in [brand_id for brand_id in self._brands if brand_id not in rules]:
+            self._forget(brand_id)
+        for brand_id in self._brands:
+            self._brand(brand_id, rules[brand_id])  # its day may be another
+        due: dict[int, list[Group]] = {}
+        for key in sorted({self._brands[brand_id].group for brand_id in self._news if brand_id in self._brands}):
+            group = self._groups[key]
+            for brand_id in group.brands:
+                self._update(self._brands[brand_id], rules[brand_id], results.get(brand_id))
+            group.limits = shared.get(key[1], Limits()) if key[0] == "portfolio" else Limits()
+            at = sum(self._at(self._brands[id_], rules[id_]) for id_ in group.brands) / len(group.brands)
+            due.setdefault(int(at * ROUND_AT), []).append(group)
+        for rounded, groups in due.items():
+            resolve(groups, rounded / ROUND_AT)
+        self._news.clear()
+        steered: dict[str, Steered] = {}
+        frozen: dict[str, str] = {}
+        for brand_id, one in self._brands.items():
+            if one.brand.seen >= SEEN_LEAST and one.heard_s - one.first_s >= self._watch_s:
+                steered[brand_id] = self._decide(one, rules[brand_id])
+                if one.switch.reason is not None:
+                    frozen[brand_id] = one.switch.reason
+        return Word(steered, frozen)
+
+    def _decide(self, one: _Steered, rule: Rules) -> Steered:
+        brand, night = one.brand, rule.night_kappa
+        budget = brand.limits.budget_micros
+        spent = brand.earned.cost_micros + brand.earned.held_cost_micros
+        if budget is not None and spent >= budget:
+            return Steered(night)  # a budget that is spent has no price: the ledger says no
+        one.pace.look(self._at(one, rule), spent, math.inf if budget is None else budget - spent, one.wins)
+        envelope = Envelope(0.0, max(3.0 * rule.target_roas, night * ENVELOPE), PACE_MOST)
+        one.switch = one.switch.look(brand.kappa, brand.capped, one.pace.rate, envelope)
+        decision = one.switch.decide(brand.kappa, 1.0, night, rule.exploration)
+        return Steered(decision.kappa, decision.share)
+
+    def _at(self, one: _Steered, rule: Rules) -> float:
+        return one.traffic.share(rule.now_s, rule.day_s)
+
+    def _brand(self, brand_id: str, rule: Rules) -> _Steered:
+        """Known or new, in its group and its day."""
+        key = ("brand", brand_id) if rule.portfolio_id is None else ("portfolio", rule.portfolio_id)
+        night = rule.night_kappa if rule.has_fit else None
+        limits = Limits(rule.target_roas, rule.budget_micros)
+        one = self._brands.get(brand_id)
+        if one is None:
+            traffic = self._traffic.get(brand_id, self._usual)
+            one = _Steered(Brand(limits, night), key, rule.day, traffic)
+            one.brand.fade(traffic.share(rule.now_s, rule.day_s))
+            one.brand.exposure = 0.0  # what was before we began to look, we have not seen
+            self._brands[brand_id] = one
+        elif one.group != key:
+            self._leave(brand_id, one)
+            one.group = key
+        if one.day != rule.day:
+            one.day, one.day_cost_micros, one.day_revenue_micros, one.wins = rule.day, 0.0, 0.0, 0
+            one.pace = Pace()
+            one.brand.start_day(limits, night)
+        self._groups.setdefault(key, Group({})).brands[brand_id] = one.brand
+        return one
+
+    def _update(self, one: _Steered, rule: Rules, results: Results | None) -> None:
+        one.brand.limits = Limits(rule.target_roas, rule.budget_micros)
+        if results is None:
+            return
+        expected = one.day_revenue_micros / one.day_cost_micros if one.day_cost_micros > 0 else rule.target_roas
+        predicted = results.settled_micros * expected
+        one.brand.earns(
+            Earned(
+                revenue_micros=predicted if results.revenue_micros is None else results.revenue_micros,
+                predicted_micros=predicted,
+                cost_micros=float(results.settled_micros),
+                held_cost_micros=float(results.reserved_micros),
+                held_revenue_micros=results.reserved_micros * expected,
+            )
+        )
+
+    def _leave(self, brand_id: str, one: _Steered) -> None:
+        group = self._groups[one.group]
+        group.brands.pop(brand_id, None)
+        if not group.brands:
+            del self._groups[one.group]
+
+    def _forget(self, brand_id: str) -> None:
+        self._leave(brand_id, self._brands.pop(brand_id))
+        self._news.discard(brand_id)
+
+
+def traffic_of(impressions: Iterable[tuple[str, int, float]]) -> tuple[Traffic, dict[str, Traffic]]:
+    """The usual shape of a day, and each brand's own, drawn towards the usual one where it has little history.
+
+    Args:
+        impressions: (brand, local hour of the day, how many).
+
+    >>> usual, own = traffic_of([("b", 0, 3e9), ("b", 23, 1e9)])
+    >>> round(own["b"].share(3600, 86_400), 2)
+    0.75
+    """
+    by_brand: dict[str, list[float]] = {}
+    for brand_id, hour, number in impressions:
+        by_brand.setdefault(brand_id, [0.0] * HOURS)[hour % HOURS] += max(number, 0.0)
+    overall = [sum(hours[hour] for hours in by_brand.values()) for hour in range(HOURS)]
+    usual = _smoothed(overall, [1.0 / HOURS] * HOURS)
+    return _cumulative(usual), {
+        brand_id: _cumulative(_smoothed(hours, usual)) for brand_id, hours in by_brand.items() if sum(hours) > 0
+    }
+
+
+def _smoothed(counts: Sequence[float], prior: Sequence[float]) -> list[float]:
+    total = sum(counts) + TRAFFIC_PRIOR
+    return [(count + TRAFFIC_PRIOR * share) / total for count, share in zip(counts, prior, strict=True)]
+
+
+def _cumulative(shares: Sequence[float]) -> Traffic:
+    cumulative, total = [0.0], math.fsum(shares)
+    for share in shares:
+        cumulative.append(min(cumulative[-1] + share / total, 1.0))
+    cumulative[-1] = 1.0
+    return Traffic(tuple(cumulative))

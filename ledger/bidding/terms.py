@@ -1,0 +1,112 @@
+"""What replicas need to know of every brand: λ, throttle, budget day. Pure; `book.py` says which brands there are."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from ledger.bidding.throttle import Throttle
+from ledger.domain.brand import Brand, Fit, Portfolio
+from ledger.domain.budget_day import day_ends_at, day_of
+from ledger.domain.messages import BrandTerms, Terms
+from ledger.domain.pricing import lambda_
+
+NEVER = dt.datetime.max.replace(tzinfo=dt.UTC)
+
+
+class Steered(NamedTuple):
+    """What the day's controller says of a brand."""
+
+    kappa: float
+    share_most: float = 1.0  # of auctions: below 1 while the brand is frozen
+
+
+class TermsBook:
+    """The newest terms, and which of them changed when."""
+
+    def __init__(self) -> None:
+        self.newest = Terms(0, {})
+        self.end = NEVER
+        """When a day ends in them."""
+        self.throttles: Mapping[str, Throttle] = {}
+        self.steered: Mapping[str, Steered] = {}
+        """By day; a brand that is not named has its night's λ."""
+        self._whole_since = 0
+        self._changed_in: dict[str, int] = {}
+        """Of each brand, the version that changed it last."""
+
+    def since(self, known_version: int) -> Terms | None:
+        """All brands, or those that have changed since the version that is known; None: nothing has."""
+        version, brands = self.newest.version, self.newest.brands
+        if known_version == version:
+            return None
+        if not self._whole_since <= known_version < version:
+            return self.newest
+        changed = {id_: brands[id_] for id_, since in self._changed_in.items() if since > known_version}
+        return Terms(version, changed, is_whole=False)
+
+    def throttle(self, brand_id: str) -> Throttle:
+        return self.throttles.get(brand_id, Throttle())
+
+    def make(
+        self,
+        now: dt.datetime,
+        epoch: int,
+        brands: Mapping[str, Brand],
+        portfolios: Mapping[str, Portfolio],
+        fits: Mapping[str, Fit],
+    ) -> None:
+        """Anew for these brands, as they are now. A version begins with the epoch: none returns, whoever counts."""
+        days: dict[str, tuple[dt.date, dt.datetime]] = {}
+        for brand in brands.values():
+            timezone = brand.settings.timezone
+            if timezone not in days:
+                days[timezone] = day_of(timezone, now), day_ends_at(timezone, now)
+        made = {id_: self._of(brand, days, portfolios, fits) for id_, brand in brands.items()}
+        self.end = min((end for _, end in days.values()), default=NEVER)
+        before, base = self.newest, epoch << 32
+        version = max(before.version, base) + 1
+        if before.version < base or before.brands.keys() - made.keys():
+            self._whole_since, self._changed_in = version, {}
+        elif changed := [id_ for id_, terms in made.items() if before.brands.get(id_) != terms]:
+            self._changed_in |= dict.fromkeys(changed, version)
+        else:
+            return
+        self.newest = Terms(version, made)
+
+    def _of(
+        self,
+        brand: Brand,
+        days: Mapping[str, tuple[dt.date, dt.datetime]],
+        portfolios: Mapping[str, Portfolio],
+        fits: Mapping[str, Fit],
+    ) -> BrandTerms:
+        settings, throttle = brand.settings, self.throttle(brand.brand_id)
+        portfolio, steered = portfolios.get(settings.portfolio_id or ""), self.steered.get(brand.brand_id)
+        day, ends_at = days[settings.timezone]
+        kappa = night_kappa(brand, portfolio, fits.get(brand.brand_id)) if steered is None else steered.kappa
+        share_most = 1.0 if steered is None else steered.share_most
+        return BrandTerms(
+            currency=settings.currency,
+            active=settings.active,
+            target_roas=settings.target_roas,
+            strategy_multiplier=settings.strategy_multiplier,
+            lambda_=lambda_(settings.strategy_multiplier, kappa),
+            share=min(throttle.share, share_most),
+            throttled=throttle.throttled,
+            day=day,
+            day_ends_at=ends_at,
+            portfolio_id=settings.portfolio_id,
+            budget_micros=settings.daily_budget_micros,
+            portfolio_budget_micros=None if portfolio is None else portfolio.settings.daily_budget_micros,
+        )
+
+
+def night_kappa(brand: Brand, portfolio: Portfolio | None, fit: Fit | None) -> float:
+    """Last night's κ under the limits of now; without a fit the target."""
+    if fit is None:
+        return brand.settings.target_roas
+    owners = (brand,) if portfolio is None else (brand, portfolio)
+    untouched = all(fit.fitted_at > owner.updated_at for owner in owners)
+    return fit.price(brand.settings, portfolio.settings if portfolio else None, untouched)

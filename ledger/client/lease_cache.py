@@ -1,0 +1,347 @@
+"""An ingress replica's share of the budgets: it draws wins on its leases in memory, tells the ledger in beats. Pure.
+
+    beat = leases.beat(now_s)                  # wins, what is held, what is wanted
+    reply = …the ledger…                       # leases.heard(beat, reply, asked_s, now_s), or leases.failed(beat)
+    if leases.refusal(offer, now_s) is None:   # in memory
+        win = leases.draw(claim, award_id, offer, now_s)
+
+One beat is under way at a time. Times are seconds of a monotonic clock; a lease holds from when its beat was *sent*, so
+that the ledger always thinks that it lasts longer than the replica does.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ledger.domain.messages import Beat, BrandTerms, Claim, Grant, Line, Offer, Reply, Terms, Win, WinRecord
+from ledger.domain.reservation import CONVERSION_MODELS, Lifetimes
+from ledger.domain.reservation_ids import Maker
+
+NO_LEASE = "no_lease"
+AHEAD_S = 4.0
+"""A lease is wanted for so many seconds of what is drawn a second just now…"""
+
+AHEAD_WINS = 32
+"""…or for so many wins as the dearest one lately, whichever is more."""
+
+REFILL_SHARE = 0.5
+"""Below this share of what is wanted, more is asked for while the rest is drawn on."""
+
+RATE_HALF_LIFE_S = 2.0
+RECENT_S = 0.5
+"""Two wins of one moment are no rate: at the least so long is looked at."""
+
+DEAREST_DECAY = 0.9
+REFUSED_S, REFUSED_MOST_S = 0.25, 4.0
+"""A refused budget is asked for again after so long, twice as long each time."""
+
+IDLE_S = 60.0
+"""What nobody has drawn on for so long goes back."""
+
+LOOK_AROUND_S = 1.0
+"""How often all leases are looked at; the others only when they are drawn on."""
+
+LINES_MOST = 1000
+"""Brands of one beat; the others' turn comes with the next."""
+
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+
+
+class Session(NamedTuple):
+    session_id: int
+    secret: bytes
+
+
+@dataclass(slots=True)
+class Lease:
+    day: dt.date
+    ordinal: int  # of the day
+    left_micros: int
+    ends_s: float  # the brand's midnight
+    lasting: bool
+    used_s: float
+    looked_s: float  # when a beat asked for more or not
+    drawn_micros: int = 0  # since then
+    rate: float = 0.0  # micros a second
+    dearest_micros: int = 0
+
+
+@dataclass(slots=True)
+class _Refusal:
+    reason: str
+    least_micros: int  # smaller offers may still fit
+    until_s: float
+    wait_s: float
+
+
+@dataclass(slots=True)
+class _Want:
+    amount_micros: int  # of the dearest offer that waits
+    lasting: bool
+
+
+class Leases:
+    """One replica's leases of one shard's budgets."""
+
+    def __init__(self, lifetimes: Lifetimes) -> None:
+        self._ttl_s, self._lasting_s = lifetimes.reservation_ttl_s, lifetimes.conversion_days * 86_400
+        self.terms = Terms(version=-1, brands={})
+        self._session: Session | None = None
+        self._maker = Maker(0, b"")
+        self._leases: dict[str, Lease] = {}
+        self._until_s = -1.0
+        self._wall_ahead_s = 0.0  # the ledger's clock − ours
+        self._number = 0
+        self._sequence = 0
+        self._wins: list[WinRecord] = []
+        self._refused: dict[str, _Refusal] = {}
+        self._wanted: dict[str, _Want] = {}
+        self._touched: set[str] = set()
+        self._recalled: set[str] = set()
+        self._doubtful: set[tuple[str, dt.date]] = set()
+        """Leases that a lost reply may have changed: the next beat states them."""
+        self._old_session: Session | None = None
+        """A lapsed one that still has to be told of its last wins."""
+        self._looked_s = 0.0
+
+    @property
+    def is_open(self) -> bool:
+        return self._session is not None
+
+    @property
+    def has_old_session(self) -> bool:
+        return self._old_session is not None
+
+    @property
+    def wins_waiting(self) -> int:
+        """Wins that the ledger has not confirmed."""
+        return len(self._wins)
+
+    def left(self, brand_id: str) -> int:
+        lease = self._leases.get(brand_id)
+        return 0 if lease is None else lease.left_micros
+
+    # The way of a request
+
+    def refusal(self, offer: Offer, now_s: float) -> str | None:
+        """Why this offer cannot be drawn just now; None: it can. `no_lease`: asking might help."""
+        brand_id, amount = offer.where.brand_id, offer.amount_micros
+        lease = self._leases.get(brand_id)
+        if (
+            lease is not None
+            and amount <= lease.left_micros
+            and now_s < self._until_s
+            and now_s < lease.ends_s
+            and (lease.lasting or offer.pricing_model not in CONVERSION_MODELS)
+        ):
+            return None
+        refused = self._refused.get(brand_id)
+        if refused is not None and now_s < refused.until_s and amount >= refused.least_micros:
+            return refused.reason
+        return NO_LEASE
+
+    def draw(self, claim: Claim, award_id: str, offer: Offer, now_s: float) -> Win:
+        """Take a win's hold from its lease. `refusal` must have been None just before, with no await in between."""
+        where, amount = offer.where, offer.amount_micros
+        lease = self._leases[where.brand_id]
+        lease.left_micros -= amount
+        lease.drawn_micros += amount
+        lease.used_s = now_s
+        if amount > lease.dearest_micros:
+            lease.dearest_micros = amount
+        self._touched.add(where.brand_id)
+        self._sequence = (self._sequence + 1) & 0xFFFF_FFFF
+        created_ms = int((now_s + self._wall_ahead_s) * 1000)
+        model = offer.pricing_model
+        reservation_id = self._maker.make(
+            created_ms, self._sequence, amount, lease.ordinal, model, where.brand_id, where.partner_id
+        )
+        self._wins.append(
+            WinRecord(reservation_id, award_id, claim.sub, claim.request_id, claim.request_hash, offer.bid_id, where)
+        )
+        lives_s = self._lasting_s if model in CONVERSION_MODELS else self._ttl_s
+        return Win(offer.bid_id, reservation_id, amount, dt.datetime.fromtimestamp(created_ms / 1000 + lives_s, dt.UTC))
+
+    def want(self, offer: Offer) -> None:
+        """Ask for enough for this offer with the next beat."""
+        lasting = offer.pricing_model in CONVERSION_MODELS
+        before = self._wanted.get(offer.where.brand_id)
+        if before is None:
+            self._wanted[offer.where.brand_id] = _Want(offer.amount_micros, lasting)
+        else:
+            before.amount_micros = max(before.amount_micros, offer.amount_micros)
+            before.lasting = before.lasting or lasting
+
+    # The way of a beat
+
+    def until_next(self, every_s: float, now_s: float) -> float:
+        """Seconds to the next beat. All replicas beat together, by the ledger's clock, and share its transactions."""
+        return every_s - (now_s + self._wall_ahead_s) % every_s
+
+    def beat(self, now_s: float, seen: bytes = b"", is_last: bool = False) -> Beat:
+        """What to tell the ledger now. The next one may be made when `heard` or `failed` has been called for it.
+
+        Args:
+            is_last: nothing will be drawn any more.
+        """
+        known_version = self.terms.version
+        self._number += 1
+        wins = tuple(self._wins)
+        if self._old_session is not None:
+            return Beat(self._old_session.session_id, self._number, wins, known_version=known_version, is_last=True)
+        if self._session is None:
+            return Beat(None, self._number, known_version=known_version)
+        if is_last:
+            self._leases.clear()
+            return Beat(self._session.session_id, self._number, wins, is_last=True, seen=seen)
+        lines = tuple(self._lines(now_s))
+        return Beat(self._session.session_id, self._number, wins, lines, known_version, seen=seen)
+
+    def heard(self, beat: Beat, reply: Reply, asked_s: float, now_s: float) -> None:
+        """The beat's answer.
+
+        Args:
+            asked_s: when the beat was sent.
+        """
+        for line in beat.lines:
+            self._doubtful.discard((line.brand_id, line.day))
+        if reply.terms is not None:
+            self._learn(reply.terms)  # what it makes doubtful, the next beat states
+        del self._wins[: len(beat.wins)]
+        if beat.is_last:
+            self._old_session = None
+            if self._session is not None and beat.session_id == self._session.session_id:
+                self._lapse(None)
+            return
+        if not reply.is_open:
+            # Its wins are recorded; what it has drawn since goes with the session's last beat.
+            self._lapse(self._session if reply.secret else None)
+            return
+        if beat.session_id is None:
+            self._session = Session(reply.session_id, reply.secret)
+            self._maker = Maker(*self._session)
+        self._until_s = asked_s + reply.lease_s
+        self._wall_ahead_s = (reply.now - _EPOCH).total_seconds() - now_s
+        for grant in reply.grants:
+            self._take(grant, asked_s, now_s)
+        least = {line.brand_id: line.least_micros + line.holds_micros for line in beat.lines if line.want_micros}
+        for brand_id, reason in reply.refused.items():
+            before = self._refused.get(brand_id)
+            wait_s = REFUSED_S if before is None else min(2 * before.wait_s, REFUSED_MOST_S)
+            until_s = min(now_s + wait_s, self._midnight_s(brand_id))
+            self._refused[brand_id] = _Refusal(reason, least.get(brand_id, 0), until_s, wait_s)
+        self._recalled.update(reply.recalled)
+
+    def _midnight_s(self, brand_id: str) -> float:
+        terms = self.terms.brands.get(brand_id)
+        return math.inf if terms is None else terms.day_ends_at.timestamp() - self._wall_ahead_s
+
+    def _learn(self, terms: Terms) -> None:
+        """Where a budget is another, or its day, what was refused is asked for anew, and what was lent goes back."""
+        before = self.terms.brands
+        self.terms = terms if terms.is_whole else Terms(terms.version, before | terms.brands)
+        for brand_id, new in terms.brands.items():
+            old = before.get(brand_id)
+            if old is not None and _limits(old) == _limits(new):
+                continue
+            self._refused.pop(brand_id, None)
+            if old is not None and (lease := self._leases.pop(brand_id, None)) is not None:
+                self._doubtful.add((brand_id, lease.day))
+
+    def failed(self, beat: Beat) -> None:
+        """The beat may have arrived or not: what it asked for may be lent to us without our knowing."""
+        for line in beat.lines:
+            days = line.days_lent if line.want_micros else [line.day]
+            self._doubtful.update((line.brand_id, day) for day in days)
+
+    def _lapse(self, session: Session | None) -> None:
+        """Nothing can be drawn before a new session is open."""
+        self._old_session, self._session = session, None
+        self._leases.clear()
+        self._doubtful.clear()
+        self._until_s = -1.0
+        self._sequence = 0
+
+    def _take(self, grant: Grant, asked_s: float, now_s: float) -> None:
+        lease = self._leases.get(grant.brand_id)
+        if lease is not None and lease.day != grant.day:
+            self._doubtful.add((grant.brand_id, lease.day))
+            lease = None
+        if lease is None:
+            lease = self._leases[grant.brand_id] = Lease(grant.day, grant.day.toordinal(), 0, 0.0, False, now_s, now_s)
+        lease.left_micros += grant.micros
+        lease.lasting = grant.lasting  # of all of it: what was drawn to the end, the ledger has forgotten
+        lease.ends_s = asked_s + grant.ends_in_s
+        self._refused.pop(grant.brand_id, None)
+
+    def _lines(self, now_s: float) -> Iterable[Line]:
+        due = self._touched | self._wanted.keys() | self._recalled
+        if now_s - self._looked_s >= LOOK_AROUND_S:
+            self._looked_s = now_s
+            due |= {
+                brand_id
+                for brand_id, lease in self._leases.items()
+                if now_s >= lease.ends_s or now_s - lease.used_s > IDLE_S
+            }
+        in_order = sorted(due)
+        now, later = in_order[:LINES_MOST], in_order[LINES_MOST:]
+        lines = [
+            line
+            for brand_id in now
+            for line in self._lines_of(brand_id, now_s, self._wanted.pop(brand_id, None), brand_id in self._recalled)
+        ]
+        self._touched = set(later)
+        self._recalled &= self._touched
+        # First: once something new is lent of a day, "I hold nothing of it" would return that too. So whoever is named
+        # below has all its doubts stated above.
+        doubtful = sorted(self._doubtful - {(line.brand_id, line.day) for line in lines})
+        stated = set(now)
+        urgent = [one for one in doubtful if one[0] in stated]
+        others = [one for one in doubtful if one[0] not in stated and one[0] not in self._wanted]
+        for brand_id, day in [*urgent, *others[:LINES_MOST]]:
+            lease = self._leases.get(brand_id)
+            yield Line(brand_id, day, lease.left_micros if lease is not None and lease.day == day else 0)
+        yield from lines
+
+    def _lines_of(self, brand_id: str, now_s: float, want: _Want | None, is_recalled: bool) -> Iterable[Line]:
+        lease = self._leases.get(brand_id)
+        if lease is not None and now_s >= lease.ends_s:
+            yield Line(brand_id, lease.day, 0)  # its day is over
+            del self._leases[brand_id]
+            lease = None
+        if lease is None:
+            terms = self.terms.brands.get(brand_id)
+            if want is not None and terms is not None:
+                amount = max(want.amount_micros, 1)  # what costs nothing has a lease behind it all the same
+                yield Line(brand_id, terms.day, 0, amount, AHEAD_WINS * amount, want.lasting)
+            return
+        elapsed_s, lease.looked_s = now_s - lease.looked_s, now_s
+        recent, keep = lease.drawn_micros / max(elapsed_s, RECENT_S), 0.5 ** (elapsed_s / RATE_HALF_LIFE_S)
+        lease.rate = max(recent, lease.rate * keep + lease.drawn_micros * math.log(2) / RATE_HALF_LIFE_S)
+        lease.drawn_micros = 0
+        ahead = max(int(lease.rate * AHEAD_S), AHEAD_WINS * lease.dearest_micros)
+        lease.dearest_micros = int(lease.dearest_micros * DEAREST_DECAY)
+        if want is None and (is_recalled or now_s - lease.used_s > IDLE_S):
+            # Others need it: what the next second will not draw goes back, all of it when nothing was drawn lately.
+            lease.left_micros = min(lease.left_micros, int(lease.rate) if now_s - lease.used_s < 1.0 else 0)
+            if not lease.left_micros:
+                del self._leases[brand_id]
+            yield Line(brand_id, lease.day, lease.left_micros)
+            return
+        if want is not None:
+            left = lease.left_micros
+            more = max(ahead, AHEAD_WINS * want.amount_micros) - left
+            least = max(want.amount_micros - left, 0)
+            yield Line(brand_id, lease.day, left, least, max(more, least, 1), want.lasting or lease.lasting)
+        elif lease.left_micros < REFILL_SHARE * ahead:
+            refused = self._refused.get(brand_id)
+            if refused is None or now_s >= refused.until_s:
+                yield Line(brand_id, lease.day, lease.left_micros, 0, ahead - lease.left_micros, lease.lasting)
+
+
+def _limits(terms: BrandTerms) -> tuple[object, ...]:
+    return terms.active, terms.day, terms.budget_micros, terms.portfolio_id, terms.portfolio_budget_micros

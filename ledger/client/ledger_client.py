@@ -1,0 +1,236 @@
+"""The ingress replica's side of the ledger: wins are drawn on leases in memory, the ledger hears of them in beats.
+
+`LedgerClient` is what the routes use. Behind it stands one `Shard` for each shard of the ledger, with the replica's
+`Leases` of it; a request asks a ledger only when a bid that would win has no lease yet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from typing import Any, TypeVar
+
+from ledger.bidding.demand import Opportunity
+from ledger.client.lease_cache import NO_LEASE
+from ledger.client.shard_client import BEAT_S, Shard, logger
+from ledger.domain.errors import LedgerError, OtherShard
+from ledger.domain.messages import Award, BrandTerms, Claim, Event, Offer, Result, Terms, Win
+from ledger.domain.sharding import shard_of
+
+T = TypeVar("T")
+ASK_AT_FIRST = 8
+"""So many bids without a lease are asked for at once, then twice as many…"""
+
+FRUITLESS_MOST = 3
+"""…until so many answers in a row have helped none of them: others may have drawn first, but not for ever."""
+
+COLD_WAIT_S = 0.25
+"""A request that could be served by a lower bid waits so long for the leases of better ones."""
+
+
+class LedgerClient:
+    """All shards: terms in memory, wins from leases, calls to whom they concern."""
+
+    def __init__(self, shards: Sequence[Shard]) -> None:
+        self._shards = shards
+        self.terms = Terms(version=-1, brands={})
+        self._owner: dict[str, Shard] = {}
+        self._nonce, self._awards = os.urandom(6).hex(), 0
+        self._background: set[asyncio.Task[Any]] = set()
+        for shard in shards:
+            shard.on_terms = lambda changed, shard=shard: self._learn(shard, changed)  # type: ignore[misc]
+
+    def _learn(self, shard: Shard, changed: Mapping[str, BrandTerms]) -> None:
+        self._owner.update(dict.fromkeys(changed, shard))
+        if len(self._shards) == 1:
+            self.terms = shard.leases.terms
+        elif all(one.leases.terms.version >= 0 for one in self._shards):
+            for one in self._shards:  # what its owner has let go is his who has it
+                for id_ in one.leases.terms.brands:
+                    if id_ not in self._owner[id_].leases.terms.brands:
+                        self._owner[id_] = one
+            merged: dict[str, BrandTerms] = {}
+            for one in self._shards:
+                merged |= {id_: terms for id_, terms in one.leases.terms.brands.items() if self._owner[id_] is one}
+            self.terms = Terms(max(self.terms.version + 1, 0), merged)
+
+    # POST /api/score
+
+    def reserve_now(self, claim: Claim) -> Award | None:
+        """The best offers that have money behind them; None: a better one may have, a ledger has to be asked."""
+        now_s = time.monotonic()
+        chosen, refused, missing = self._choose(claim, now_s)
+        if missing and any(self._shard(offer).is_reachable for offer in missing):
+            return None
+        return self._award(claim, now_s, chosen, refused, missing)
+
+    async def reserve(self, claim: Claim) -> Award:
+        """As `reserve_now`, but asks the ledgers for the leases that are missing.
+
+        A better bid without a lease is worth a moment's wait; without any other that could win, the whole deadline.
+        """
+        now_s = time.monotonic()
+        until = now_s + claim.within_s
+        patience, step, fruitless = min(until, now_s + COLD_WAIT_S), ASK_AT_FIRST, 0
+        chosen, refused, missing = self._choose(claim, now_s)
+        while fruitless < FRUITLESS_MOST:
+            asked = [offer for offer in missing if self._shard(offer).is_reachable][:step]
+            waits_s = (patience if chosen else until) - now_s
+            if not asked or waits_s <= 0:
+                break
+            for offer in asked:
+                self._shard(offer).leases.want(offer)
+            await _within(waits_s, [shard.beaten() for shard in {self._shard(offer) for offer in asked}])
+            now_s = time.monotonic()
+            helped = any(self._shard(offer).leases.refusal(offer, now_s) != NO_LEASE for offer in asked)
+            fruitless = 0 if helped else fruitless + 1
+            step *= 2
+            chosen, refused, missing = self._choose(claim, now_s)
+        if now_s >= until:  # nobody waits any more
+            chosen, refused = [], refused | {offer.bid_id: NO_LEASE for offer in chosen}
+        return self._award(claim, now_s, chosen, refused, missing)
+
+    def _award(
+        self, claim: Claim, now_s: float, chosen: list[Offer], refused: dict[str, str], missing: list[Offer]
+    ) -> Award:
+        for offer in missing:  # for those who come after us
+            self._shard(offer).leases.want(offer)
+        return Award(self._draw(claim, chosen, now_s), refused)
+
+    def _choose(self, claim: Claim, now_s: float) -> tuple[list[Offer], dict[str, str], list[Offer]]:
+        """(offers that win now, why better ones do not, which of those an answer of the ledger might help)."""
+        chosen: list[Offer] = []
+        refused: dict[str, str] = {}
+        missing: list[Offer] = []
+        winners: set[str] = set()
+        for offer in claim.offers:
+            brand_id = offer.where.brand_id
+            if brand_id in winners:
+                continue
+            reason = self._of(brand_id).leases.refusal(offer, now_s)
+            if reason is None:
+                chosen.append(offer)
+                if len(chosen) >= claim.winners:
+                    break
+                winners.add(brand_id)
+                continue
+            refused[offer.bid_id] = reason
+            if reason == NO_LEASE:
+                missing.append(offer)
+        return chosen, refused, missing
+
+    def _draw(self, claim: Claim, chosen: Sequence[Offer], now_s: float) -> tuple[Win, ...]:
+        if not chosen:
+            return ()
+        self._awards += 1
+        award_id = f"{self._nonce}-{self._awards}"
+        return tuple(self._shard(offer).leases.draw(claim, award_id, offer, now_s) for offer in chosen)
+
+    def saw(self, opportunities: Sequence[Opportunity]) -> None:
+        """What a request could have won, for λ."""
+        if len(self._shards) == 1:
+            self._shards[0].seen.add(opportunities)
+            return
+        for shard, some in self._by_shard(opportunities, lambda one: one.brand_id).items():
+            shard.seen.add(some)
+
+    def _shard(self, offer: Offer) -> Shard:
+        return self._of(offer.where.brand_id)
+
+    def release(self, wins: Collection[tuple[str, str]]) -> None:
+        """Nobody heard of these wins (brand, reservation): their money goes back, in the background."""
+        self._spawn(self._release(wins))
+
+    async def _release(self, wins: Collection[tuple[str, str]]) -> None:
+        try:
+            for shard, ids in self._by_shard(wins, lambda win: win[0]).items():
+                await shard.beaten()  # what is given back must have been recorded
+                await shard.call_within(30.0, "release", [reservation_id for _, reservation_id in ids])
+        except LedgerError as error:
+            logger.warning("%d reservations stay until they expire: %s", len(wins), error)
+
+    def _spawn(self, work: Awaitable[Any]) -> None:
+        task = asyncio.ensure_future(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    # What concerns one shard, or all
+
+    async def beat_within(self, seconds: float) -> None:
+        """Tell the ledgers what they do not know yet, and hear what is new; when they are silent, go on without."""
+        await _within(seconds, [shard.beaten() for shard in self._shards])
+
+    async def summon_within(self, seconds: float) -> None:
+        """The same for all replicas: each tells what it knows, and hears what is new."""
+        await _within(seconds, [shard.summon(seconds) for shard in self._shards])
+
+    async def of_brand(self, seconds: float, method: str, brand_id: str, *args: Any) -> Any:
+        """A call about a brand. Raises: LedgerError."""
+        return await self._whose(self._of(brand_id), seconds, method, brand_id, *args)
+
+    async def put_brand(self, seconds: float, brand_id: str, settings: Any) -> Any:
+        shard = self._owner.get(brand_id) or self._by_hash(settings.portfolio_id, brand_id)
+        return await self._whose(shard, seconds, "put_brand", brand_id, settings)
+
+    async def of_portfolio(self, seconds: float, method: str, portfolio_id: str, *args: Any) -> Any:
+        """A call about a portfolio. Raises: LedgerError."""
+        return await self._whose(self._by_hash(portfolio_id, ""), seconds, method, portfolio_id, *args)
+
+    async def _whose(self, shard: Shard, seconds: float, method: str, *args: Any) -> Any:
+        """A call that goes on to the shard that the asked one names: a brand may just have moved."""
+        try:
+            return await shard.call_within(seconds, method, *args)
+        except OtherShard as error:
+            return await self._shards[error.shard].call_within(seconds, method, *args)
+
+    async def list_brands(self, seconds: float, cursor: str | None, limit: int) -> tuple[list[Any], str | None]:
+        pages = await asyncio.gather(
+            *(shard.call_within(seconds, "list_brands", cursor, limit) for shard in self._shards)
+        )
+        brands = sorted((brand for page, _ in pages for brand in page), key=lambda brand: str(brand["brand_id"]))
+        more = len(brands) > limit or any(next_cursor for _, next_cursor in pages)
+        brands = brands[:limit]
+        return brands, brands[-1]["brand_id"] if brands and more else None
+
+    async def record(self, seconds: float, events: Sequence[Event]) -> list[Result]:
+        """The events' results, in order. A batch that concerns several shards is several transactions."""
+        results: dict[int, Result] = {}
+        numbered = list(enumerate(events))
+        for shard, items in self._by_shard(numbered, lambda item: item[1].brand_id).items():
+            answers = await shard.call_within(seconds, "record", [event for _, event in items])
+            results |= zip((number for number, _ in items), answers, strict=True)
+        return [results[number] for number in range(len(events))]
+
+    def _of(self, brand_id: str) -> Shard:
+        return self._owner.get(brand_id, self._shards[0])
+
+    def _by_hash(self, portfolio_id: str | None, brand_id: str) -> Shard:
+        return self._shards[shard_of(portfolio_id, brand_id, len(self._shards))]
+
+    def _by_shard(self, items: Collection[T], brand_of: Callable[[T], str]) -> dict[Shard, list[T]]:
+        found: dict[Shard, list[T]] = {}
+        for item in items:
+            found.setdefault(self._of(brand_of(item)), []).append(item)
+        return found
+
+    # The replica's life
+
+    async def keep_beating(self) -> None:
+        """Until `close`."""
+        await asyncio.gather(
+            *(loop for shard in self._shards for loop in (shard.keep_beating(), shard.keep_listening()))
+        )
+
+    async def close(self) -> None:
+        """Tell the last wins and return every lease."""
+        await _within(BEAT_S, [shard.beat(is_last=True) for shard in self._shards])
+
+
+async def _within(seconds: float, works: Sequence[Awaitable[Any]]) -> None:
+    """What is not done in time is let go."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(max(seconds, 0.0)):
+            await asyncio.gather(*works)

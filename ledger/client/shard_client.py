@@ -1,0 +1,246 @@
+"""One shard's ledger as a replica sees it: calls, beats, and the leases that the answers bring."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ray.exceptions import RayError, RayTaskError
+
+from ledger.bidding.demand import Seen
+from ledger.client.lease_cache import Leases
+from ledger.domain.errors import LedgerError, LedgerUnavailable, OtherShard
+from ledger.domain.messages import Beat, BrandTerms, Reply
+from ledger.domain.reservation import Lifetimes
+from ledger.domain.settings import LedgerSettings
+from ledger.runtime.beat_format import pack_beat
+from ledger.runtime.wakeup import LISTEN_S
+
+logger = logging.getLogger("paceline.reserve")
+RETRY_S = 0.1
+BEAT_S = 10.0
+"""A beat that has not been answered by then is given up; the next one states everything anew."""
+
+LISTEN_AGAIN_S = 1.0
+
+Connect = Callable[[], Any]
+"""Blocking: the handle of the shard's ledger, which is made where there is none."""
+
+
+class Shard:
+    """One shard's ledger, and this replica's leases of it.
+
+    Args:
+        connect: see `Connect`.
+        replace: blocking: puts a new ledger in the place of one that is silent.
+    """
+
+    def __init__(
+        self,
+        connect: Connect,
+        settings: LedgerSettings,
+        replace: Callable[[], Any] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._connect, self._replace, self._settings, self._clock = connect, replace, settings, clock
+        self.leases = Leases(Lifetimes(settings.reservation_ttl_s, settings.conversion_days))
+        self.on_terms: Callable[[Mapping[str, BrandTerms]], None] = lambda _: None
+        self.seen = Seen()
+        self._handle: Any = None
+        self._connecting: asyncio.Task[Any] | None = None
+        self._urgent = asyncio.Event()
+        self._waiting: list[asyncio.Future[None]] = []  # for a beat that begins yet
+        self._held: list[asyncio.Future[None]] = []  # for the one under way
+        self._beating = asyncio.Lock()
+        self._is_away = True
+        self._is_over = False
+        self._name = os.urandom(8).hex()
+
+    async def call(self, method: str, *args: Any) -> Any:
+        """One call to the ledger.
+
+        Raises:
+            LedgerError: it declined, or (LedgerUnavailable) there is none.
+        """
+        try:
+            if self._handle is None:
+                self._handle = await self._connected()
+            return await getattr(self._handle, method).remote(*args)
+        except RayTaskError as error:  # it is a LedgerError too, but its text is the remote traceback
+            cause = getattr(error, "cause", None)
+            if isinstance(cause, LedgerError):
+                raise cause from None
+            logger.exception("the ledger failed")
+            raise LedgerUnavailable("it failed; its log has the reason") from None
+        except (RayError, ValueError) as error:  # dead, restarting or unreachable; ValueError: no such actor yet
+            self._handle = None
+            reason = (str(error) or repr(error)).splitlines()[0]
+            logger.warning("the ledger is not there: %s", reason)
+            raise LedgerUnavailable(reason) from None
+
+    async def _connected(self) -> Any:
+        """One attempt for all who need it."""
+        if self._connecting is None:
+            self._connecting = asyncio.create_task(asyncio.to_thread(self._connect))
+            self._connecting.add_done_callback(self._forget_attempt)
+        return await asyncio.shield(self._connecting)
+
+    def _forget_attempt(self, attempt: asyncio.Task[Any]) -> None:
+        self._connecting = None
+        if not attempt.cancelled():
+            attempt.exception()  # whoever waited has heard of it
+
+    async def call_within(self, seconds: float, method: str, *args: Any) -> Any:
+        """A call that may be repeated without harm, tried again while the ledger restarts."""
+        end = self._clock() + seconds
+        while True:
+            try:
+                async with asyncio.timeout(max(0.0, end - self._clock())):
+                    return await self.call(method, *args)
+            except TimeoutError:
+                raise LedgerUnavailable("the ledger did not answer in time") from None
+            except OtherShard:
+                raise
+            except LedgerUnavailable:
+                if self._clock() + RETRY_S > end:
+                    raise
+                await asyncio.sleep(RETRY_S)
+
+    # Beats
+
+    @property
+    def is_reachable(self) -> bool:
+        """Whether the last beat was answered: only then is it worth a request's time to ask."""
+        return not self._is_away
+
+    async def beaten(self) -> None:
+        """Wait for a beat that begins after this call; there is none after the last."""
+        if self._is_over:
+            return
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(done)
+        self._urgent.set()
+        await done
+
+    async def summon(self, seconds: float) -> None:
+        """Have every replica beat, this one too."""
+        await asyncio.gather(self.beaten(), self._summon_others(seconds))
+
+    async def _summon_others(self, seconds: float) -> None:
+        with contextlib.suppress(LedgerError):
+            await self.call("summon", seconds, self._name)
+
+    async def keep_beating(self) -> None:
+        """Until the last beat has been sent."""
+        while not self._is_over:
+            try:
+                async with asyncio.timeout(self.leases.until_next(self._settings.beat_s, self._clock())):
+                    await self._urgent.wait()
+            except TimeoutError:
+                pass
+            await self.beat()
+            if self._is_away:
+                await asyncio.sleep(RETRY_S)
+
+    async def keep_listening(self) -> None:
+        """Beat whenever the ledger calls, until the last beat has been sent."""
+        while not self._is_over:
+            try:
+                async with asyncio.timeout(LISTEN_S + BEAT_S):
+                    is_called = await self.call("listen", self._name)
+            except (LedgerError, TimeoutError):
+                await asyncio.sleep(LISTEN_AGAIN_S)  # the beats find the way back to it
+                continue
+            if is_called:
+                await self.beaten()
+
+    async def beat(self, is_last: bool = False) -> None:
+        """One beat, or the few that open a session; errors are logged once an outage. None follows the last."""
+        async with self._beating:
+            if self._is_over and not is_last:
+                return
+            self._is_over = is_last
+            self._urgent.clear()
+            self._held, self._waiting = self._waiting, []
+            if is_last and not self.leases.is_open and not self.leases.has_old_session:
+                self._let_go()
+                return  # nothing to give back
+            try:
+                await self._beat(is_last)
+                while not is_last and not self.leases.is_open:
+                    await self._beat()
+            except (LedgerError, TimeoutError) as error:
+                if not self._is_away:
+                    logger.warning("no answer from the ledger: %s", str(error) or repr(error))
+                self._is_away = True
+            except Exception:
+                logger.exception("a beat failed")
+                self._is_away = True
+            else:
+                self._is_away = False
+            finally:
+                self._let_go()
+
+    def _let_go(self) -> None:
+        """Whoever waits for this beat goes on, with what there is."""
+        held, self._held = self._held, []
+        for done in held:
+            if not done.done():
+                done.set_result(None)
+
+    async def _beat(self, is_last: bool = False) -> None:
+        beat = self.leases.beat(self._clock(), self.seen.take(), is_last)
+        asked_s = self._clock()
+        try:
+            reply = await self._answer(beat)
+        except BaseException:
+            self.leases.failed(beat)
+            raise
+        self.leases.heard(beat, reply, asked_s, self._clock())
+        if reply.terms is not None:
+            self.on_terms(reply.terms.brands)
+
+    async def _answer(self, beat: Beat) -> Reply:
+        """The beat's answer. While it lets us wait, the ledger is asked for its name: one that is silent is replaced.
+
+        Raises:
+            LedgerUnavailable, TimeoutError: it may have arrived all the same.
+        """
+        call = asyncio.ensure_future(self.call("beat", pack_beat(beat)))
+        try:
+            heard_s = began_s = self._clock()
+            while not call.done():
+                now_s = self._clock()
+                if now_s - began_s > BEAT_S:
+                    raise LedgerUnavailable("the ledger did not answer in time")
+                if self._handle is None:
+                    heard_s = now_s  # still on the way to it: one that starts is not silent
+                if now_s - heard_s > self._settings.silence_s and self._replace is not None:
+                    logger.error("the ledger has been silent for %.0f s: replacing it", now_s - heard_s)
+                    self._handle = await asyncio.to_thread(self._replace)
+                    raise LedgerUnavailable("the ledger was silent and has been replaced")
+                await asyncio.wait([call], timeout=self._settings.silence_s / 3)
+                if call.done() or self._handle is None:
+                    continue
+                if await self._says_its_name():
+                    heard_s = self._clock()
+                elif not call.done():
+                    self._is_away = True  # requests need not wait until it is replaced
+                    self._let_go()
+            reply: Reply = await call
+            return reply
+        finally:
+            call.cancel()
+
+    async def _says_its_name(self) -> bool:
+        try:
+            async with asyncio.timeout(self._settings.silence_s / 3):
+                await self.call("identity")
+        except (LedgerError, TimeoutError):
+            return False
+        return True

@@ -1,0 +1,267 @@
+"""The one writer, on Ray: a named detached actor that every replica calls."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import logging
+import math
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+
+from redis.asyncio import Redis
+
+from db.brands import BrandSettings, PortfolioSettings
+from db.session import Database
+from db.settings import DatabaseSettings
+from ledger.bidding.revenue_completion import DaySums
+from ledger.domain.errors import Fenced, LayoutReplaced, LedgerUnavailable
+from ledger.domain.messages import Event, Reply, Result
+from ledger.domain.settings import LedgerSettings, RoasSettings
+from ledger.runtime.beat_format import unpack_beat
+from ledger.runtime.generations import Identity, digest_of, has_successor
+from ledger.runtime.wakeup import Summons
+from ledger.service.controller_loop import Pilot
+from ledger.service.lambda_history import LOOK_S, LambdaRecord
+from ledger.service.ledger import Ledger
+from ledger.service.roas_counters import Counters
+from ledger.service.write_queue import Writer
+
+logger = logging.getLogger("paceline.ledger")
+T = TypeVar("T")
+RETRY_S = 0.5
+STOP_S = 0.5
+REDIS_S = 5.0
+LINGER_S = 10.0
+"""How long the ledger of a former layout stays to say so: replicas of that layout would only start it again."""
+
+
+class LedgerActor:
+    """A shard's ledger. It may be killed at any time: what it has answered is in the database.
+
+    Ray starts it again by calling the constructor, on the event loop, with the same settings; it then takes the next
+    epoch, unless a younger generation has a name by now. The methods are those of `Ledger`; writes go through the one
+    `Writer`.
+
+    Args:
+        generation: its number in its shard (`reach.py`); 0: no other one is looked for.
+    """
+
+    def __init__(
+        self,
+        database: DatabaseSettings,
+        redis_url: str | None,
+        ledger_settings: LedgerSettings,
+        roas_settings: RoasSettings,
+        shard: int = 0,
+        decided_at: float = 0.0,
+        generation: int = 0,
+    ) -> None:
+        digest = digest_of(database, redis_url, ledger_settings, roas_settings, shard)
+        self._identity = Identity(digest, decided_at)
+        self._database = Database(database)
+        self._redis = None
+        if redis_url is not None:
+            self._redis = Redis.from_url(redis_url, socket_timeout=REDIS_S, socket_connect_timeout=REDIS_S)
+        self._settings, self._roas_settings, self._shard = ledger_settings, roas_settings, shard
+        self._generation = generation
+        self._leaving: asyncio.Task[None] | None = None
+        self._summons = Summons()
+        self._ledger: Ledger | None = None
+        self._writer: Writer | None = None
+        self._counters: Counters | None = None
+        self._pilot: Pilot | None = None
+        self._opening: asyncio.Task[None] | None = None
+        self._loops: list[asyncio.Task[None]] = []
+        self._booting = asyncio.get_running_loop().create_task(self._boot())
+
+    async def _boot(self) -> None:
+        """Open without being asked: holds expire even while nobody calls."""
+        while self._ledger is None:
+            try:
+                await self.start()
+            except Exception as error:
+                logger.warning("the ledger cannot open yet: %s", error)
+                if self._leaving is not None:
+                    return
+                await asyncio.sleep(RETRY_S)
+
+    async def start(self) -> int:
+        """Open the ledger if it is not open yet, and return its epoch.
+
+        Raises:
+            LedgerUnavailable: the database is away, and is tried again with the next call; or another ledger is this
+                one's successor.
+        """
+        if self._leaving is not None:
+            raise LedgerUnavailable("another ledger has taken over")
+        if self._ledger is None:
+            if self._opening is None or self._opening.done():
+                self._opening = asyncio.create_task(self._open())
+            await asyncio.shield(self._opening)
+        assert self._ledger is not None
+        return self._ledger.epoch
+
+    async def _open(self) -> None:
+        try:
+            if await self._has_successor():
+                raise Fenced(self._shard, 0, 0)
+            ledger = await Ledger.open(
+                self._database, self._settings, shard=self._shard, decided_at=self._identity.decided_at
+            )
+        except Fenced as error:
+            self._leave(error)
+            raise LedgerUnavailable("another ledger has taken over") from error
+        self._writer = Writer(ledger)
+        self._loops = [
+            asyncio.create_task(self._writer.keep_writing()),
+            asyncio.create_task(self._keep(self._writer.sweep, self._settings.sweep_s)),
+            asyncio.create_task(self._keep(ledger.refresh, self._settings.refresh_s)),
+            asyncio.create_task(self._keep(ledger.check_epoch, self._settings.refresh_s)),
+            asyncio.create_task(self._keep(LambdaRecord(ledger, self._database).look, LOOK_S)),
+        ]
+        if self._redis is not None:
+            self._counters = Counters(ledger, self._redis, self._roas_settings)
+            self._pilot = Pilot(ledger, self._roas_settings, self._counters.completed_today)
+            self._counters.frozen = lambda: self._pilot.frozen if self._pilot else {}
+            self._loops += [
+                asyncio.create_task(self._counters.keep_counting()),
+                asyncio.create_task(self._pilot.keep_steering()),
+            ]
+        self._ledger = ledger
+        logger.info("shard %d is open in epoch %d", self._shard, ledger.epoch)
+
+    async def identity(self) -> Identity:
+        """What it runs with; answered without the database."""
+        return self._identity
+
+    # The replicas' way
+
+    async def beat(self, packed: bytes) -> Reply:
+        """
+        Args:
+            packed: a `Beat`, by `pack_beat`.
+        """
+        beat = unpack_beat(packed)
+        reply = await self._write(lambda writer: writer.beat(beat))
+        if self._pilot is not None:
+            self._pilot.heard(beat.seen)
+        return reply
+
+    async def listen(self, replica: str) -> bool:
+        """Until the replica should beat at once; see `Summons`."""
+        return await self._summons.listen(replica)
+
+    async def summon(self, seconds: float, replica: str) -> None:
+        """Until all replicas but this one have beaten, or so long."""
+        await self._summons.others_within(seconds, replica)
+
+    async def end_sessions(self, since: dt.datetime) -> int:
+        return await self._write(lambda writer: writer.run(lambda: self._book.end_sessions(since)))
+
+    async def release(self, reservation_ids: Sequence[str]) -> int:
+        return await self._write(lambda writer: writer.run(lambda: self._book.release(reservation_ids)))
+
+    async def record(self, events: Sequence[Event]) -> list[Result]:
+        return await self._write(lambda writer: writer.record(events))
+
+    # Administration
+
+    async def put_brand(self, brand_id: str, settings: BrandSettings) -> dict[str, Any]:
+        return await self._write(lambda writer: writer.run(lambda: self._book.put_brand(brand_id, settings)))
+
+    async def get_brand(self, brand_id: str) -> dict[str, Any]:
+        await self.start()
+        return await self._book.get_brand(brand_id)
+
+    async def list_brands(self, cursor: str | None = None, limit: int = 100) -> tuple[list[dict[str, Any]], str | None]:
+        await self.start()
+        return await self._book.list_brands(cursor, limit)
+
+    async def put_portfolio(self, portfolio_id: str, settings: PortfolioSettings) -> dict[str, Any]:
+        return await self._write(lambda writer: writer.run(lambda: self._book.put_portfolio(portfolio_id, settings)))
+
+    async def get_portfolio(self, portfolio_id: str) -> dict[str, Any]:
+        await self.start()
+        return await self._book.get_portfolio(portfolio_id)
+
+    async def slot_roas(
+        self, brand_id: str, days: dict[int, DaySums], window_days: int, today_fraction: float
+    ) -> float:
+        """The ROAS of a part of a brand, by the measure of `brand_roas_current`; NaN while it is not known."""
+        await self.start()
+        if self._counters is None:
+            return math.nan
+        return self._counters.slot_roas(brand_id, days, window_days, today_fraction)
+
+    async def close(self) -> None:
+        """End the loops and let go of database and Redis. Nothing is lost without it."""
+        going = {self._booting, *self._loops}
+        while going:
+            # Again if need be: a client library may take a cancellation for a time-out of its own and go on.
+            for task in going:
+                task.cancel()
+            _, going = await asyncio.wait(going, timeout=STOP_S)
+        if self._redis is not None:
+            await self._redis.aclose()
+        await self._database.close()
+
+    @property
+    def _book(self) -> Ledger:
+        assert self._ledger is not None
+        return self._ledger
+
+    async def _write(self, work: Callable[[Writer], Awaitable[T]]) -> T:
+        await self.start()
+        assert self._writer is not None
+        try:
+            return await work(self._writer)
+        except Fenced as error:
+            self._leave(error)
+            raise LedgerUnavailable("another ledger has taken over") from error
+
+    async def _keep(self, work: Callable[[], Awaitable[Any]], every_s: float) -> None:
+        """Again and again, whatever happens."""
+        while True:
+            try:
+                await work()
+            except Fenced as error:
+                self._leave(error)
+            except LedgerUnavailable as error:
+                logger.warning("%s", error)
+                await asyncio.sleep(RETRY_S)
+            except Exception:
+                logger.exception("a turn failed")
+            await asyncio.sleep(every_s)
+
+    def _leave(self, error: Fenced) -> None:
+        """Another ledger writes now. Whoever has a successor ends for good; else Ray starts this one again.
+
+        Two ledgers that each started the other's successor would never end; a younger generation never gives way.
+        """
+        if self._leaving is None:
+            logger.error("%s: leaving", error)
+            self._leaving = asyncio.get_running_loop().create_task(self._go(error))
+
+    async def _go(self, error: Fenced) -> None:
+        for_good = isinstance(error, LayoutReplaced)
+        await asyncio.sleep(LINGER_S if for_good else RETRY_S)  # what has been answered gets away meanwhile
+        try:
+            if for_good or await self._has_successor():
+                await asyncio.to_thread(_end_for_good)
+                await asyncio.sleep(STOP_S)
+        finally:
+            os._exit(1)
+
+    async def _has_successor(self) -> bool:
+        if self._generation == 0:
+            return False
+        return await asyncio.to_thread(has_successor, self._shard, self._generation)
+
+
+def _end_for_good() -> None:
+    """Ray's own way: it frees the name and starts nothing again."""
+    import ray
+
+    ray.kill(ray.get_runtime_context().current_actor, no_restart=True)

@@ -1,0 +1,177 @@
+"""A shard's ledger as a detached Ray actor: found by name, started where there is none, replaced when it is silent."""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from typing import Any
+
+from db.settings import DatabaseSettings
+from ledger.domain.errors import LedgerUnavailable
+from ledger.domain.settings import LedgerSettings, RoasSettings
+from ledger.runtime.generations import (
+    NAMESPACE,
+    Identity,
+    Reached,
+    Silent,
+    agree,
+    digest_of,
+    living_generations,
+    logger,
+    name_of,
+)
+
+BORN_AT = time.time()
+"""When this process began, near enough."""
+
+
+def connect(
+    database: DatabaseSettings,
+    redis_url: str | None,
+    ledger_settings: LedgerSettings | None = None,
+    roas_settings: RoasSettings | None = None,
+    shard: int = 0,
+    decided_at: float | None = None,
+) -> Reached[Any]:
+    """A shard's ledger; makes the actor where there is none. Blocks; Ray must be initialised.
+
+    One that runs with older settings, or does not answer, gives way to the next generation. Every replica may call this
+    at once: all meet the same one.
+
+    Args:
+        decided_at: when these settings were decided, in seconds since 1970; else when this process began. In a rolling
+            deployment the replicas with the old settings began before those with the new ones, and follow them.
+
+    Raises:
+        LedgerUnavailable: there is an actor, but it is not ready yet; try again.
+    """
+    settings = database, redis_url, ledger_settings or LedgerSettings(), roas_settings or RoasSettings(), shard
+    return _connect(settings, decided_at, 0)
+
+
+def replace(
+    database: DatabaseSettings,
+    redis_url: str | None,
+    ledger_settings: LedgerSettings | None = None,
+    roas_settings: RoasSettings | None = None,
+    shard: int = 0,
+    decided_at: float | None = None,
+    *,
+    seen: Reached[Any] | int,
+) -> Reached[Any]:
+    """`connect`, but to a younger generation than `seen`, which has not answered for `LedgerSettings.silence_s`.
+
+    It is started if nobody has started it yet: who else gives up the same one meets the same successor. What was silent
+    is killed, and fenced if it cannot be.
+
+    Raises:
+        LedgerUnavailable: the successor is not ready yet; try again, with the same `seen`.
+    """
+    settings = database, redis_url, ledger_settings or LedgerSettings(), roas_settings or RoasSettings(), shard
+    return _connect(settings, decided_at, seen if isinstance(seen, int) else seen.generation)
+
+
+Settings = tuple[DatabaseSettings, str | None, LedgerSettings, RoasSettings, int]
+
+
+def _connect(settings: Settings, decided_at: float | None, seen: int) -> Reached[Any]:
+    wanted = Identity(digest_of(*settings), BORN_AT if decided_at is None else decided_at)
+    reached = agree(wanted, _RayGenerations(settings, wanted.decided_at), seen)
+    if reached.identity.digest == wanted.digest:
+        _retire_beyond(settings[2].shards)
+    return reached
+
+
+class _RayGenerations:
+    """Actors by name."""
+
+    def __init__(self, settings: Settings, decided_at: float) -> None:
+        self._settings, self._decided_at, self._shard = settings, decided_at, settings[-1]
+
+    def living(self) -> list[int]:
+        return living_generations().get(self._shard, [])
+
+    def meet(self, generation: int) -> Any:
+        import ray  # here: Ray reads its environment on import, and a supervisor imports this package before it set it
+
+        from ledger.runtime.actor import LedgerActor
+
+        actor: Any = ray.remote(LedgerActor).options(
+            name=name_of(self._shard, generation),
+            namespace=NAMESPACE,
+            lifetime="detached",
+            get_if_exists=True,
+            max_restarts=-1,
+            max_task_retries=0,  # a repeated call is the caller's decision: it has the ids that make it harmless
+            num_cpus=0,
+            max_concurrency=1000,
+        )
+        try:
+            return actor.remote(*self._settings, self._decided_at, generation)
+        except ValueError as error:  # the name is not free yet
+            raise LedgerUnavailable(_first_line(error)) from None
+
+    def identity(self, handle: Any) -> Identity:
+        import ray
+        from ray.exceptions import GetTimeoutError, RayActorError
+
+        try:
+            answer: Identity = ray.get(handle.identity.remote(), timeout=self._settings[2].silence_s)
+            return answer
+        except GetTimeoutError:
+            if _has_started(handle):
+                raise Silent("its actor does not answer") from None
+            raise LedgerUnavailable("its actor is still starting") from None
+        except RayActorError as error:  # it starts again, or was killed a moment ago
+            raise LedgerUnavailable(_first_line(error)) from None
+
+    def kill(self, generation: int) -> None:
+        _kill(name_of(self._shard, generation))
+
+
+def end_sessions(seconds: float, draining_s: float) -> None:
+    """Before everything stops: let every shard take back the leases of replicas that draw no more.
+
+    What is not back within `seconds` waits in quarantine after the next start.
+
+    Args:
+        draining_s: a beat that was sent before now may still be on its way for so long.
+    """
+    import ray
+
+    since = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=draining_s)
+    until = time.monotonic() + seconds
+    for shard, generations in living_generations().items():
+        ledger = ray.get_actor(name_of(shard, max(generations)), NAMESPACE)
+        while time.monotonic() < until:
+            if not ray.get(ledger.end_sessions.remote(since), timeout=max(until - time.monotonic(), 0.1)):
+                break
+            time.sleep(0.1)
+
+
+def _retire_beyond(shards: int) -> None:
+    """End the ledgers that only a larger layout had; nobody calls them any more."""
+    for shard, generations in living_generations().items():
+        for generation in generations if shard >= shards else ():
+            logger.warning("there are %d shards now: ending the ledger of shard %d", shards, shard)
+            _kill(name_of(shard, generation))
+
+
+def _kill(name: str) -> None:
+    import ray
+
+    try:
+        ray.kill(ray.get_actor(name, namespace=NAMESPACE), no_restart=True)
+    except ValueError:  # somebody was faster
+        return
+
+
+def _has_started(handle: Any) -> bool:
+    """Whether its constructor has returned: until then nobody can say that it is silent."""
+    from ray._private import state  # the public state API needs the dashboard
+
+    return bool(state.actors(handle._actor_id.hex()).get("State") == "ALIVE")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or repr(error)).splitlines()[0]

@@ -1,0 +1,164 @@
+"""How a replica finds a shard's ledger, or starts the next one where there is none or it has gone silent.
+
+A shard's ledgers are numbered: `paceline-ledger-{shard}-{generation}` is the name of a detached actor, and the highest
+number that has a name is the shard's ledger. Ray keeps the numbers: a generation's name goes with its actor, and a
+shard of which nothing is left begins at 1. The number decides whom to call, never who may write: that is the epoch in
+the database, which every start of every generation takes anew.
+
+    nobody is there            → 1
+    it runs with older settings → the next one, and the old one is killed
+    it has been silent          → the next one, and the old one is killed
+    it has crashed              → Ray starts the same generation again, in a new epoch
+
+Ray frees a killed actor's name at once. A process that runs ends at once too; one that is stopped (SIGSTOP) gets Ray's
+SIGKILL 5 s later (`kill_worker_timeout_milliseconds`), and until then it may keep a lock of the database. One that Ray
+could not reach leaves by itself when it wakes, for it is fenced and has a successor (`actor.py`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Iterable
+from typing import Generic, NamedTuple, Protocol, TypeVar
+
+from db.settings import DatabaseSettings
+from ledger.domain.errors import LedgerUnavailable
+from ledger.domain.settings import LedgerSettings, RoasSettings
+
+logger = logging.getLogger("paceline.ledger")
+Handle = TypeVar("Handle")
+NAMESPACE = "paceline"
+CONNECT_TRIES, CONNECT_RETRY_S = 10, 0.1
+
+
+class Identity(NamedTuple):
+    """Which settings an actor runs with."""
+
+    digest: str
+    decided_at: float  # seconds since 1970
+
+
+class Reached(NamedTuple, Generic[Handle]):
+    """A shard's ledger, as it was found."""
+
+    handle: Handle
+    generation: int
+    identity: Identity
+
+
+class Silent(LedgerUnavailable):
+    """It is there, and does not answer: the next generation's turn."""
+
+
+class Generations(Protocol[Handle]):
+    """One shard's ledgers."""
+
+    def living(self) -> list[int]:
+        """Those that have a name."""
+
+    def meet(self, generation: int) -> Handle:
+        """This one, made with the wanted settings if nobody has made it yet.
+
+        Raises:
+            LedgerUnavailable: its name is just being removed.
+        """
+
+    def identity(self, handle: Handle) -> Identity:
+        """
+        Raises:
+            Silent: it runs, and has not answered within `silence_s`.
+            LedgerUnavailable: it starts, starts again, or has just been removed.
+        """
+
+    def kill(self, generation: int) -> None:
+        """For good, if it is still there. A generation that was killed has a younger one: its name never returns."""
+
+
+def agree(
+    wanted: Identity,
+    generations: Generations[Handle],
+    seen: int = 0,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Reached[Handle]:
+    """The youngest generation, if it has the wanted settings or newer ones and is younger than `seen`; else the next.
+
+    Whatever is older than the one that is met is killed before it is asked: a stopped process may hold a lock. Only one
+    is given up for its silence in one call.
+
+    Raises:
+        LedgerUnavailable: there was none to meet, for as long as it was tried.
+    """
+    reason = LedgerUnavailable("it has been replaced again and again")
+    has_given_up = False
+    for _ in range(CONNECT_TRIES):
+        living = generations.living()
+        generation = next_generation(living, seen)
+        try:
+            handle = generations.meet(generation)
+            for older in sorted(living):
+                if older < generation:
+                    logger.warning("ledger generation %d replaces %d", generation, older)
+                    generations.kill(older)
+            found = generations.identity(handle)
+        except Silent as error:
+            logger.warning("ledger generation %d is silent: %s", generation, error)
+            if has_given_up:
+                raise  # perhaps it is we who hear nothing
+            seen, has_given_up = generation, True
+            continue
+        except LedgerUnavailable as error:
+            reason = error
+        else:
+            if max(generations.living(), default=generation) > generation:
+                continue  # somebody has made a younger one meanwhile
+            if found.digest == wanted.digest or found.decided_at >= wanted.decided_at:
+                return Reached(handle, generation, found)
+            logger.warning("ledger generation %d runs with older settings", generation)
+            seen = generation
+            continue
+        sleep(CONNECT_RETRY_S)
+    raise reason
+
+
+def next_generation(living: Iterable[int], seen: int) -> int:
+    """Which one to call: the youngest, and younger than `seen`.
+
+    >>> next_generation([], 0), next_generation([3], 0), next_generation([3], 3), next_generation([3, 4], 3)
+    (1, 3, 4, 4)
+    """
+    return max([*living, seen + 1])
+
+
+def name_of(shard: int, generation: int) -> str:
+    return f"paceline-ledger-{shard}-{generation}"
+
+
+def living_generations() -> dict[int, list[int]]:
+    """The generations that have a name, by shard."""
+    import ray
+
+    found: dict[int, list[int]] = {}
+    for actor in ray.util.list_named_actors(all_namespaces=True):
+        parts = str(actor["name"]).removeprefix("paceline-ledger-").split("-")
+        if actor["namespace"] == NAMESPACE and len(parts) == 2 and all(part.isdecimal() for part in parts):
+            found.setdefault(int(parts[0]), []).append(int(parts[1]))
+    return found
+
+
+def has_successor(shard: int, generation: int) -> bool:
+    """Whether a younger generation of the shard has a name."""
+    return max(living_generations().get(shard, ()), default=0) > generation
+
+
+def digest_of(
+    database: DatabaseSettings,
+    redis_url: str | None,
+    ledger_settings: LedgerSettings,
+    roas_settings: RoasSettings,
+    shard: int,
+) -> str:
+    """Equal for equal settings."""
+    parts = (database.model_dump_json(), redis_url, ledger_settings.model_dump_json(), roas_settings.model_dump_json())
+    return hashlib.sha256(repr((*parts, shard)).encode()).hexdigest()

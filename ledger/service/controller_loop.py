@@ -1,0 +1,152 @@
+"""Steers by day: every few seconds, from what the replicas saw and the books say, to the κ of every brand."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import logging
+import time
+from collections.abc import Callable, Mapping
+
+from ledger.bidding.controller import Results, Rules, Steering, traffic_of
+from ledger.bidding.demand import Columns, added_up, unpacked
+from ledger.bidding.solver import Limits
+from ledger.bidding.terms import Steered
+from ledger.domain.budget_day import day_ends_at, day_of, midnight
+from ledger.domain.errors import LedgerUnavailable
+from ledger.domain.settings import RoasSettings
+from ledger.service.ledger import Ledger
+
+logger = logging.getLogger("paceline.pilot")
+TRAFFIC_S = 3600.0
+"""How often the shape of a day is learned anew."""
+
+TRAFFIC_DAYS = 28
+AT_ONCE = 250
+"""Brands whose news are taken in at one go."""
+
+Completed = Callable[[str, int, int], float]
+"""(brand, approved, pending revenue of today) → what today's wins will have brought."""
+
+
+class Pilot:
+    """Args:
+    completed: how a brand's revenue of today is completed for approval and delay.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        settings: RoasSettings,
+        completed: Completed = lambda _brand, approved, pending: approved + pending,
+        stopwatch: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._ledger, self._settings, self._completed, self._stopwatch = ledger, settings, completed, stopwatch
+        self._steering = Steering(settings.watch_s)
+        self._waiting: list[Columns] = []
+        self._shaped_s: float | None = None
+        self._frozen: dict[str, str] = {}
+        self._kept: dict[str, tuple[dt.date, Steered]] | None = None
+
+    @property
+    def frozen(self) -> Mapping[str, str]:
+        """Brands that were taken off steering, and why."""
+        return self._frozen
+
+    def heard(self, seen: bytes) -> None:
+        """What a replica saw, from its beat."""
+        if not seen:
+            return
+        try:
+            self._waiting.append(unpacked(seen))
+        except ValueError:
+            logger.exception("what a replica saw cannot be read")
+
+    async def keep_steering(self) -> None:
+        """Runs until it is cancelled. Whatever goes wrong is tried again."""
+        while True:
+            await asyncio.sleep(self._settings.resolve_s)
+            try:
+                await self.step()
+            except LedgerUnavailable as error:
+                logger.warning("λ stays as it is: %s", error)
+            except Exception:
+                logger.exception("λ could not be solved for")
+
+    async def step(self) -> None:
+        """Solve for the brands with news, and tell the ledger."""
+        waiting, self._waiting = self._waiting, []
+        now_s = self._stopwatch()
+        if self._shaped_s is None or now_s - self._shaped_s >= TRAFFIC_S:
+            self._steering.shape(*traffic_of(await self._ledger.traffic(TRAFFIC_DAYS)))
+            self._shaped_s = now_s
+        if not waiting:
+            return
+        rules = self._rules()
+        seen = list(added_up(waiting).items())
+        for start in range(0, len(seen), AT_ONCE):
+            self._steering.heard(dict(seen[start : start + AT_ONCE]), rules, now_s)
+            await asyncio.sleep(0)  # others have their turn: this loop answers beats, too
+        results = await self._results(self._steering.news)
+        shared = {
+            id_: Limits(settings.target_roas, settings.daily_budget_micros)
+            for id_, settings in self._ledger.portfolios().items()
+        }
+        word = self._steering.step(rules, results, shared)
+        for brand_id in word.frozen.keys() - self._frozen.keys():
+            logger.error("%s is frozen at last night's λ: %s", brand_id, word.frozen[brand_id])
+        for brand_id in self._frozen.keys() - word.frozen.keys():
+            logger.warning("%s is steered again", brand_id)
+        self._frozen = word.frozen
+        self._ledger.steer(self._until_seen(word.steered, rules))
+
+    def _until_seen(self, steered: Mapping[str, Steered], rules: Mapping[str, Rules]) -> dict[str, Steered]:
+        """With what a ledger before this one had found, until its brand was watched for long enough or its day ends."""
+        if self._kept is None:
+            self._kept = {
+                brand_id: (rules[brand_id].day, one)
+                for brand_id, one in self._ledger.steered.items()
+                if brand_id in rules
+            }
+        self._kept = {
+            brand_id: (day, one)
+            for brand_id, (day, one) in self._kept.items()
+            if brand_id not in steered and brand_id in rules and rules[brand_id].day == day
+        }
+        return {**{brand_id: one for brand_id, (_, one) in self._kept.items()}, **steered}
+
+    def _rules(self) -> dict[str, Rules]:
+        now = self._ledger.now()
+        days: dict[str, tuple[dt.date, float, float]] = {}
+        rules = {}
+        for brand_id, brand in self._ledger.owned(now).items():
+            settings = brand.settings
+            timezone = settings.timezone
+            if timezone not in days:
+                start = midnight(timezone, day_of(timezone, now))
+                end = day_ends_at(timezone, now)
+                days[timezone] = day_of(timezone, now), (now - start).total_seconds(), (end - start).total_seconds()
+            day, now_s, day_s = days[timezone]
+            rules[brand_id] = Rules(
+                day,
+                settings.target_roas,
+                settings.daily_budget_micros,
+                settings.exploration,
+                settings.portfolio_id,
+                self._ledger.night_kappa(brand),
+                self._ledger.has_fit(brand_id),
+                now_s,
+                day_s,
+            )
+        return rules
+
+    async def _results(self, brand_ids: frozenset[str]) -> dict[str, Results]:
+        least = self._settings.min_impressions
+        found = {}
+        for brand_id, (budget, sums) in (await self._ledger.days_of(brand_ids)).items():
+            # Too few impressions say nothing of revenue: then it is what was predicted.
+            revenue = None
+            if sums.impressions >= max(least, 1):
+                revenue = self._completed(brand_id, sums.revenue_micros, sums.pending_revenue_micros)
+            found[brand_id] = Results(budget.settled_micros, budget.reserved_micros, revenue)
+        return found

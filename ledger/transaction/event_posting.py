@@ -1,0 +1,350 @@
+"""What becomes of each event of a batch. Pure: `book.py` reads what it asks for, and writes what it says.
+
+posting = Posting(now, events, brands, hashes, clicks, groups, reservations)
+results = posting.post(page, figures)      # page and figures hold `posting.budget_keys` and `posting.row_keys`
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ledger.domain.brand import Brand
+from ledger.domain.budget import MONEY_MOST
+from ledger.domain.errors import MoneyOutOfRange
+from ledger.domain.messages import Event, Result, Tuple
+from ledger.domain.reservation import SETTLED, Reservation
+from ledger.domain.settlement import (
+    AGGREGATE,
+    CLICK,
+    CONVERSION,
+    IMPRESSION,
+    NOTHING,
+    UPDATE,
+    Change,
+    Effect,
+    Fact,
+    Figures,
+    RowKey,
+    change,
+    effect_of,
+    effect_of_group,
+    essential,
+    known_click,
+    recorded,
+    row_of,
+)
+from ledger.transaction.working_set import BudgetKey, Page, budget_keys
+
+EventKey = tuple[str, str, str]
+ClickKey = tuple[str, str, str]
+"""brand_id, partner_id, click_id."""
+
+Group = tuple[str, str, str]
+"""brand_id, partner_id, conversion_id: nobody restates another partner's conversion."""
+
+YEARS = range(2000, 3000)
+"""What every database and time zone can hold."""
+
+TYPES = (IMPRESSION, CLICK, CONVERSION, UPDATE, AGGREGATE)
+
+
+class Item(NamedTuple):
+    """An event that may be accepted."""
+
+    event: Event
+    content_hash: str
+    fact: Fact
+    is_late: bool  # it names a reservation that is not known
+
+
+class Posting:
+    def __init__(
+        self,
+        now: dt.datetime,
+        events: Sequence[Event],
+        brands: Mapping[str, Brand],
+        hashes: Mapping[EventKey, str],
+        clicks: Iterable[Any],
+        conversions: Sequence[Any],
+        reservations: Mapping[str, Reservation],
+    ) -> None:
+        """Args:
+        brands: those that the events name.
+        hashes: content hashes of the events that are recorded already.
+        clicks: recorded click events that these conversions may inherit from.
+        conversions: recorded events of the same groups, and of those that these clicks may complete.
+        reservations: all that any of these name.
+        """
+        self.now = now
+        self._brands, self._hashes, self._reservations = brands, dict(hashes), reservations
+        self._clicks: dict[ClickKey, list[Fact]] = {}
+        for row in clicks:
+            self._clicks.setdefault((row.brand_id, row.partner_id, row.click_id), []).append(self._recorded(row))
+        self._groups: dict[Group, list[Fact]] = {}
+        for row in conversions:
+            group = (row.brand_id, row.partner_id, row.conversion_id)
+            self._groups.setdefault(group, []).append(self._recorded(row))
+        self._effects: dict[Group, Effect] = {}
+        self._essentials: dict[Group, list[Fact]] = {}
+        self._waiting: dict[ClickKey, list[tuple[Group, str]]] = {}
+        """Recorded conversion events, by group and event_id, that their click may complete when it comes."""
+        for row in conversions:
+            if row.click_id is not None and (row.reservation_id is None or row.slot_id is None):
+                group = (row.brand_id, row.partner_id, row.conversion_id)
+                self._waiting.setdefault((row.brand_id, row.partner_id, row.click_id), []).append((group, row.event_id))
+        self._items: list[Item | Result] = []
+        self._see_clicks(events)
+        self._items = [self._item(event) for event in events]
+        self.event_rows: list[dict[str, Any]] = []
+        self.completed: dict[EventKey, Fact] = {}
+        """Recorded conversion events that now know what they inherit."""
+        self.changed_figures: dict[RowKey, Figures] = {}
+
+    # What must be read
+
+    @property
+    def row_keys(self) -> set[RowKey]:
+        return {row for _, fact in self._facts() if (row := row_of(fact)) is not None}
+
+    @property
+    def budget_keys(self) -> set[BudgetKey]:
+        keys: set[BudgetKey] = set()
+        for brand_id, portfolio_id, day in {
+            (brand_id, fact.portfolio_id, fact.day) for brand_id, fact in self._facts()
+        } | {(held.brand_id, held.portfolio_id, held.day) for held in self._reservations.values()}:
+            keys.update(budget_keys(brand_id, portfolio_id, day))
+        return keys
+
+    def _facts(self) -> Iterable[tuple[str, Fact]]:
+        for item in self._items:
+            if isinstance(item, Item):
+                yield item.event.brand_id, item.fact
+                for facts in self._completed_by(item).values():
+                    yield from ((item.event.brand_id, fact) for fact in facts)
+        for group, facts in self._groups.items():
+            for fact in facts:
+                yield group[0], fact
+
+    # What becomes of it
+
+    def post(self, page: Page, figures: Mapping[RowKey, Figures]) -> list[Result]:
+        """Settle the items in order. An item that is not accepted has no effect at all."""
+        rows = dict(figures)
+        return [item if isinstance(item, Result) else self._post(item, page, rows) for item in self._items]
+
+    def _post(self, item: Item, page: Page, rows: dict[RowKey, Figures]) -> Result:
+        event, fact = item.event, item.fact
+        key = (event.brand_id, event.partner_id, event.event_id)
+        if (known := self._hashes.get(key)) is not None:
+            return Result(event.event_id, "duplicate" if known == item.content_hash else "conflict")
+        group = group_of(event)
+        if group is None:
+            difference = change(NOTHING, effect_of(fact))
+        else:
+            facts = self._essential(group)
+            if not event.restates and any(other.type == CONVERSION for other in facts):
+                return _rejected(event, "restatement", "the conversion is recorded; only its brand may restate it")
+            new = effect_of_group([*facts, fact])
+            difference = change(self._effect(group), new)
+        try:
+            self._apply(event.brand_id, difference, page, rows, item.is_late)
+        except MoneyOutOfRange:
+            return _rejected(event, "amount_too_large", "the sum would be beyond what can be kept exactly")
+        self._hashes[key] = item.content_hash
+        if group is not None:
+            self._groups.setdefault(group, []).append(fact)
+            self._effects[group], self._essentials[group] = new, essential([*facts, fact])
+        self.event_rows.append(_event_row(item, self.now))
+        for group, facts in self._completed_by(item).items():
+            self._complete(group, facts, page, rows)
+        return Result(event.event_id, "accepted")
+
+    def _completed_by(self, item: Item) -> dict[Group, list[Fact]]:
+        """Recorded conversions as they would be, had this click come before them."""
+        event = item.event
+        if event.type != CLICK or event.click_id is None:
+            return {}
+        found: dict[Group, list[Fact]] = {}
+        for group, event_id in self._waiting.get((event.brand_id, event.partner_id, event.click_id), ()):
+            facts = found.get(group, self._groups[group])
+            found[group] = [fact.inheriting(item.fact) if fact.event_id == event_id else fact for fact in facts]
+        return {group: facts for group, facts in found.items() if facts != self._groups[group]}
+
+    def _complete(self, group: Group, facts: list[Fact], page: Page, rows: dict[RowKey, Figures]) -> None:
+        effect = effect_of_group(facts)
+        try:
+            self._apply(group[0], change(self._effect(group), effect), page, rows)
+        except MoneyOutOfRange:
+            return  # the reservation's day cannot take it: the cost stays where it is
+        for before, after in zip(self._groups[group], facts, strict=True):
+            if before != after:
+                self.completed[(group[0], group[1], after.event_id)] = after
+        self._groups[group], self._effects[group], self._essentials[group] = facts, effect, essential(facts)
+
+    def _essential(self, group: Group) -> list[Fact]:
+        """A conversion may be restated ten thousand times in a batch: each time a handful of events is looked at."""
+        if group not in self._essentials:
+            self._essentials[group] = essential(self._groups.get(group, []))
+        return self._essentials[group]
+
+    def _effect(self, group: Group) -> Effect:
+        return self._effects.get(group) or effect_of_group(self._essential(group))
+
+    def _apply(
+        self, brand_id: str, difference: Change, page: Page, rows: dict[RowKey, Figures], is_late: bool = False
+    ) -> None:
+        """Raises:
+        MoneyOutOfRange: nothing has moved.
+        """
+        changed = _moved(rows, difference)
+        self._move_money(page, brand_id, difference, is_late)
+        rows.update(changed)
+        self.changed_figures.update(changed)
+
+    def _move_money(self, page: Page, brand_id: str, difference: Change, is_late: bool) -> None:
+        # What is added goes first: only that can be refused, and then nothing has moved yet.
+        for charge, cost_micros in sorted(difference.costs, key=lambda cost: -cost[1]):
+            held = self._reservations.get(charge.reservation_id) if charge.reservation_id else None
+            late = is_late if held is None else page.current(held).is_late
+            page.settle(brand_id, charge.portfolio_id, charge.day, cost_micros, held, late)
+        for reservation_id in sorted(difference.ends):
+            page.end(self._reservations[reservation_id], SETTLED)
+
+    # Reading an event
+
+    def _item(self, event: Event) -> Item | Result:
+        brand = self._brands.get(event.brand_id)
+        if brand is None:
+            return _rejected(event, "not_found", "no such brand")
+        if event.currency is not None and event.currency != brand.settings.currency:
+            return _rejected(event, "currency_mismatch", f"the brand's currency is {brand.settings.currency}")
+        if event.type not in TYPES:
+            return _rejected(event, "invalid", "no such type of event")
+        if event.occurred_at.year not in YEARS:
+            return _rejected(event, "invalid", "occurred_at is not in this millennium")
+        place, reservation_id = _place(event), event.reservation_id
+        if event.type in (CONVERSION, UPDATE):
+            if event.conversion_id is None:
+                return _rejected(event, "invalid", "a conversion needs its conversion_id")
+            if event.click_id is not None and (place is None or reservation_id is None):
+                click = known_click(self._clicks.get((event.brand_id, event.partner_id, event.click_id), ()))
+                if click is not None:
+                    place = place or click.place
+                    reservation_id = reservation_id or click.reservation_id
+                elif place is None and event.type == CONVERSION:
+                    return _rejected(event, "click_unknown", "no such click; give the tuple, or send the click first")
+        if place is None and event.type != UPDATE:
+            return _rejected(event, "tuple_missing", "slot_id, device_type and creative_type are needed")
+        content_hash = content_hash_of(event)
+        fact = self._fact(event, brand, place, reservation_id)
+        return Item(event, content_hash, fact, reservation_id is not None and fact.reservation_id is None)
+
+    def _see_clicks(self, events: Sequence[Event]) -> None:
+        """A conversion may inherit from a click of its own batch, whichever of them comes first in it."""
+        seen = set(self._hashes)
+        for event in events:
+            key = (event.brand_id, event.partner_id, event.event_id)
+            if key in seen:
+                continue
+            seen.add(key)
+            if event.type == CLICK and event.click_id is not None and isinstance(item := self._item(event), Item):
+                self._clicks.setdefault((event.brand_id, event.partner_id, event.click_id), []).append(item.fact)
+
+    def _fact(self, event: Event, brand: Brand, place: Tuple | None, reservation_id: str | None) -> Fact:
+        held = self._reservations.get(reservation_id) if reservation_id else None
+        if held is not None and (held.brand_id, held.partner_id) != (event.brand_id, event.partner_id):
+            held = None  # somebody else's: as good as none
+        return Fact(
+            event_id=event.event_id,
+            type=event.type,
+            occurred_at=event.occurred_at,
+            place=place,
+            day=brand.day(event.occurred_at) if held is None else held.day,
+            portfolio_id=brand.settings.portfolio_id if held is None else held.portfolio_id,
+            reservation_id=None if held is None else held.reservation_id,
+            pricing_model=None if held is None else held.pricing_model,
+            status=event.status,
+            period=event.period,
+            impressions=event.impressions,
+            clicks=event.clicks,
+            conversions=event.conversions,
+            cost_micros=event.cost_micros,
+            revenue_micros=event.revenue_micros,
+        )
+
+    def _recorded(self, row: Any) -> Fact:
+        held = self._reservations.get(row.reservation_id) if row.reservation_id else None
+        return recorded(row, None if held is None else held.pricing_model)
+
+
+def group_of(event: Event) -> Group | None:
+    if event.type not in (CONVERSION, UPDATE) or event.conversion_id is None:
+        return None
+    return event.brand_id, event.partner_id, event.conversion_id
+
+
+def content_hash_of(event: Event) -> str:
+    """Equal for a repetition, different for another content under the same id."""
+    content = (
+        event.type, event.occurred_at.astimezone(dt.UTC).isoformat(), event.slot_id, event.device_type,
+        event.creative_type, event.placement_score, event.reservation_id, event.click_id, event.conversion_id,
+        event.status, event.period, event.impressions, event.clicks, event.conversions, event.cost_micros,
+        event.revenue_micros,
+    )  # fmt: skip
+    return hashlib.sha256(repr(content).encode()).hexdigest()
+
+
+def _place(event: Event) -> Tuple | None:
+    if event.slot_id is None or event.device_type is None or event.creative_type is None:
+        return None
+    return Tuple(
+        event.brand_id, event.partner_id, event.slot_id, event.device_type, event.creative_type, event.placement_score
+    )
+
+
+def _moved(rows: Mapping[RowKey, Figures], difference: Change) -> dict[RowKey, Figures]:
+    changed: dict[RowKey, Figures] = {}
+    for key, delta in difference.rows:
+        before = changed.get(key) or rows.get(key) or Figures(cost_micros=0 if key.kind == "event" else None)
+        after = before.plus(delta)
+        for value in after:
+            if value is not None and abs(value) > MONEY_MOST:
+                raise MoneyOutOfRange(value)
+        changed[key] = after
+    return changed
+
+
+def _event_row(item: Item, now: dt.datetime) -> dict[str, Any]:
+    event, fact = item.event, item.fact
+    return {
+        "brand_id": event.brand_id,
+        "partner_id": event.partner_id,
+        "event_id": event.event_id,
+        "content_hash": item.content_hash,
+        "type": event.type,
+        "occurred_at": event.occurred_at,
+        "received_at": now,
+        "day": fact.day,
+        "portfolio_id": fact.portfolio_id,
+        "slot_id": fact.place.slot_id if fact.place else None,
+        "device_type": fact.place.device_type if fact.place else None,
+        "creative_type": fact.place.creative_type if fact.place else None,
+        "placement_score": fact.place.placement_score if fact.place else None,
+        "reservation_id": fact.reservation_id,
+        "click_id": event.click_id,
+        "conversion_id": event.conversion_id,
+        "status": event.status,
+        "period": event.period,
+        "impressions": 1 if event.type == IMPRESSION else event.impressions,
+        "clicks": 1 if event.type == CLICK else event.clicks,
+        "conversions": 1 if event.type == CONVERSION else event.conversions,
+        "cost_micros": event.cost_micros,
+        "revenue_micros": event.revenue_micros,
+    }
+
+
+def _rejected(event: Event, code: str, message: str) -> Result:
+    return Result(event.event_id, "rejected", code, message)
