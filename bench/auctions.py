@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from training.judge import judge, make_market
-from training.simulate import Auctions, Market, Terms, fitted, read_auctions, read_market, simulate
+from training.pricing.auctions import Auctions, Market, Terms, read_auctions, read_market
+from training.pricing.evaluate import judge, make_market
+from training.pricing.simulation import fitted, simulate
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 TEST, TRAIN = DATA / "auctions_1458.test.csv.gz", DATA / "auctions_1458.train.csv.gz"

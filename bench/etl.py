@@ -31,8 +31,8 @@ from db.session import Database
 from db.settings import DatabaseSettings
 from db.state import State
 from tests.servers.mysql import MySqlServer
-from training.features import ID_COLUMNS
-from training.files import CANONICAL, VALUES
+from training.columns import ID_COLUMNS
+from training.etl.csv_reader import CANONICAL, VALUES
 
 FIRST = dt.datetime(2024, 5, 1, tzinfo=dt.UTC)
 DAYS = 30
@@ -133,7 +133,7 @@ def _in_process(do: Callable[..., Any], *given: Any) -> Run:
 
 
 def _timed(do: Callable[..., Any], given: Sequence[Any]) -> Run:
-    import training.gather  # noqa: F401  (what the libraries take to load is no row's time)
+    import training.etl.reconcile  # noqa: F401  (what the libraries take to load is no row's time)
 
     began, began_cpu = time.perf_counter(), time.process_time()
     do(*given)
@@ -159,14 +159,14 @@ def quiet(_line: str) -> None:
 
 
 def import_all(url: str, path: Path) -> None:
-    from training.etl import import_file
+    from training.etl.importer import import_file
 
     done = _with_database(url, lambda database: import_file(database, path, say=quiet))
     assert not done.rejected
 
 
 def gather_all(url: str, folder: Path) -> None:
-    from training.gather import gather
+    from training.etl.reconcile import gather
 
     warnings: list[str] = []
     done = _with_database(url, lambda database: gather(database, State(folder), warnings.append))
@@ -174,13 +174,13 @@ def gather_all(url: str, folder: Path) -> None:
 
 
 def read_files(url: str, folder: Path) -> None:
-    from training.gather import read
+    from training.etl.reconcile import read
 
     assert len(_with_database(url, lambda database: read(database, State(folder), dt.date.max)))
 
 
 def read_database(url: str, folder: Path) -> None:
-    from training.history import read_history
+    from training.etl.reader import read_history
 
     assert len(_with_database(url, lambda database: read_history(database, dt.date.max)))
 

@@ -20,9 +20,9 @@ from bench.paced import bid
 from db.session import Database
 from db.settings import DatabaseSettings
 from db.state import State
-from training.model import Columns, Model
-from training.publish import fetch, publish_version
-from training.registry import current
+from training.model.model import Columns, Model
+from training.registry.activations import current
+from training.registry.publish import fetch, publish_version
 
 BODIES = 32
 TIMEOUT_S = 10.0

@@ -189,8 +189,9 @@ def _bare(folder: Path) -> Bare:
     import datetime as dt
 
     from db.session import Database
-    from training.fit import TrainingSet, fit
-    from training.history import read_history
+    from training.etl.reader import read_history
+    from training.fitting.dataset import TrainingSet
+    from training.fitting.engines import fit
     from training.settings import ModelSettings
 
     async def read() -> Any:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from training.lagrange import Constraint, Opportunities, fit, lp_gap, sample
+from training.pricing.lagrange import Constraint, Opportunities, fit, lp_gap, sample
 
 
 def main(argv: Sequence[str]) -> str | None:

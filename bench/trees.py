@@ -15,11 +15,13 @@ from pathlib import Path
 import numpy as np
 
 from training.arrays import Singles
-from training.files import read_file
-from training.fit import TrainingSet, fit_before
-from training.history import from_import
+from training.etl.csv_reader import read_file
+from training.etl.reader import from_import
+from training.fitting.dataset import TrainingSet
+from training.fitting.engines import fit_before
 from training.settings import ModelSettings
-from training.trees import CompiledTrees, Reference, Trees
+from training.trees.compiled import CompiledTrees
+from training.trees.engines import Reference, Trees
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT.parent / "shared" / "data" / "online_ads.csv.gz"

@@ -36,7 +36,7 @@ from serve_app.predictor import Live, Predictor, Slot
 from serve_app.ranking import Expectation
 from serve_app.settings import Settings, load, with_state
 from serve_app.versions import Versions
-from training.model import Columns, Explanation
+from training.model.model import Columns, Explanation
 
 POLL_TIMEOUT_S = 5.0
 NO_KEYS = "no token keys: set PACELINE_JWKS (a URL or a file) or, for development, PACELINE_JWT_SECRET"

@@ -17,7 +17,7 @@ from msgspec import Meta, Struct
 
 from db.brands import MOST_MICROS
 from serve_app import schemas
-from training.model import Columns
+from training.model.model import Columns
 
 Key = tuple[str, str, str, str, str, float | None]
 """brand, partner, slot, device, creative, placement score: what a prediction depends on, the hour aside."""

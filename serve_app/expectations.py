@@ -18,7 +18,7 @@ from serve_app.bids import Key, columns_of
 from serve_app.coalesce import Coalescer
 from serve_app.predictor import Live, Slot, concatenated
 from serve_app.ranking import Expectation
-from training.model import Columns, Explanation
+from training.model.model import Columns, Explanation
 
 HOUR_S = 3600
 

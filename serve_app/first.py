@@ -12,13 +12,13 @@ from db.migrate import upgrade
 from db.session import Database
 from db.state import State
 from serve_app.settings import Settings
-from training.etl import import_file, import_frame, is_imported, known_sources
-from training.files import Unreadable
-from training.fit import FitFailed
-from training.market import performance
-from training.model import ModelRefused, ModelUnavailable
-from training.nightly import AnotherNight, NothingToLearn, first_model
-from training.publish import announce
+from training.etl.csv_reader import Unreadable
+from training.etl.importer import import_file, import_frame, is_imported, known_sources
+from training.etl.simulated_market import performance
+from training.fitting.engines import FitFailed
+from training.model.bundle import ModelRefused, ModelUnavailable
+from training.nightly.pipeline import AnotherNight, NothingToLearn, first_model
+from training.registry.publish import announce
 
 SIMULATED = "simulated"
 Say = Callable[[str], None]

@@ -41,8 +41,8 @@ from serve_app.score_log import ScoreLog
 from serve_app.scoring import Scoring
 from serve_app.settings import Settings
 from serve_app.versions import Versions
-from training.model import ModelRefused, ModelUnavailable
-from training.publish import UnknownVersion
+from training.model.bundle import ModelRefused, ModelUnavailable
+from training.registry.publish import UnknownVersion
 
 logger = logging.getLogger("paceline.ingress")
 VERSION = "0.1.0"

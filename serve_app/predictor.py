@@ -21,9 +21,10 @@ from db.state import State
 from serve_app.ranking import Expectation
 from serve_app.settings import Settings
 from serve_app.watch import Pointer, Watch
-from training.model import Columns, Explanation, Model, ModelRefused, ModelUnavailable
-from training.publish import fetch
-from training.registry import current
+from training.model.bundle import ModelRefused, ModelUnavailable
+from training.model.model import Columns, Explanation, Model
+from training.registry.activations import current
+from training.registry.publish import fetch
 
 FIRST_LOOK_S = 30.0
 REFUSED_AGAIN_S, UNAVAILABLE_AGAIN_S = 30.0, 3.0

@@ -38,7 +38,7 @@ from serve_app.ranking import (
 from serve_app.repeats import Remembered, Repeats
 from serve_app.score_log import ScoreLog, sampled
 from serve_app.settings import Settings
-from training.model import Explanation
+from training.model.model import Explanation
 
 SENDING_S = 0.004
 """Of the deadline this much is kept for the way out: the answer's bytes, the proxy."""

@@ -11,8 +11,8 @@ from sqlalchemy import desc, select
 from db.session import Database
 from db.state import State
 from db.tables import model_versions, nights
-from training.publish import activate
-from training.registry import as_of, current
+from training.registry.activations import as_of, current
+from training.registry.publish import activate
 
 SHOWN = ("version", "parent", "engine", "trained_through", "status", "simulated", "created_at")
 

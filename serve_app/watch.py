@@ -11,7 +11,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from training.mirrors import redis_key
+from training.registry.replication import redis_key
 
 CURRENT = redis_key("current")
 DATABASE_S = 5.0

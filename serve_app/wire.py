@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 
 from serve_app.ranking import Expectation
-from training.model import Columns
+from training.model.model import Columns
 
 _encode = msgspec.msgpack.Encoder().encode
 _columns = msgspec.msgpack.Decoder(tuple[tuple[list[str], list[str], list[str], list[str], list[str]], bytes, bytes])

@@ -12,7 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from training.model import ENCODER, FILES, MANIFEST, TREES, Parts, _sha256, _signed, parts_of
+from training.model.bundle import ENCODER, FILES, MANIFEST, TREES, Parts, sha256, signed
+from training.model.store import parts_of
 
 Document = dict[str, Any]
 NUMBER = re.compile(rb"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?")
@@ -220,7 +221,7 @@ def _signed_by_others(directory: Path, other: Path) -> Iterator[tuple[str, Damag
 
     def resigned(key: bytes) -> None:
         document = {name: value for name, value in json.loads(manifest.read_text()).items() if name != "signature"}
-        manifest.write_text(json.dumps(_signed(document, key)))
+        manifest.write_text(json.dumps(signed(document, key)))
 
     def signature_of_another() -> None:
         theirs = json.loads((other / MANIFEST).read_text())["signature"]
@@ -278,8 +279,8 @@ def signed_anew(parts: Parts, key: bytes, *, trees: str | None = None, encoder: 
     if encoder is not None:
         texts[ENCODER] = encoder if isinstance(encoder, str) else json.dumps(encoder)
     body = parts.body | manifest
-    body["files"] = parts.body["files"] | {file: _sha256(text) for file, text in texts.items()}
-    return Parts(_signed(body, key), texts)
+    body["files"] = parts.body["files"] | {file: sha256(text) for file, text in texts.items()}
+    return Parts(signed(body, key), texts)
 
 
 def signed_and_broken(parts: Parts, key: bytes) -> Iterator[tuple[str, Parts]]:

@@ -20,16 +20,17 @@ import numpy as np
 
 from db.environment import BadSetting
 from training.arrays import Flags, Floats, Integers
-from training.files import Unreadable, read_file
-from training.findings import brand_days, deciles, importance, payout_breaks, payouts, shap
-from training.fit import TrainingSet, fit_before, predicted
-from training.gate import plain
-from training.history import day_number, day_of, from_import
-from training.metrics import Metrics, judge
-from training.mirrors import Say
-from training.report import render
+from training.etl.csv_reader import Unreadable, read_file
+from training.etl.reader import day_number, day_of, from_import
+from training.fitting.dataset import TrainingSet
+from training.fitting.engines import fit_before, predicted
+from training.gate.gate import plain
+from training.gate.metrics import Metrics, judge
+from training.registry.replication import Say
+from training.reports.backtest_report import render
+from training.reports.report_data import brand_days, deciles, importance, payout_breaks, payouts, shap
 from training.settings import Engine, ModelSettings, model_settings
-from training.trees import Reference
+from training.trees.engines import Reference
 
 PREDICTED = ("predicted_revenue_micros", "predicted_ctr", "predicted_cvr")
 

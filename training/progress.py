@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from training.mirrors import Say
+from training.registry.replication import Say
 
 STEPS = ("etl", "features", "fit", "gate", "lambda", "publish", "swap", "verify")
 KEPT_WORDS = "kept from the run before"

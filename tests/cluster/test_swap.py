@@ -23,8 +23,9 @@ from tests.cluster.conftest import System, running
 from tests.cluster.test_faults import replica_pids
 from tests.cluster.test_round_trip import brand_ids
 from tests.mutants import broken_directories, signed_and_broken, signed_anew, write
-from training.mirrors import redis_key
-from training.model import ENCODER, TREES, parts_of
+from training.model.bundle import ENCODER, TREES
+from training.model.store import parts_of
+from training.registry.replication import redis_key
 
 pytestmark = pytest.mark.usefixtures("audited")
 PER_S, CONNECTIONS, SWAPS = 40.0, 8, 5

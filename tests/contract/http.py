@@ -26,9 +26,9 @@ from serve_app.monitor import Monitor
 from serve_app.predictor import Predictor
 from serve_app.settings import Settings, load
 from serve_app.versions import Versions
-from training.etl import import_frame
-from training.market import performance
-from training.nightly import first_model
+from training.etl.importer import import_frame
+from training.etl.simulated_market import performance
+from training.nightly.pipeline import first_model
 
 SECRET = "test-secret-" + "x" * 32
 TODAY = dt.datetime.now(dt.UTC).date()

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from training import nightly
+from training.nightly import cli
 
 
 def deadly(function: Callable[..., Any], when: str) -> Callable[..., Any]:
@@ -42,7 +42,7 @@ def main() -> int:
             home, _, name = where.rpartition(".")
             module = importlib.import_module(home)
             setattr(module, name, deadly(getattr(module, name), when))
-            os._exit(nightly.main(["--in-process", "--json"]))
+            os._exit(cli.main(["--in-process", "--json"]))
         _, status = os.waitpid(child, 0)
         print(os.waitstatus_to_exitcode(status), flush=True)
     return 0

@@ -7,8 +7,8 @@ from sqlalchemy import insert
 
 from db.session import Database
 from db.tables import events
-from training.approvals import pending_shares
-from training.features import EVERYBODY
+from training.columns import EVERYBODY
+from training.etl.approvals import pending_shares
 
 AT = dt.datetime(2026, 1, 5, tzinfo=dt.UTC)
 

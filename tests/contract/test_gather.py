@@ -29,13 +29,14 @@ from ledger.domain.messages import Event, Tuple
 from ledger.domain.settlement import Effect, Fact, Figures, RowKey, effect_of, effect_of_group
 from ledger.service.ledger import Ledger
 from tests.contract.ledgers import DAY, HOUR, NOON, Clock, brand, event, statuses, update_of
-from training import partitions
-from training.etl import import_file, main
-from training.features import ID_COLUMNS
-from training.files import CANONICAL
-from training.gather import Gathered, gather, read
-from training.history import COLUMNS, read_history
-from training.recount import recount
+from training.columns import ID_COLUMNS
+from training.etl import parquet_store
+from training.etl.cli import main
+from training.etl.csv_reader import CANONICAL
+from training.etl.importer import import_file
+from training.etl.reader import COLUMNS, read_history
+from training.etl.reconcile import Gathered, gather, read
+from training.etl.recount import recount
 
 P, E = performance_hourly.c, events.c
 TODAY = NOON.date()
@@ -360,7 +361,7 @@ class Killed(Exception):
 def killed_at(database: Database, write: int) -> Iterator[None]:
     """What runs inside gets so many writes, of rows or of files, and half of one more file."""
     number = itertools.count()
-    write_file, run_write = partitions.write_file, database.run_write
+    write_file, run_write = parquet_store.write_file, database.run_write
 
     def write_or_die(path: Path, content: bytes, *, lasting: bool = False) -> None:
         if next(number) == write:
@@ -375,7 +376,7 @@ def killed_at(database: Database, write: int) -> Iterator[None]:
         return await run_write(work, tries)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(partitions, "write_file", write_or_die)
+        patch.setattr(parquet_store, "write_file", write_or_die)
         patch.setattr(database, "run_write", run_or_die)
         yield
 

@@ -19,9 +19,9 @@ from db.session import Database
 from ledger.audit import audit
 from serve_app import schemas, token
 from tests.contract.http import SECRET, TODAY, World, world
-from training.etl import import_frame
-from training.market import performance
-from training.nightly import run
+from training.etl.importer import import_frame
+from training.etl.simulated_market import performance
+from training.nightly.pipeline import run
 from training.settings import ModelSettings
 
 PLACE = {"partner_id": "p-1", "slot_id": "s-1", "device_type": "mobile", "creative_type": "300x250"}

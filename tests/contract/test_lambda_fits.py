@@ -13,11 +13,11 @@ from db.session import Database
 from db.state import State
 from db.tables import brands, lambda_fits, portfolios, score_log
 from ledger.storage.store import Store
-from training import lagrange, opportunities
-from training.etl import import_frame
-from training.market import performance
-from training.nightly import run
-from training.opportunities import fit_lambdas
+from training.etl.importer import import_frame
+from training.etl.simulated_market import performance
+from training.nightly.pipeline import run
+from training.pricing import lagrange, opportunities
+from training.pricing.opportunities import fit_lambdas
 from training.settings import ModelSettings
 
 LAST = dt.date(2020, 11, 21)

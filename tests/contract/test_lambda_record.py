@@ -14,7 +14,7 @@ from ledger.service.lambda_history import LambdaRecord
 from ledger.service.ledger import Ledger
 from tests.contract.ledgers import NOON
 from tests.unit.ledger.bidding.test_controller import market
-from training.registry import as_of, forget
+from training.registry.activations import as_of, forget
 
 MINUTE = dt.timedelta(minutes=1)
 

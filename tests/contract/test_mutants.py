@@ -27,9 +27,11 @@ from serve_app.predictor import Predictor
 from serve_app.settings import load
 from tests.mutants import broken_bundles, broken_directories, one_leaf_changed, signed_and_broken, write
 from tests.unit.training.conftest import fitted, make_history
-from training.mirrors import redis_key
-from training.model import Columns, Model, ModelRefused, bundle_of, parts_of
-from training.publish import activate, model_key, publish_version
+from training.model.bundle import ModelRefused
+from training.model.model import Columns, Model
+from training.model.store import bundle_of, parts_of
+from training.registry.publish import activate, model_key, publish_version
+from training.registry.replication import redis_key
 from training.settings import ModelSettings
 
 ASKED = Columns.of([["b1", "b9"], ["p1", "p1"], ["p1:s1", "x"], ["mobile", "mobile"], ["300x250"] * 2], np.ones(2))

@@ -25,15 +25,15 @@ from db.settings import DatabaseSettings
 from db.state import State
 from db.tables import model_activations, model_versions, nights
 from tests.unit.training.pages import sections_of
-from training import nightly
-from training.confirm import confirm
-from training.etl import import_frame
-from training.market import performance
-from training.mirrors import git
-from training.model import Columns
-from training.nightly import ChampionChanged, night_lock, run
-from training.publish import activate, fetch, publish_version, tell_redis
-from training.registry import current
+from training.etl.importer import import_frame
+from training.etl.simulated_market import performance
+from training.model.model import Columns
+from training.nightly import cli
+from training.nightly.pipeline import ChampionChanged, night_lock, run
+from training.registry.activations import current
+from training.registry.publish import activate, fetch, publish_version, tell_redis
+from training.registry.release_check import confirm
+from training.registry.replication import git
 from training.settings import ModelSettings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -122,19 +122,19 @@ def desk(state: State, sqlite_url: str, redis_url: str) -> Iterator[Desk]:
 
 # Every place is reached by continuing from the one before, so that each run also finishes what the one before began.
 DEATHS = [
-    "after training.nightly._read",
-    "after training.nightly.save_features",  # written, and not in its place
-    "before training.nightly.save_fit",
-    "after training.nightly._keep_candidate",
-    "after training.nightly.fit_lambdas",
-    "before training.model._sync",  # half of the version's directory is there
-    "before training.publish.to_redis",  # the database knows the version, nobody else does
-    "before training.publish.to_git",
-    "before training.nightly.activate",
-    "before training.publish._pointed_at",  # live in the database, and Redis not told
-    "before training.nightly.confirm",
+    "after training.nightly.pipeline._read",
+    "after training.nightly.pipeline.save_features",  # written, and not in its place
+    "before training.nightly.pipeline.save_fit",
+    "after training.nightly.pipeline._keep_candidate",
+    "after training.nightly.pipeline.fit_lambdas",
+    "before training.model.store._sync",  # half of the version's directory is there
+    "before training.registry.publish.to_redis",  # the database knows the version, nobody else does
+    "before training.registry.publish.to_git",
+    "before training.nightly.pipeline.activate",
+    "before training.registry.publish._pointed_at",  # live in the database, and Redis not told
+    "before training.nightly.pipeline.confirm",
 ]
-SWAPPED_AT = DEATHS.index("before training.publish._pointed_at")
+SWAPPED_AT = DEATHS.index("before training.registry.publish._pointed_at")
 
 
 async def test_a_night_that_was_killed_anywhere_is_finished_by_the_next_run(
@@ -228,7 +228,7 @@ async def test_a_champion_that_changed_meanwhile_is_judged_against_anew(database
         raise OSError("no database today")
 
     with monkeypatch.context() as patched:
-        patched.setattr("training.nightly.publish_version", away)
+        patched.setattr("training.nightly.pipeline.publish_version", away)
         with pytest.raises(OSError, match="no database"):
             await night(database, state)
     await activate(database, state, first, say=quiet)
@@ -247,7 +247,7 @@ async def test_an_operator_who_rolls_back_while_the_night_runs_is_not_overruled(
         await activate(database, state, first, say=quiet)
 
     with monkeypatch.context() as patched:
-        patched.setattr("training.nightly.publish_version", rolled_back)
+        patched.setattr("training.nightly.pipeline.publish_version", rolled_back)
         with pytest.raises(ChampionChanged, match=f"{first} was made live meanwhile.* against {second}"):
             await night(database, state)
     assert await current(database) == first
@@ -264,7 +264,7 @@ async def test_what_an_operator_made_live_after_the_swap_stays(database, state, 
         raise OSError("killed here")
 
     with monkeypatch.context() as patched:
-        patched.setattr("training.nightly.confirm", broken)
+        patched.setattr("training.nightly.pipeline.confirm", broken)
         with pytest.raises(OSError, match="killed here"):
             await night(database, state, verify=True)
     await activate(database, state, first, say=quiet)
@@ -343,10 +343,10 @@ def test_exit_codes_and_one_line_whatever_happens(desk, state, capsys):
     assert another.returncode == 3
     assert json.loads(another.stdout)["outcome"] == "another night"
     with pytest.raises(SystemExit) as mistyped:
-        nightly.main(["--dat", "x"])
+        cli.main(["--dat", "x"])
     assert mistyped.value.code == 1
     with pytest.raises(SystemExit) as helped:
-        nightly.main(["--help"])
+        cli.main(["--help"])
     assert helped.value.code == 0
     shown = capsys.readouterr().out
     for code in (*"01234", "130", "143"):

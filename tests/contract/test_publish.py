@@ -18,14 +18,15 @@ from db.session import Database
 from db.settings import DatabaseSettings
 from db.state import State
 from db.tables import lambda_fits, lambda_history, model_activations, model_versions, performance_hourly, score_log
-from training import mirrors
-from training.confirm import confirm
-from training.etl import import_frame
-from training.market import performance
-from training.model import Model, ModelRefused, ModelUnavailable
-from training.nightly import AnotherNight, NothingToLearn, first_model, night_lock, run
-from training.publish import UnknownVersion, activate, announce, fetch, model_key, prune, publish_version
-from training.registry import as_of, current, live_at
+from training.etl.importer import import_frame
+from training.etl.simulated_market import performance
+from training.model.bundle import ModelRefused, ModelUnavailable
+from training.model.model import Model
+from training.nightly.pipeline import AnotherNight, NothingToLearn, first_model, night_lock, run
+from training.registry import replication
+from training.registry.activations import as_of, current, live_at
+from training.registry.publish import UnknownVersion, activate, announce, fetch, model_key, prune, publish_version
+from training.registry.release_check import confirm
 from training.settings import ModelSettings
 
 LAST = dt.date(2020, 11, 21)
@@ -291,25 +292,25 @@ async def test_publishing_again_after_a_crash_changes_nothing(database, state):
 @pytest.mark.usefixtures("history")
 async def test_every_version_is_pushed_to_the_remote_that_is_set(database, state, tmp_path):
     bare = tmp_path / "bare.git"
-    mirrors.git(tmp_path, "init", "--quiet", "--bare", "--initial-branch=main", str(bare))
+    replication.git(tmp_path, "init", "--quiet", "--bare", "--initial-branch=main", str(bare))
     first = (await night(database, state, date=LAST)).version
     git(state, "remote", "add", "origin", str(bare))
     second = (await night(database, state)).version
-    assert mirrors.git(bare, "log", "--format=%s").splitlines() == [f"Model {second}", f"Model {first}"]
-    bundle = mirrors.git(bare, "show", "HEAD:roas_model.json")
+    assert replication.git(bare, "log", "--format=%s").splitlines() == [f"Model {second}", f"Model {first}"]
+    bundle = replication.git(bare, "show", "HEAD:roas_model.json")
     assert Model.from_bundle(bundle, model_key(state), second).version == second
     assert await confirm(database, state, second, None, quiet) == []
     # A remote that is behind is seen; one that is away is a warning, and gets it all the next time.
-    mirrors.git(bare, "update-ref", "refs/heads/main", "HEAD~1")
+    replication.git(bare, "update-ref", "refs/heads/main", "HEAD~1")
     (problem,) = await confirm(database, state, second, None, quiet)
     assert "has not got the last commit" in problem
     bare.rename(tmp_path / "away.git")
     said: list[str] = []
-    mirrors.to_git(state, second, bundle, said.append)
+    replication.to_git(state, second, bundle, said.append)
     assert await confirm(database, state, second, None, said.append) == []
     assert len([line for line in said if line.startswith("warning")]) == 2
     (tmp_path / "away.git").rename(bare)
-    mirrors.to_git(state, second, bundle, said.append)
+    replication.to_git(state, second, bundle, said.append)
     assert await confirm(database, state, second, None, quiet) == []
 
 
@@ -323,16 +324,16 @@ async def test_a_configured_repository_gets_the_model_beside_what_it_holds(datab
     (ours / "notes.txt").write_text("not committed yet")
     (ours / ".gitignore").write_text("*.json\n")
     second = (await night(database, state)).version
-    assert mirrors.git(ours, "log", "--format=%s").splitlines() == [f"Model {second}", f"Model {first}"]
-    assert mirrors.git(ours, "ls-files").split() == ["roas_model.json"], "nobody else's work is committed"
+    assert replication.git(ours, "log", "--format=%s").splitlines() == [f"Model {second}", f"Model {first}"]
+    assert replication.git(ours, "ls-files").split() == ["roas_model.json"], "nobody else's work is committed"
 
 
 def test_a_lock_that_a_killed_night_left_in_its_own_repository_is_nobodys(state):
     said: list[str] = []
-    mirrors.to_git(state, "v-1", "{}", said.append)
+    replication.to_git(state, "v-1", "{}", said.append)
     for name in ("index.lock", "refs/heads/main.lock"):
         (state.registry / ".git" / name).touch()
-    mirrors.to_git(state, "v-2", '{"v": 2}', said.append)
+    replication.to_git(state, "v-2", '{"v": 2}', said.append)
     assert said == []
     assert git(state, "log", "--format=%s").splitlines() == ["Model v-2", "Model v-1"]
 

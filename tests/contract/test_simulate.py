@@ -12,9 +12,11 @@ import pandas as pd
 import pytest
 
 from ledger.bidding.solver import Limits
-from training.judge import Item, judge, make_market, optimum, optimum_by_highs
-from training.judge import main as judge_main
-from training.simulate import COLUMNS, Auctions, Terms, main, read_auctions, read_market, simulate
+from training.pricing.auctions import COLUMNS, Auctions, Terms, read_auctions, read_market
+from training.pricing.evaluate import Item, judge, make_market, optimum, optimum_by_highs
+from training.pricing.evaluate import main as judge_main
+from training.pricing.simulation import simulate
+from training.simulate import main
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 TEST, TRAIN = DATA / "auctions_1458.test.csv.gz", DATA / "auctions_1458.train.csv.gz"

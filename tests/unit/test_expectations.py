@@ -14,7 +14,7 @@ from serve_app import wire
 from serve_app.bids import Key, columns_of
 from serve_app.expectations import HOUR_S, Expectations
 from serve_app.ranking import Expectation
-from training.model import Columns
+from training.model.model import Columns
 
 
 def key(name: str) -> Key:

@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from training.features import ID_COLUMNS
-from training.fit import TrainingSet, fit_before
-from training.history import COLUMNS, day_number
-from training.model import Model
+from training.columns import ID_COLUMNS
+from training.etl.reader import COLUMNS, day_number
+from training.fitting.dataset import TrainingSet
+from training.fitting.engines import fit_before
+from training.model.model import Model
 from training.settings import ModelSettings
 
 FIRST = day_number(dt.date(2020, 4, 1))

@@ -419,7 +419,7 @@ async def test_nobody_waits_for_a_silent_ledger_until_it_is_replaced(serve):
 
 
 async def test_a_slow_ledger_that_says_its_name_is_waited_for(serve, monkeypatch):
-    monkeypatch.setattr(ledger_client, "BEAT_S", LONG_S)
+    monkeypatch.setattr(shard_client, "BEAT_S", LONG_S)
     now_s = 0.0
     ledger = Fake(a=10**6)
 

@@ -1,0 +1,1 @@
+"""Data in: files and events become daily history."""

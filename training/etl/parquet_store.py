@@ -1,0 +1,178 @@
+"""The history as files: `STATE/history/2020-04-01.parquet`, one a day, and `manifest.json`, which vouches for them.
+
+A file comes by rename and counts only if the manifest names its sha256; the manifest is written last. So whatever a
+killed run leaves behind is made anew, and so is what is damaged, or was made from another database or by another
+version of this program.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow
+import pyarrow.parquet
+
+from db.state import State
+from training.columns import ID_COLUMNS
+from training.etl.reader import COLUMNS, Day, frame
+from training.etl.watermark import Watermark
+
+FORMAT = 1
+"""Of files and manifest. Another number than a manifest's own: all is made anew."""
+
+SCHEMA = pyarrow.schema(
+    [
+        ("day", pyarrow.int64()),
+        ("hour", pyarrow.int64()),
+        *((name, pyarrow.dictionary(pyarrow.int32(), pyarrow.string())) for name in ID_COLUMNS),
+        *((name, pyarrow.float64()) for name in COLUMNS[7:]),
+    ]
+)
+SUFFIX = ".parquet"
+
+
+class Partition(NamedTuple):
+    """A day's file."""
+
+    stored: int  # rows of the day in the database, those that do not count included
+    rows: int  # in the file
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What the files were made from."""
+
+    database: str  # which it was, see `gather.identity`
+    watermark: Watermark
+    sources: Mapping[str, str] = field(default_factory=dict)  # complete imports: source → what was known of it
+    days: Mapping[dt.date, Partition] = field(default_factory=dict)
+
+
+class Partitions:
+    """The folder. Only who holds the state's history lock writes."""
+
+    def __init__(self, state: State) -> None:
+        self.folder = state.root / "history"
+        self._manifest = self.folder / "manifest.json"
+
+    def manifest(self) -> Manifest | None:
+        """None where there is none that this program can read: everything is to be made."""
+        try:
+            document = json.loads(self._manifest.read_bytes())
+            if document["format"] != FORMAT:
+                return None
+            seq, content_hash, gaps = document["watermark"]
+            return Manifest(
+                str(document["database"]),
+                Watermark(int(seq), str(content_hash), tuple((int(first), int(last)) for first, last in gaps)),
+                {str(source): str(known) for source, known in document["sources"].items()},
+                {
+                    dt.date.fromisoformat(day): Partition(int(stored), int(rows), str(sha256))
+                    for day, (stored, rows, sha256) in document["days"].items()
+                },
+            )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+
+    def vouch(self, manifest: Manifest) -> None:
+        """Everything that the manifest names is there."""
+        document = {
+            "format": FORMAT,
+            "database": manifest.database,
+            "watermark": manifest.watermark,
+            "sources": manifest.sources,
+            "days": {day.isoformat(): part for day, part in sorted(manifest.days.items())},
+        }
+        write_file(self._manifest, json.dumps(document, indent=0).encode(), lasting=True)
+
+    def write(self, day: dt.date, read: Day) -> Partition:
+        buffer = io.BytesIO()
+        pyarrow.parquet.write_table(table_of(read), buffer, compression="zstd")
+        content = buffer.getbuffer()
+        write_file(self._path(day), content)
+        return Partition(read.stored, read.rows, hashlib.sha256(content).hexdigest())
+
+    def is_whole(self, day: dt.date, part: Partition) -> bool:
+        """Whether the day's file is the one that the manifest names."""
+        return self._content(day, part) is not None
+
+    def read(self, day: dt.date, part: Partition) -> pyarrow.Table | None:
+        """The day's rows as columns of SCHEMA, None where the file is not the one that the manifest names."""
+        content = self._content(day, part)
+        if content is None:
+            return None
+        table = pyarrow.parquet.read_table(pyarrow.BufferReader(content), read_dictionary=list(ID_COLUMNS))
+        return table.cast(SCHEMA)
+
+    def sweep(self, days: Iterable[dt.date]) -> None:
+        """Remove what belongs to none of these days: of days that are gone, and what killed runs have left."""
+        kept = {self._path(day).name for day in days} | {self._manifest.name}
+        for path in self.folder.glob("*"):
+            if path.name not in kept:
+                path.unlink(missing_ok=True)
+
+    def _path(self, day: dt.date) -> Path:
+        return self.folder / f"{day.isoformat()}{SUFFIX}"
+
+    def _content(self, day: dt.date, part: Partition) -> bytes | None:
+        try:
+            content = self._path(day).read_bytes()
+        except OSError:
+            return None
+        return content if hashlib.sha256(content).hexdigest() == part.sha256 else None
+
+
+def write_file(path: Path, content: bytes | memoryview, *, lasting: bool = False) -> None:
+    """All of it or nothing under that name.
+
+    Args:
+        lasting: on the disk before its name is.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    with draft.open("wb") as file:
+        file.write(content)
+        if lasting:
+            file.flush()
+            os.fsync(file.fileno())
+    draft.replace(path)
+
+
+def table_of(read: Day) -> pyarrow.Table:
+    """The rows that count, as columns of SCHEMA."""
+    arrays = []
+    for kind in SCHEMA:
+        values = pyarrow.array(read.columns[kind.name], from_pandas=True)
+        arrays.append(values.dictionary_encode() if kind.name in ID_COLUMNS else values)
+    return pyarrow.Table.from_arrays(arrays, names=SCHEMA.names).cast(SCHEMA)
+
+
+def frame_of(tables: list[pyarrow.Table]) -> pd.DataFrame:
+    """Tables of SCHEMA, one after another, as `history.read_history` gives them: ids are objects, each word once."""
+    table = pyarrow.concat_tables(tables or [SCHEMA.empty_table()]).unify_dictionaries()
+    columns: dict[str, Any] = {}
+    for name in COLUMNS:
+        chunked = table.column(name)
+        if name in ID_COLUMNS:
+            columns[name] = _words(chunked)
+        else:
+            columns[name] = chunked.to_numpy()
+    return frame(columns)
+
+
+def _words(chunked: Any) -> Any:
+    if not chunked.num_chunks:
+        return np.empty(0, object)
+    words = np.array(chunked.chunk(0).dictionary.to_pylist(), dtype=object)
+    return words[np.concatenate([chunk.indices.to_numpy() for chunk in chunked.chunks])]

@@ -1,0 +1,309 @@
+"""The night's ETL: events → hourly performance, checked → the history as files: `python -m training.etl gather`.
+
+What is new since the last run says which days must be looked at: events above a watermark (also the late ones, under
+the days that they bear on), imports that were completed since, days with more or fewer rows than before. The events of
+those days are counted anew and compared with the rows that the ledger wrote; a difference is repaired, and told. Then
+each of those days is written to its file. The watermark moves only when all of it is done: a run that was killed is
+finished by the next, and a run that finds nothing new writes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import fcntl
+import hashlib
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import IO, NamedTuple
+
+import pandas as pd
+from sqlalchemy import Connection, func, select
+
+from db import tables as t
+from db.migrate import confirm_revision
+from db.rows import CHUNK, chunks
+from db.session import Database
+from db.state import State
+from training.etl.parquet_store import Manifest, Partition, Partitions, frame_of, table_of
+from training.etl.reader import Rows, day_of_rows, read_day, read_history, read_rows
+from training.etl.recount import Difference, Recount, recount, repair
+from training.etl.watermark import BrandDays, Watermark, all_days, touched
+
+Say = Callable[[str], None]
+PATIENCE_S = 3600.0
+"""How long MySQL may take for one of the looks, which may be at millions of events."""
+
+EVENTS_TOGETHER = 200_000
+"""Of how many events the brands are counted at a time: more would be in memory."""
+
+SHOWN = 20
+"""Differences told one by one."""
+
+AHEAD = 2
+"""Days that MySQL is asked for while one is counted here. SQLite works in this process: it would only be in the way."""
+
+_P, _I = t.performance_hourly.c, t.imports.c
+
+
+class Gathered(NamedTuple):
+    """What a run has done, and what there is now."""
+
+    events: int  # new since the last run, all with `everything`
+    brand_days: int  # that were counted anew
+    counted_rows: int  # that their events add up to
+    repaired: int  # rows that differed; there should be none
+    unfounded: int  # brands' days with rows and not one event; left as they are
+    refreshed: int  # days whose file was written
+    vanished: int  # days that have no rows any more
+    days: int  # with rows
+    rows: int  # of the history, those that count
+    newest: dt.date | None  # day with rows
+    seconds: float
+
+
+@dataclass(slots=True)
+class _Plan:
+    """What must be looked at, as of one moment."""
+
+    watermark: Watermark
+    sources: dict[str, str]
+    stored: dict[dt.date, int]  # rows by day
+    touched: BrandDays
+    refresh: set[dt.date]
+    known: Mapping[dt.date, Partition] = field(default_factory=dict)  # files that may stay, if they are whole
+
+    @property
+    def events(self) -> int:
+        return sum(sum(brands.values()) for brands in self.touched.values())
+
+
+async def gather(
+    database: Database, state: State, say: Say = print, *, everything: bool = False, patience_s: float = PATIENCE_S
+) -> Gathered:
+    """Bring `STATE/history` up to the database, and the database's performance rows up to its events.
+
+    Call it once a night before `read`; another run on the same state folder is waited for. The system may go on
+    posting meanwhile: what comes too late for this run is new to the next.
+
+    Args:
+        database: at this program's migration.
+        state: whose `history` folder holds the files.
+        say: told of progress, a line at a time, and of every repair (`warning: …`).
+        everything: count all events anew and write all days, whatever is known.
+        patience_s: how long MySQL may take for one look.
+
+    Raises:
+        CannotMigrate: the database is at another program's migration.
+        SQLAlchemyError, OSError: the database or the folder failed; the next run finishes.
+    """
+    async with _alone(state, say):
+        return await _Run(database, Partitions(state), say, patience_s).run(everything)
+
+
+async def read(database: Database, state: State, through: dt.date) -> pd.DataFrame:
+    """`history.read_history(database, through)` as of the last `gather`, from the files: the same frame.
+
+    A day whose file is missing or damaged is read from the database; so is everything where nothing was gathered.
+
+    Returns:
+        Columns as `history` says: ids as objects, each word once in memory, the others int64 or float64.
+    """
+    files = Partitions(state)
+    manifest = await asyncio.to_thread(files.manifest)
+    if manifest is None or manifest.database != identity(database):
+        return await read_history(database, through)
+    tables = []
+    for day, part in sorted(manifest.days.items()):
+        if day > through:
+            break
+        table = await asyncio.to_thread(files.read, day, part)
+        if table is None:
+            table = table_of(await database.run_read(partial(read_day, day=day)))
+        tables.append(table)
+    return await asyncio.to_thread(frame_of, tables)
+
+
+def identity(database: Database) -> str:
+    """Which database this is, as far as its address says; its password does not count."""
+    address = database.engine.url.render_as_string(hide_password=True)
+    return hashlib.sha256(address.encode()).hexdigest()
+
+
+class _Run:
+    def __init__(self, database: Database, files: Partitions, say: Say, patience_s: float) -> None:
+        self._database, self._files, self._say, self._patience_s = database, files, say, patience_s
+        self._identity = identity(database)
+        self._counted_rows = self._brand_days = self._shown = 0
+        self._differences = self._unfounded = self._done = 0
+        self._said_s = time.monotonic()
+
+    async def run(self, everything: bool) -> Gathered:
+        began = time.monotonic()
+        known = await asyncio.to_thread(self._files.manifest)
+        plan = await self._database.run_snapshot(
+            partial(self._plan, known=known, everything=everything), self._patience_s
+        )
+        plan.refresh |= await asyncio.to_thread(self._broken, plan)
+        days = sorted(plan.refresh)
+        if days:
+            self._say(f"{plan.events:,} new events; {len(days):,} days to write")
+        parts = {day: part for day, part in plan.known.items() if day in plan.stored}
+        ahead = 0 if self._database.is_sqlite else AHEAD
+        async with aclosing(_ahead(days, ahead, partial(self._look, plan=plan))) as looks:
+            async for day, found in looks:
+                rows = await self._repaired(day, found)
+                parts.pop(day, None)
+                if len(rows["hour"]):
+                    parts[day] = await asyncio.to_thread(self._write, day, rows)
+                self._done += 1
+                self._progress(f"{day}: {self._done:,} of {len(days):,} days")
+        if self._differences > self._shown:
+            self._say(f"warning: {self._differences - self._shown:,} more rows differed from their events")
+        if self._unfounded:
+            self._say(f"warning: {self._unfounded:,} brands' days have rows and not one event; they stay as they are")
+        manifest = Manifest(self._identity, plan.watermark, plan.sources, parts)
+        if manifest != known:
+            await asyncio.to_thread(self._files.vouch, manifest)
+            await asyncio.to_thread(self._files.sweep, parts)
+        return Gathered(
+            events=plan.events,
+            brand_days=self._brand_days,
+            counted_rows=self._counted_rows,
+            repaired=self._differences,
+            unfounded=self._unfounded,
+            refreshed=len(plan.refresh & parts.keys()),
+            vanished=len(plan.known.keys() - parts.keys()),
+            days=len(parts),
+            rows=sum(part.rows for part in parts.values()),
+            newest=max(parts, default=None),
+            seconds=round(time.monotonic() - began, 3),
+        )
+
+    def _plan(self, connection: Connection, known: Manifest | None, everything: bool) -> _Plan:
+        confirm_revision(connection)
+        watermark = Watermark.of(connection)
+        sources = {
+            row.source: f"{row.sha256} {row.rows} {row.imported_at.isoformat()}"
+            for row in connection.execute(select(t.imports))
+            if row.sha256  # one that was begun and is not complete may change unseen: it counts as new each time
+        }
+        unfinished = set(connection.execute(select(_I.source).where(_I.sha256 == "")).scalars())
+        by_day = connection.execute(select(_P.day, func.count()).group_by(_P.day))
+        stored: dict[dt.date, int] = dict(by_day.all())
+        is_ours = known is not None and known.database == self._identity and known.watermark.seq <= watermark.seq
+        if known is None or everything or not is_ours or not known.watermark.is_of(connection):
+            bear_on = all_days(connection)
+            return _Plan(watermark, sources, stored, bear_on, {*stored, *bear_on})
+        bear_on = touched(connection, known.watermark, watermark)
+        changed = {source for source, content in sources.items() if known.sources.get(source) != content} | unfinished
+        refresh = set(bear_on)
+        if known.sources.keys() - sources.keys() - unfinished:  # nobody can say which days they had
+            refresh |= set(stored)
+        refresh |= {day for day, number in stored.items() if day not in known.days or known.days[day].stored != number}
+        for some in chunks(sorted(changed)):
+            query = select(_P.day).where(_P.kind == "import", _P.source.in_(some)).distinct()
+            refresh |= set(connection.execute(query).scalars())
+        return _Plan(watermark, sources, stored, bear_on, refresh, known.days)
+
+    def _broken(self, plan: _Plan) -> set[dt.date]:
+        """Days whose file would stay, and is not there as the manifest has it."""
+        staying = [day for day in plan.known if day in plan.stored and day not in plan.refresh]
+        return {day for day in staying if not self._files.is_whole(day, plan.known[day])}
+
+    async def _look(self, day: dt.date, plan: _Plan) -> Recount:
+        """A day's rows, and what of them differs from the events of the brands that must be looked at."""
+        batches = list(_batches(plan.touched.get(day, {})))
+        return await self._database.run_snapshot(partial(recount, day=day, batches=batches), self._patience_s)
+
+    async def _repaired(self, day: dt.date, found: Recount) -> Rows:
+        """The day's rows, after what differed was repaired."""
+        self._brand_days += found.brands
+        self._counted_rows += found.rows
+        self._unfounded += found.unfounded
+        if not found.differences:
+            return found.stored
+        wrong = sorted({one.key.place.brand_id for one in found.differences})
+        for some in chunks(wrong):
+            for one in await self._database.run_write(partial(repair, day=day, brand_ids=some)):
+                self._tell(one)
+        return await self._database.run_snapshot(partial(read_rows, day=day), self._patience_s)
+
+    def _write(self, day: dt.date, rows: Rows) -> Partition:
+        return self._files.write(day, day_of_rows(rows, day))
+
+    def _tell(self, difference: Difference) -> None:
+        self._differences += 1
+        if self._shown < SHOWN:
+            self._shown += 1
+            self._say(f"warning: a row differed from its events and was repaired: {difference}")
+
+    def _progress(self, line: str) -> None:
+        if time.monotonic() - self._said_s > 1.0:
+            self._said_s = time.monotonic()
+            self._say(f"  {line}")
+
+
+async def _ahead(
+    days: Sequence[dt.date], ahead: int, look: Callable[[dt.date], Awaitable[Recount]]
+) -> AsyncGenerator[tuple[dt.date, Recount]]:
+    """Look at the days, in order; at the next ones while the last is worked on."""
+    running: deque[tuple[dt.date, asyncio.Future[Recount]]] = deque()
+    try:
+        for day in days:
+            running.append((day, asyncio.ensure_future(look(day))))
+            if len(running) > ahead:
+                first, found = running[0]
+                yield first, await found
+                running.popleft()
+        for day, found in running:
+            yield day, await found
+    finally:
+        for _, found in running:
+            found.cancel()
+        await asyncio.gather(*(found for _, found in running), return_exceptions=True)
+
+
+def _batches(brands: Mapping[str, int]) -> Iterator[list[str]]:
+    """Brands with so many events together, each in one batch."""
+    batch: list[str] = []
+    events = 0
+    for brand_id in sorted(brands):
+        if batch and (events + brands[brand_id] > EVENTS_TOGETHER or len(batch) == CHUNK):
+            yield batch
+            batch, events = [], 0
+        batch.append(brand_id)
+        events += brands[brand_id]
+    if batch:
+        yield batch
+
+
+@asynccontextmanager
+async def _alone(state: State, say: Say) -> AsyncIterator[None]:
+    """One run at a time on a state folder; the lock ends with its process."""
+    file = await asyncio.to_thread(_lock_file, state)
+    with file:
+        waiting = False
+        while not _is_locked(file):
+            if not waiting:
+                say("another run is gathering; waiting for it")
+                waiting = True
+            await asyncio.sleep(0.2)
+        yield
+
+
+def _lock_file(state: State) -> IO[str]:
+    state.root.mkdir(parents=True, exist_ok=True)
+    return (state.root / "history.lock").open("w")
+
+
+def _is_locked(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

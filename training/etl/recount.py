@@ -1,0 +1,248 @@
+"""What the performance rows of a brand's day should be by its events alone, beside what they are.
+
+The ledger writes an event and what it does to its row in one transaction, so the two never differ. This counts anew
+and repairs what differs all the same, under the ledger's lock. The database adds up what only adds up; conversions,
+which restate each other, are counted by the ledger's own pure rules (`ledger/settlement.py`).
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from sqlalchemy import ColumnElement, Connection, and_, delete, extract, func, select
+
+from db import tables as t
+from db.rows import chunks, fetch_columns
+from ledger.domain.messages import Tuple
+from ledger.domain.settlement import (
+    AGGREGATE,
+    CLICK,
+    CONVERSION,
+    IMPRESSION,
+    UPDATE,
+    Figures,
+    RowKey,
+    effect_of_group,
+    recorded,
+)
+from ledger.storage.event_store import EventStore
+from training.etl.reader import Rows, read_rows
+
+ONE_DAY = dt.timedelta(days=1)
+KEY = ("kind", "daily", "hour", *Tuple._fields)
+_E, _P = t.events.c, t.performance_hourly.c
+_GROUP = (_E.brand_id, _E.partner_id, _E.conversion_id)
+_IS_CONVERSION = _E.type.in_((CONVERSION, UPDATE))
+_KIND = (_E.type, _E.period, extract("hour", _E.occurred_at))
+_PLACE = tuple(_E[name] for name in Tuple._fields)
+_SUMS = (
+    func.count(), func.sum(_E.impressions), func.sum(_E.clicks), func.sum(_E.conversions), func.sum(_E.cost_micros),
+    func.sum(_E.revenue_micros),
+)  # fmt: skip
+_FACT = (
+    *_GROUP, _E.event_id, _E.type, _E.occurred_at, _E.slot_id, _E.device_type, _E.creative_type, _E.placement_score,
+    _E.day, _E.portfolio_id, _E.reservation_id, _E.status, _E.cost_micros, _E.revenue_micros,
+)  # fmt: skip
+_ROW_KEY = (_P.kind, _P.period, _P.hour, *(_P[name] for name in Tuple._fields))
+_LOCK = select(t.ledger_epochs.c.shard).order_by(t.ledger_epochs.c.shard).with_for_update()
+
+
+class Difference(NamedTuple):
+    key: RowKey
+    stored: Figures | None  # None: there is no such row
+    counted: Figures | None  # None: there should be none
+
+    def __str__(self) -> str:
+        where = "/".join(map(str, self.key.place[1:]))
+        said = [f"{figures._asdict()}" if figures else "no row" for figures in (self.stored, self.counted)]
+        hour = f"{self.key.hour:%Y-%m-%dT%H}"
+        return f"{self.key.place.brand_id} {hour} {self.key.kind} {where}: stored {said[0]}, counted {said[1]}"
+
+
+@dataclass(slots=True)
+class Recount:
+    """A day of some brands, counted anew."""
+
+    stored: Rows  # all of the day, also of other brands
+    brands: int = 0  # of them that have any event or row of the day
+    rows: int = 0  # that the events add up to
+    differences: list[Difference] = field(default_factory=list)
+    unfounded: int = 0  # brands that have rows of the day, and not one event
+
+
+def recount(connection: Connection, day: dt.date, batches: Sequence[Sequence[str]]) -> Recount:
+    """What differs on one UTC day of these brands, a batch in memory at a time. All reads should see one moment."""
+    found = Recount(read_rows(connection, day))
+    of_events = found.stored["kind"] != "import"
+    for brand_ids in batches:
+        counted, brands = _counted(connection, day, brand_ids)
+        beside = _where(found.stored, of_events & _is_in(found.stored["brand_id"], brand_ids))
+        with_rows = set(beside["brand_id"])
+        found.brands += len(brands | with_rows)
+        found.unfounded += len(with_rows - brands)
+        rows, differences = compare(day, _where(beside, _is_in(beside["brand_id"], brands)), counted)
+        found.rows += rows
+        found.differences += differences
+    return found
+
+
+def repair(connection: Connection, day: dt.date, brand_ids: Sequence[str]) -> list[Difference]:
+    """Make the rows what the events say, in a write transaction. Returns what did differ.
+
+    No ledger writes meanwhile: like theirs, the transaction holds the epochs' rows first.
+    """
+    connection.execute(_LOCK).all()
+    found = recount(connection, day, list(chunks(brand_ids)))
+    right = {one.key: one.counted for one in found.differences}
+    for some in chunks(brand_ids):
+        query = select(_P.key_hash, *_ROW_KEY).where(_P.day == day, _P.brand_id.in_(some), _P.kind != "import")
+        rows = connection.execute(query).all()
+        wrong = [row[0] for row in rows if RowKey(row[1], row[2], row[3], Tuple._make(row[4:])) in right]
+        for chunk in chunks(sorted(wrong)):
+            connection.execute(delete(t.performance_hourly).where(_P.key_hash.in_(chunk)))
+    there = {key: figures for key, figures in right.items() if figures is not None}
+    EventStore().put_figures(connection, (), there)
+    return found.differences
+
+
+def compare(day: dt.date, stored: Rows, counted: Rows) -> tuple[int, list[Difference]]:
+    """How many rows there should be, and which are not what they should be.
+
+    Args:
+        stored: a row each; a key that has two has one too many, whatever they say.
+        counted: what adds up to rows; several with the same key are one.
+    """
+    keys = {name: np.concatenate([stored[name], counted[name]]) for name in KEY}
+    codes = pd.DataFrame({name: pd.factorize(column)[0] for name, column in keys.items()})  # −0.0 is 0.0, NaN is −1
+    row = codes.groupby(list(KEY), sort=False).ngroup().to_numpy()
+    of_stored, of_counted = np.split(row, [len(stored["hour"])])
+    number = row.max(initial=-1) + 1
+    is_stored = np.bincount(of_stored, minlength=number)
+    is_counted = np.bincount(of_counted, minlength=number) > 0
+    figures = _sums(stored, of_stored, number), _sums(counted, of_counted, number)
+    kind = np.empty(number, object)
+    kind[row] = keys["kind"]
+    # An event row from which everything was taken back goes away.
+    is_counted &= (kind != "event") | figures[1][:, :-1].any(axis=1)
+    differs = (is_stored != is_counted) | (is_counted & (figures[0] != figures[1]).any(axis=1))
+    first = np.full(number, len(row))
+    np.minimum.at(first, row, np.arange(len(row)))
+    return int(is_counted.sum()), [
+        Difference(
+            _row_key(day, {name: column[first[one]] for name, column in keys.items()}),
+            _figures(figures[0][one]) if is_stored[one] else None,
+            _figures(figures[1][one]) if is_counted[one] else None,
+        )
+        for one in np.flatnonzero(differs)
+    ]
+
+
+def _sums(rows: Rows, of: npt.NDArray[Any], number: int) -> npt.NDArray[np.int64]:
+    """(number, figures + 1) figures of the rows together, and whether any knows its cost."""
+    sums = np.zeros((number, len(Figures._fields) + 1), np.int64)
+    for column, name in enumerate(Figures._fields):
+        np.add.at(sums[:, column], of, rows[name])
+    np.logical_or.at(sums[:, -1], of, rows["knows_cost"])
+    return sums
+
+
+def _row_key(day: dt.date, key: dict[str, Any]) -> RowKey:
+    score = float(key["placement_score"])
+    place = Tuple._make([*(key[name] for name in Tuple._fields[:-1]), None if np.isnan(score) else score])
+    at = dt.datetime(day.year, day.month, day.day, int(key["hour"]), tzinfo=dt.UTC)
+    return RowKey(key["kind"], "day" if key["daily"] else "hour", at, place)
+
+
+def _figures(sums: npt.NDArray[np.int64]) -> Figures:
+    *figures, knows_cost = sums.tolist()
+    made = Figures(*figures)
+    return made if knows_cost else made._replace(cost_micros=None)
+
+
+def _counted(connection: Connection, day: dt.date, brand_ids: Sequence[str]) -> tuple[Rows, set[str]]:
+    """What the events of the day add up to: rows that may share a key; and the brands that have any."""
+    groups, brands = _groups(connection, day, brand_ids)
+    parts = [groups, *_simple(connection, day, brand_ids)]
+    rows = {name: np.concatenate([part[name] for part in parts]) for name in groups}
+    return rows, brands.union(rows["brand_id"])
+
+
+def _simple(connection: Connection, day: dt.date, brand_ids: Sequence[str]) -> Iterator[Rows]:
+    """Impressions, clicks and aggregates. Those that are alike in all but their sums come as one from the database."""
+    query = select(*_KIND, *_PLACE, *_SUMS).where(_on(day, brand_ids), _E.type.not_in((CONVERSION, UPDATE)))
+    for types, periods, hours, *columns in fetch_columns(connection, query.group_by(*_KIND, *_PLACE)):
+        place, (number, impressions, clicks, conversions, cost, revenue) = columns[:6], columns[6:]
+        type_ = np.array(types, object)
+        is_aggregate = type_ == AGGREGATE
+        daily = is_aggregate & (np.array(periods, object) == "day")
+
+        def of_aggregates(given: Sequence[Any], is_aggregate: npt.NDArray[np.bool_] = is_aggregate) -> Any:
+            return np.where(is_aggregate, _whole(given), 0)
+
+        yield {
+            "kind": np.where(is_aggregate, "aggregate", "event").astype(object),
+            "daily": daily,
+            "hour": np.where(daily, 0, _whole(hours)),
+            **{name: np.array(ids, object) for name, ids in zip(Tuple._fields[:-1], place[:-1], strict=True)},
+            Tuple._fields[-1]: np.array(place[-1], np.float64),
+            "impressions": of_aggregates(impressions) + np.where(type_ == IMPRESSION, _whole(number), 0),
+            "clicks": of_aggregates(clicks) + np.where(type_ == CLICK, _whole(number), 0),
+            "conversions": of_aggregates(conversions),
+            "cost_micros": _whole(cost),
+            "revenue_micros": of_aggregates(revenue),
+            "pending_revenue_micros": np.zeros(len(types), np.int64),
+            "knows_cost": ~is_aggregate | np.array([one is not None for one in cost], np.bool_),
+        }
+
+
+def _groups(connection: Connection, day: dt.date, brand_ids: Sequence[str]) -> tuple[Rows, set[str]]:
+    """Conversions that show on the day, with their events of all days; the brands that have any event then."""
+    named = select(*_GROUP).where(_on(day, brand_ids), _IS_CONVERSION).distinct().subquery()
+    same = and_(*(column == named.c[column.name] for column in _GROUP))
+    query = select(*_FACT).join(named, same).where(_IS_CONVERSION).order_by(*_GROUP)
+    brands: set[str] = set()
+    keys: list[RowKey] = []
+    figures: list[Figures] = []
+    for group, events in groupby(connection.execute(query), key=lambda row: row[:3]):
+        brands.add(group[0])
+        effect = effect_of_group([recorded(row, None) for row in events])
+        if effect.row is not None and effect.row.hour.date() == day:
+            keys.append(effect.row)
+            figures.append(effect.figures)
+    rows = {
+        "kind": np.array([key.kind for key in keys], object),
+        "daily": np.array([key.period == "day" for key in keys], np.bool_),
+        "hour": np.array([key.hour.hour for key in keys], np.int64),
+        "knows_cost": np.ones(len(keys), np.bool_),
+    }
+    for name in Tuple._fields:
+        kind: Any = np.float64 if name == "placement_score" else object
+        rows[name] = np.array([getattr(key.place, name) for key in keys], kind)
+    for name in Figures._fields:
+        rows[name] = _whole([getattr(one, name) for one in figures])
+    return rows, brands
+
+
+def _whole(numbers: Sequence[int | None]) -> npt.NDArray[np.int64]:
+    return np.array([one or 0 for one in numbers], np.int64)
+
+
+def _where(rows: Rows, these: npt.NDArray[np.bool_]) -> Rows:
+    return {name: column[these] for name, column in rows.items()}
+
+
+def _is_in(column: npt.NDArray[Any], words: Collection[str]) -> npt.NDArray[np.bool_]:
+    codes, known = pd.factorize(column)
+    return np.array([word in words for word in known], np.bool_)[codes]
+
+
+def _on(day: dt.date, brand_ids: Sequence[str]) -> ColumnElement[bool]:
+    start = dt.datetime(day.year, day.month, day.day, tzinfo=dt.UTC)
+    return and_(_E.brand_id.in_(brand_ids), _E.occurred_at >= start, _E.occurred_at < start + ONE_DAY)

@@ -1,0 +1,1 @@
+"""Rows become a matrix, as of the day before each."""

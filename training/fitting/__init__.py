@@ -1,0 +1,1 @@
+"""Trees are learned, in process or on Ray Train."""

@@ -1,0 +1,1 @@
+"""Champion against challenger: may the night's version go live?"""

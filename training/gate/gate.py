@@ -1,0 +1,251 @@
+"""Challenger against champion: may the night's version go live? Pure; `compare.py` makes what is decided on.
+
+The newest day was seen by neither side (the challenger is judged by trees fitted without it), so it decides who is
+better. The week before it was learned by both, each row as it was known the day before: there the version that would
+go live must not have unlearned what the champion knows, which is how one broken day shows that has got into the
+training. The same holds for the champion's golden rows. Who is clearly better on the newest day may differ on the week
+and on the golden rows: after a payout that really changed, that is the point.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from training.gate.metrics import Metrics
+from training.settings import ModelSettings
+
+CLEARLY = 0.95
+"""Who has at most this share of the champion's deviance on the newest day is clearly better."""
+NO_WORSE = 1.1
+"""A log calibration at most this many times the champion's is as good: both were surprised alike."""
+EXACT, GOOD_BRAND = 0.01, 0.1
+"""Predictions that miss by this share, overall and for a brand, are good enough whoever does still better."""
+
+
+class Duel(NamedTuple):
+    """Both sides on the same rows."""
+
+    challenger: Metrics | None  # None: it could not be judged
+    champion: Metrics | None  # None: there is none, or it has learned from these rows and the challenger has not
+    mean_micros: float = 0.0  # realised per exposure
+
+
+class BrandDuel(NamedTuple):
+    brand_id: str
+    challenger: Metrics
+    champion: Metrics
+    mean_micros: float
+
+
+class Rows(NamedTuple):
+    """How much history there is, against what there was; None where nothing says what it should be."""
+
+    newest: int = 0
+    usual: float | None = None  # median of the days before the newest; None: the newest is not over, or few came before
+    known: int = 0  # of the days that the champion learned from
+    learned: int | None = None  # that it learned from then
+
+
+class BrandShift(NamedTuple):
+    brand_id: str
+    shift: float
+
+
+class Comparison(NamedTuple):
+    has_champion: bool
+    day: Duel
+    week: Duel
+    brands: Sequence[BrandDuel] = ()
+    week_brands: Sequence[BrandDuel] = ()
+    rows: Rows = Rows()
+    score_shift: float | None = None  # median |log(challenger ÷ champion)| over the champion's golden rows
+    brand_shift: BrandShift | None = None  # the same of the brand that moved most, among those with several such rows
+
+
+class Check(NamedTuple):
+    check: str
+    passed: bool
+    detail: str
+
+
+class Verdict(NamedTuple):
+    accepted: bool
+    reason: str
+    checks: tuple[Check, ...] = ()
+
+
+def decide(compared: Comparison, settings: ModelSettings) -> Verdict:
+    """Accepted when every check that can be made passes; without a champion at once, for something must be live."""
+    if not compared.has_champion:
+        return Verdict(True, "no champion to compare with")
+    checks = tuple(_checks(compared, settings))
+    lost = [check for check in checks if not check.passed]
+    if lost:
+        return Verdict(False, "; ".join(check.detail for check in lost), checks)
+    return Verdict(True, _first_word(checks), checks)
+
+
+def _first_word(checks: Sequence[Check]) -> str:
+    """What speaks most for a challenger that passed: the newest day if it was judged."""
+    return next((check.detail for check in checks if check.check == "newest day"), checks[0].detail)
+
+
+def _checks(compared: Comparison, settings: ModelSettings) -> Iterator[Check]:
+    yield from _rows(compared.rows, settings)
+    day = compared.day
+    if day.champion is None:
+        yield Check("newest day", True, "the champion has learned from the newest day: not compared on it")
+        is_better = False
+    elif day.champion.exposure < settings.gate_exposure:
+        few = f"the newest day has {day.champion.exposure:.0f} impressions, too few to judge by"
+        yield Check("newest day", True, few)
+        is_better = False
+    elif day.challenger is None:
+        yield Check("newest day", False, "the challenger could not be judged: there is one day only")
+        is_better = False
+    else:
+        yield _deviance("newest day", day, settings.gate_deviance, settings)
+        yield _calibration("newest day", day.challenger, day.champion, settings.gate_calibration)
+        yield from _worst_brand("newest day", compared.brands, settings)
+        is_better = day.challenger.deviance < CLEARLY * day.champion.deviance
+    week = compared.week
+    if week.challenger is None or week.champion is None or week.champion.exposure < settings.gate_exposure:
+        yield Check("week", True, "no day of the week before that both have learned from: not compared on it")
+    else:
+        for check in (
+            _deviance("week", week, settings.gate_week_deviance, settings),
+            _calibration("week", week.challenger, week.champion, settings.gate_calibration),
+            *_worst_brand("week", compared.week_brands, settings),
+        ):
+            yield _forgiven(check, is_better)
+    if compared.score_shift is not None:
+        check = _shift("score shift", "the champion's golden rows", compared.score_shift, settings.gate_score_shift)
+        yield _forgiven(check, is_better)
+    if compared.brand_shift is not None:
+        brand_id, shift = compared.brand_shift
+        words = f"the champion's golden rows of {brand_id}"
+        yield _forgiven(_shift("brand's score shift", words, shift, settings.gate_brand_score_shift), is_better)
+
+
+def _rows(rows: Rows, settings: ModelSettings) -> Iterator[Check]:
+    if rows.learned:
+        share = rows.known / rows.learned
+        words = f"{rows.known} of the {rows.learned} rows that the champion learned from are still there"
+        yield Check(
+            "rows of the history", share >= settings.gate_history_rows, _allowed(words, settings.gate_history_rows)
+        )
+    if rows.usual:
+        words = f"the newest day has {rows.newest} rows, usual are {rows.usual:.0f}"
+        passed = rows.newest >= settings.gate_day_rows * rows.usual
+        yield Check("rows of the newest day", passed, _allowed(words, settings.gate_day_rows))
+
+
+def _allowed(words: str, share: float) -> str:
+    return f"{words}, allowed from {share:.0%}"
+
+
+def _deviance(name: str, duel: Duel, times: float, settings: ModelSettings) -> Check:
+    assert duel.challenger is not None and duel.champion is not None
+    most = max(times * duel.champion.deviance, missing_by(EXACT, duel.mean_micros, settings.tweedie_power))
+    words = f"deviance {duel.challenger.deviance:.4g} on the {name}, the champion's is {duel.champion.deviance:.4g}"
+    if duel.challenger.deviance <= most:
+        return Check(name, True, words)
+    return Check(name, False, f"{words}, allowed {most:.4g}")
+
+
+def _calibration(name: str, challenger: Metrics, champion: Metrics, times: float) -> Check:
+    words = f"calibration {challenger.calibration:.3f} on the {name}, allowed {1 / times:.2f} to {times:.2f}"
+    return Check(f"calibration on the {name}", not _is_off(challenger, champion, times), words)
+
+
+def _is_off(challenger: Metrics, champion: Metrics, times: float) -> bool:
+    """Outside what is allowed, and further than the champion: a day that surprises everybody speaks against nobody."""
+    off = _distance(challenger.calibration)
+    return off > math.log(times) and off > _distance(champion.calibration) * NO_WORSE
+
+
+def _distance(calibration: float) -> float:
+    return 0.0 if math.isnan(calibration) else abs(math.log(max(calibration, 1e-9)))
+
+
+def _worst_brand(name: str, brands: Sequence[BrandDuel], settings: ModelSettings) -> Iterator[Check]:
+    """The brands that got worst by deviance and by calibration, which may be two."""
+    if not brands:
+        return
+    duel = worst_brand(brands, settings)
+    least = missing_by(GOOD_BRAND, duel.mean_micros, settings.tweedie_power)
+    most = max(settings.gate_brand_deviance * duel.champion.deviance, least)
+    words = f"deviance {duel.challenger.deviance:.4g} for {duel.brand_id} on the {name}, the champion's is"
+    words += f" {duel.champion.deviance:.4g}, allowed {most:.4g}"
+    yield Check(f"worst brand on the {name}", duel.challenger.deviance <= most, words)
+    times = settings.gate_brand_calibration
+    off = [each for each in brands if _is_off(each.challenger, each.champion, times)]
+    duel = max(off or brands, key=lambda each: _distance(each.challenger.calibration))
+    words = f"calibration {duel.challenger.calibration:.3f} for {duel.brand_id} on the {name}"
+    words += f", the champion's is {duel.champion.calibration:.3f}, allowed {1 / times:.2f} to {times:.2f}"
+    yield Check(f"worst brand's calibration on the {name}", not off, words)
+
+
+def worst_brand(brands: Sequence[BrandDuel], settings: ModelSettings) -> BrandDuel:
+    """Whose deviance has grown most, as a multiple of what is allowed."""
+
+    def growth(duel: BrandDuel) -> float:
+        least = missing_by(GOOD_BRAND, duel.mean_micros, settings.tweedie_power)
+        return duel.challenger.deviance / max(settings.gate_brand_deviance * duel.champion.deviance, least, 1e-12)
+
+    return max(brands, key=growth)
+
+
+def _shift(name: str, rows: str, shift: float, times: float) -> Check:
+    words = f"{rows} are predicted {math.exp(shift):.2f} times as high or low, allowed {times:.2f}"
+    return Check(name, shift <= math.log(times), words)
+
+
+def _forgiven(check: Check, is_better: bool) -> Check:
+    if check.passed or not is_better:
+        return check
+    return Check(check.check, True, f"{check.detail}: forgiven, it is clearly better on the newest day")
+
+
+def missing_by(share: float, mean_micros: float, power: float) -> float:
+    """Tweedie deviance of predictions that are wrong by this share around a mean: what is below it is noise.
+
+    >>> missing_by(0.1, 10_000.0, 1.5)
+    1.0
+    """
+    deviance: float = share**2 * max(mean_micros, 0.0) ** (2 - power)
+    return round(deviance, 12)
+
+
+def report(compared: Comparison, verdict: Verdict, settings: ModelSettings) -> dict[str, Any]:
+    """The whole comparison as JSON: what is stored with the version and shown by `GET /api/models`."""
+    worst = worst_brand(compared.brands, settings) if compared.brands else None
+    return {
+        "accepted": verdict.accepted,
+        "reason": verdict.reason,
+        "checks": [check._asdict() for check in verdict.checks],
+        "newest_day": _shown(compared.day),
+        "week": _shown(compared.week),
+        "worst_brand": None
+        if worst is None
+        else {"brand_id": worst.brand_id, "challenger": plain(worst.challenger), "champion": plain(worst.champion)},
+        "brands_compared": len(compared.brands),
+        "rows": compared.rows._asdict(),
+        "score_shift": compared.score_shift,
+        "brand_shift": compared.brand_shift and compared.brand_shift._asdict(),
+    }
+
+
+def _shown(duel: Duel) -> dict[str, Any]:
+    return {"challenger": plain(duel.challenger), "champion": plain(duel.champion)}
+
+
+def plain(metrics: Metrics | None) -> dict[str, Any] | None:
+    """JSON has no NaN."""
+    if metrics is None:
+        return None
+    return {name: None if np.isnan(value) else value for name, value in metrics._asdict().items()}

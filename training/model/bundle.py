@@ -1,0 +1,129 @@
+"""A version as one signed document: the manifest, the trees' text and the encoder's, and what vouches for them."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from training.features.layout import FEATURES
+
+if TYPE_CHECKING:
+    pass
+
+
+MANIFEST = "manifest.json"
+TREES = "model.txt"
+ENCODER = "encoder.json"
+FILES = (TREES, ENCODER)
+FORMAT = 2
+
+
+class ModelRefused(Exception):
+    """A model version cannot be used, now or later. The text says why; the last good one stays."""
+
+    def __init__(self, version: str, reason: str) -> None:
+        super().__init__(version, reason)
+        self.version, self.reason = version, reason
+
+    def __str__(self) -> str:
+        return f"model {self.version} refused: {self.reason}"
+
+
+class ModelUnavailable(Exception):
+    """A model version could not be had just now, which says nothing against it: try again."""
+
+    def __init__(self, version: str, reason: str) -> None:
+        super().__init__(version, reason)
+        self.version, self.reason = version, reason
+
+    def __str__(self) -> str:
+        return f"model {self.version} is not available: {self.reason}"
+
+
+class Parts(NamedTuple):
+    """A version as it was found; `vouch` says whether it is whole and ours."""
+
+    manifest: Any  # with its signature
+    texts: dict[str, str]  # of all FILES
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The manifest without its signature."""
+        return {field: value for field, value in self.manifest.items() if field != "signature"}
+
+    def bundle(self) -> str:
+        """As one document."""
+        return dump({"manifest": self.manifest, "files": self.texts})
+
+
+def parts_in(bundle: str | bytes, version: str | None) -> Parts:
+    """What a bundle holds, unchecked.
+
+    Raises:
+        ModelRefused: it is none.
+    """
+    try:
+        document = json.loads(bundle)
+        return Parts(document["manifest"], {file: document["files"][file] for file in FILES})
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise ModelRefused(version or "?", "the bundle is not a model of this program") from None
+
+
+def unpack(bundle: str | bytes, key: bytes, version: str | None) -> tuple[dict[str, Any], dict[str, str]]:
+    """(manifest, the files' texts) of a bundle that is whole and ours; nothing is loaded.
+
+    Raises:
+        ModelRefused: signature, hash, version or format do not agree.
+    """
+    parts = parts_in(bundle, version)
+    return vouch(*parts, key, version), parts.texts
+
+
+def vouch(manifest: Any, texts: dict[str, str], key: bytes, version: str | None) -> dict[str, Any]:
+    """The manifest, once its signature, its version and the files' hashes agree.
+
+    Raises:
+        ModelRefused: something does not.
+    """
+    name = version or "?"
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("signature"), str):
+        raise ModelRefused(name, "the manifest has no signature")
+    body = {field: value for field, value in manifest.items() if field != "signature"}
+    if not hmac.compare_digest(_signature(body, key), manifest["signature"].encode("ascii", "replace").decode()):
+        raise ModelRefused(name, "the manifest's signature does not match")
+    name = str(body.get("version"))
+    if version is not None and name != version:
+        raise ModelRefused(version, f"this is version {name}")
+    if body.get("format") != FORMAT or body.get("features") != list(FEATURES):
+        raise ModelRefused(name, "made for another version of this program")
+    named = body.get("files")
+    for file in FILES:
+        if not isinstance(texts[file], str) or not isinstance(named, dict) or _digest(texts[file]) != named.get(file):
+            raise ModelRefused(name, f"{file} is not what the manifest names")
+    return body
+
+
+def _digest(text: str) -> str | None:
+    """None: JSON can say characters that no file can hold."""
+    try:
+        return sha256(text)
+    except UnicodeEncodeError:
+        return None
+
+
+def dump(document: Any) -> str:
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _signature(body: dict[str, Any], key: bytes) -> str:
+    return hmac.new(key, json.dumps(body, sort_keys=True, separators=(",", ":")).encode(), "sha256").hexdigest()
+
+
+def signed(manifest: dict[str, Any], key: bytes) -> dict[str, Any]:
+    return manifest | {"signature": _signature(manifest, key)}

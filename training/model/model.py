@@ -1,0 +1,283 @@
+"""A model version is one object: encoder + trees + calibration + version. It travels as one signed bundle.
+
+On disk a version is a directory (`manifest.json`, `model.txt`, `encoder.json`), in Redis and Git one JSON
+document (`roas_model.json`) with the same content. The manifest names each file's sha256 and is signed; nothing
+is given to LightGBM before signature and hashes agree, because a mutilated file aborts the process that loads it.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+import numpy as np
+
+from training.arrays import Floats, Integers, Singles
+from training.features.encoder import Confidence, Encoder
+from training.features.layout import FEATURES
+from training.model.bundle import ENCODER, FORMAT, MANIFEST, TREES, ModelRefused, Parts, dump, sha256, signed, unpack
+from training.model.sandbox import verify_in_child
+from training.model.store import bundle_of, write_version
+from training.trees.compiled import Form, fastest
+from training.trees.engines import Reference, Trees, reference
+
+if TYPE_CHECKING:
+    from training.trees.bitvector_tables import Prepared
+
+
+GOLDEN_ROWS = 32
+GOLDEN_TOLERANCE = 1e-5
+HISTORY = "history"
+LEAST_EXPECTATION_MICROS = 1e-9
+"""Nothing has a logarithm."""
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Bids as columns, n of each."""
+
+    brand_id: Sequence[str]
+    partner_id: Sequence[str]
+    slot_id: Sequence[str]
+    device_type: Sequence[str]
+    creative_type: Sequence[str]
+    placement_score: Floats  # NaN for none
+    at: Integers | None = None  # UTC seconds since 1970
+
+    @classmethod
+    def of(cls, ids: Sequence[Sequence[str]], placement_score: Floats, at: Integers | None = None) -> Columns:
+        """From five columns of ids, in the order of the fields."""
+        brand_id, partner_id, slot_id, device_type, creative_type = ids
+        return cls(brand_id, partner_id, slot_id, device_type, creative_type, placement_score, at)
+
+    @property
+    def ids(self) -> tuple[Sequence[str], ...]:
+        return (self.brand_id, self.partner_id, self.slot_id, self.device_type, self.creative_type)
+
+    def __len__(self) -> int:
+        return len(self.brand_id)
+
+
+class Prediction(NamedTuple):
+    """(n,) expectations of one impression."""
+
+    revenue_micros: Floats
+    ctr: Floats
+    cvr: Floats  # conversions per impression
+    impressions: Floats  # of the tuple's own history, decayed; 0 where one of its ids is new there
+
+
+class Explanation(NamedTuple):
+    names: tuple[str, ...]
+    contributions: Floats  # (n, len(names)), log of revenue
+    base: Floats  # (n,); base + Σ contributions = log(revenue_micros)
+
+
+class Model:
+    """Make one with `assemble`, `load` or `from_bundle`; swap it by one reference."""
+
+    def __init__(
+        self,
+        manifest: dict[str, Any],
+        reference: Reference,
+        encoder: Encoder,
+        trees: Trees | None = None,
+        form: Form = fastest,
+    ) -> None:
+        """
+        Args:
+            reference: the trees.
+            trees: the same in another form; None makes what `form` makes of them.
+            form: by default the fastest that agrees with the reference on the golden rows.
+        """
+        self.manifest = manifest
+        self.version: str = manifest["version"]
+        self.trained_through = dt.date.fromisoformat(manifest["trained_through"])
+        self.simulated: bool = manifest["simulated"]
+        self.encoder = encoder
+        self.reference = reference
+        self.trees = trees or form(reference, _rows(encoder, golden_columns(_golden_ids(encoder))))
+        self._factor: float = manifest["calibration"]
+
+    @classmethod
+    def assemble(
+        cls,
+        reference: Reference,
+        encoder: Encoder,
+        *,
+        trained_through: dt.date,
+        made_at: dt.datetime,
+        simulated: bool = False,
+        parent: str | None = None,
+        calibration: float = 1.0,
+        metrics: dict[str, Any] | None = None,
+        lambda_: dict[str, Any] | None = None,
+        training: dict[str, Any] | None = None,
+    ) -> Self:
+        """A version from freshly fitted parts; its golden rows are its own predictions."""
+        trees_text = reference.text
+        encoder_text = dump(encoder.to_document())
+        digest = hashlib.sha256((trees_text + encoder_text).encode()).hexdigest()
+        manifest: dict[str, Any] = {
+            "format": FORMAT,
+            "version": f"{made_at.astimezone(dt.UTC):%Y%m%dT%H%M%S}-{digest[:6]}",
+            "parent": parent,
+            "engine": reference.engine,
+            "made_at": made_at.astimezone(dt.UTC).isoformat(),
+            "trained_through": trained_through.isoformat(),
+            "simulated": simulated,
+            "features": list(FEATURES),
+            "calibration": calibration,
+            "training": training or {},
+            "metrics": metrics or {},
+            "lambda": lambda_ or {},
+            "files": {TREES: sha256(trees_text), ENCODER: sha256(encoder_text)},
+        }
+        model = cls(manifest, reference, encoder)
+        manifest["golden"] = model._golden()
+        return model
+
+    def predict(self, columns: Columns, trees: Trees | None = None) -> Prediction:
+        """By the fastest form of the trees, or by the one that is given."""
+        rows, heads = self.encoder.encode(columns.ids, columns.placement_score, columns.at)
+        revenue = heads[:, 0] * (trees or self.trees).predict(rows) * self._factor
+        return Prediction(revenue, heads[:, 1], heads[:, 2], heads[:, 4])
+
+    def cost_micros(self, columns: Columns) -> Floats:
+        """(n,) past cost of one impression, NaN where no cost was ever known."""
+        return self.encoder.encode(columns.ids, columns.placement_score, columns.at)[1][:, 3]
+
+    def explain(self, columns: Columns) -> Explanation:
+        """SHAP values on the scale of log(revenue_micros); the first is what the trees start from: the histories' own
+        expectation."""
+        rows, heads = self.encoder.encode(columns.ids, columns.placement_score, columns.at)
+        raw = self.reference.contributions(rows)
+        history = np.log(np.maximum(heads[:, [0]], LEAST_EXPECTATION_MICROS))
+        contributions = np.concatenate([history, raw[:, :-1]], axis=1)
+        return Explanation((HISTORY, *FEATURES), contributions, raw[:, -1] + np.log(self._factor))
+
+    def confidence(
+        self,
+        brand_id: str,
+        partner_id: str,
+        slot_id: str,
+        device_type: str,
+        creative_type: str,
+        placement_score: float | None = None,
+    ) -> Confidence:
+        """Impressions of history behind a prediction, and the level it was backed off to."""
+        return self.encoder.confidence((brand_id, partner_id, slot_id, device_type, creative_type), placement_score)
+
+    def with_manifest(self, **changes: Any) -> Model:
+        """The same model with other words in its manifest (metrics, λ, parent)."""
+        return Model(self.manifest | changes, self.reference, self.encoder, self.trees)
+
+    def to_bundle(self, key: bytes) -> str:
+        """`roas_model.json`: the signed manifest and the files' text in one document."""
+        return Parts(signed(self.manifest, key), self._texts()).bundle()
+
+    def _texts(self) -> dict[str, str]:
+        return {TREES: self.reference.text, ENCODER: dump(self.encoder.to_document())}
+
+    @classmethod
+    def from_bundle(cls, bundle: str | bytes, key: bytes, version: str | None = None, *, verify: bool = True) -> Self:
+        """Check everything, then load.
+
+        Args:
+            version: the one that is wanted; None takes what comes.
+            verify: predict the golden rows in a child process first.
+
+        Raises:
+            ModelRefused: signature, hash, version, format or golden rows do not agree.
+            ModelUnavailable: the child process could not be asked.
+        """
+        manifest, texts = unpack(bundle, key, version)
+        return cls.opened(manifest, texts, verify_in_child(manifest, texts) if verify else None)
+
+    @classmethod
+    def opened(cls, manifest: dict[str, Any], texts: dict[str, str], prepared: Prepared | None = None) -> Self:
+        """Load what `vouch` vouches for and, unless it was made here, a child process has tried.
+
+        Args:
+            prepared: what that process has made of the texts.
+
+        Raises:
+            ModelRefused: it cannot be read.
+        """
+        return cls._open(manifest, texts, partial(fastest, prepared=prepared))
+
+    @classmethod
+    def _open(cls, manifest: dict[str, Any], texts: dict[str, str], form: Form) -> Self:
+        try:
+            encoder = Encoder.from_document(json.loads(texts[ENCODER]))
+            return cls(manifest, reference(manifest["engine"], texts[TREES]), encoder, form=form)
+        except Exception as error:  # signed nonsense has many ways to fail, and all of them say the same
+            said = str(error) if isinstance(error, ValueError) else repr(error)
+            raise ModelRefused(str(manifest.get("version")), f"cannot be read: {said}") from None
+
+    def save(self, directory: Path, key: bytes) -> Path:
+        """Write `directory/{version}`, visible only when complete and on disk.
+
+        Returns:
+            The version's directory.
+        """
+        return write_version(directory, self.version, self._texts() | {MANIFEST: dump(signed(self.manifest, key))})
+
+    @classmethod
+    def load(cls, directory: Path, key: bytes, *, verify: bool = True) -> Self:
+        """From a version's directory.
+
+        Raises:
+            ModelRefused: a file is missing, changed or of another version.
+            ModelUnavailable: a file cannot be read, or the child process could not be asked.
+        """
+        return cls.from_bundle(bundle_of(directory), key, directory.name, verify=verify)
+
+    def _golden(self) -> dict[str, Any]:
+        """Some of its own tuples and an unknown one, with what it predicts for them."""
+        golden = _golden_ids(self.encoder)
+        prediction = self.predict(golden_columns(golden))
+        return golden | {name: values.tolist() for name, values in prediction._asdict().items()}
+
+
+def _golden_ids(encoder: Encoder) -> dict[str, Any]:
+    picked = np.unique(np.linspace(0, max(len(encoder) - 1, 0), GOLDEN_ROWS - 1).astype(int))
+    ids, scores = encoder.tuples(picked[: len(encoder)])
+    for column in ids:
+        column.append("never-seen")
+    return {"ids": ids, "placement_score": [*scores, None]}
+
+
+def _rows(encoder: Encoder, columns: Columns) -> Singles:
+    return encoder.encode(columns.ids, columns.placement_score, columns.at)[0]
+
+
+def golden_columns(golden: dict[str, Any]) -> Columns:
+    scores = np.array([np.nan if score is None else score for score in golden["placement_score"]], np.float64)
+    return Columns.of(golden["ids"], scores)
+
+
+def golden_agrees(model: Model) -> bool:
+    """Whether a loaded model predicts for its golden rows what it predicted when it was made, and so does LightGBM."""
+    golden = model.manifest["golden"]
+    return all(
+        np.allclose(values, golden[name], rtol=GOLDEN_TOLERANCE, atol=1e-12)
+        for trees in (model.trees, model.reference)
+        for name, values in model.predict(golden_columns(golden), trees)._asdict().items()
+    )
+
+
+def open_unverified(data: bytes) -> tuple[Model, dict[str, str]]:
+    """(the version, its texts) that `verify_in_child` sent: only for the child process. LightGBM alone predicts."""
+    line, _, rest = data.partition(b"\n")
+    head = json.loads(line)
+    texts: dict[str, str] = {}
+    for file, size in head["files"].items():
+        texts[file], rest = rest[:size].decode(), rest[size:]
+    return Model._open(head["manifest"], texts, lambda reference, _rows: reference), texts

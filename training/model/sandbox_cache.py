@@ -1,0 +1,188 @@
+"""Each version is tried once on a node, whoever asks: a child process predicts its golden rows, the rest take its word.
+
+What was found lies in a folder of the node, one file a version, named by what the manifest's signature covers and
+signed with the key of the manifests: a model file cannot speak for itself. Whoever comes while a child is at work waits
+at the lock, which the system takes back from a process that dies. What could not be asked is not remembered.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import hashlib
+import hmac
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from db.state import State
+from training.model.bundle import ModelRefused, ModelUnavailable
+from training.model.sandbox import Limits, verify_in_child
+from training.program import digest
+from training.trees.tree_format import NotCompilable
+
+if TYPE_CHECKING:
+    from training.trees.bitvector_tables import Prepared
+
+Ask = Callable[[dict[str, Any], dict[str, str]], "Prepared"]
+KEPT = 32
+"""Findings; one takes about as much as the version's trees."""
+LOOK_AGAIN_S = 0.02
+LOCK = "lock"
+
+
+class Finding(NamedTuple):
+    refusal: str | None
+    prepared: Prepared
+
+
+class NodeCheck:
+    """A node's memory of what works on it.
+
+    Args:
+        folder: of this node, not shared with others.
+        key: of the manifests' signatures.
+        ask: what is done where nothing is known yet.
+    """
+
+    def __init__(self, folder: Path, key: bytes, ask: Ask = verify_in_child) -> None:
+        self._folder, self._key, self._ask = folder, key, ask
+
+    @classmethod
+    def of(cls, state: State, key: bytes) -> NodeCheck:
+        return cls(state.scratch / "checked", key)
+
+    def ahead(self, manifest: dict[str, Any], texts: dict[str, str]) -> None:
+        """Find out now what this node's replicas will want to know; nothing where nobody serves.
+
+        Raises:
+            ModelRefused, ModelUnavailable: as `tried`.
+        """
+        if self._folder.parent.exists():
+            self.tried(manifest, texts)
+
+    def tried(self, manifest: dict[str, Any], texts: dict[str, str]) -> Prepared:
+        """
+        Args:
+            manifest, texts: as `vouch` vouches for them.
+
+        Returns:
+            What the child has made of the texts for those who load them.
+
+        Raises:
+            ModelRefused: it does not work here, as was found now or earlier.
+            ModelUnavailable: it could not be tried just now.
+        """
+        name = self._name(manifest)
+        version = str(manifest.get("version"))
+        if (found := self._known(name)) is None:
+            try:
+                self._make_folder()
+            except OSError:  # a full disk, another user's folder: then every replica finds out for itself
+                return self._ask(manifest, texts)
+            with self._alone(version, Limits.of(texts).wall_s):
+                if (found := self._known(name)) is None:  # else the one before has just found it
+                    found = self._found(manifest, texts)
+                    with contextlib.suppress(OSError):
+                        self._remember(name, found)
+        if found.refusal is not None:
+            raise ModelRefused(version, found.refusal)
+        return found.prepared
+
+    def _found(self, manifest: dict[str, Any], texts: dict[str, str]) -> Finding:
+        """Raises: ModelUnavailable."""
+        try:
+            return Finding(None, self._ask(manifest, texts))
+        except ModelRefused as error:
+            return Finding(error.reason, {})
+
+    def _name(self, manifest: dict[str, Any]) -> str:
+        """Of the version's content and of everything that judges it: another program may find otherwise."""
+        content = json.dumps(manifest, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(f"{program()}\n{content}".encode()).hexdigest()
+
+    @contextlib.contextmanager
+    def _alone(self, version: str, wait_s: float) -> Iterator[None]:
+        """Nobody else on the node asks meanwhile: one child at a time.
+
+        Raises:
+            ModelUnavailable: somebody else does, for too long.
+        """
+        until = time.monotonic() + wait_s
+        descriptor = os.open(self._folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            while True:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > until:
+                        raise ModelUnavailable(version, "another check has taken too long on this node") from None
+                time.sleep(LOOK_AGAIN_S)
+            yield
+        finally:
+            os.close(descriptor)  # which lets go of the lock
+
+    def _known(self, name: str) -> Finding | None:
+        """None: nothing is known, or nothing that we have said."""
+        try:
+            data = (self._folder / name).read_bytes()
+        except OSError:
+            return None
+        mac, _, content = data.partition(b"\n")
+        if not hmac.compare_digest(mac, self._mac(name, content)):
+            return None
+        head, _, arrays = content.partition(b"\n")
+        refusal: str | None = json.loads(head)["refusal"]
+        if refusal is not None:
+            return Finding(refusal, {})
+        from training.trees.bitvector_tables import unpacked
+
+        try:
+            return Finding(None, unpacked(arrays))
+        except NotCompilable:
+            return None
+
+    def _remember(self, name: str, found: Finding) -> None:
+        from training.trees.bitvector_tables import packed
+
+        content = json.dumps({"refusal": found.refusal}).encode() + b"\n" + packed(found.prepared)
+        descriptor, draft = tempfile.mkstemp(prefix=".", dir=self._folder)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(self._mac(name, content) + b"\n" + content)
+            os.replace(draft, self._folder / name)
+        except BaseException:
+            os.unlink(draft)
+            raise
+        self._forget_old()
+
+    def _forget_old(self) -> None:
+        found = [path for path in self._folder.iterdir() if path.name != LOCK]
+        newest_last = sorted(found, key=lambda path: path.stat().st_mtime)
+        for path in newest_last[:-KEPT]:
+            path.unlink(missing_ok=True)
+
+    def _make_folder(self) -> None:
+        """
+        Raises:
+            OSError: there is no place for it, or it is somebody else's.
+        """
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        if self._folder.stat().st_uid != os.getuid():
+            raise PermissionError(f"{self._folder} belongs to another user")
+
+    def _mac(self, name: str, content: bytes) -> bytes:
+        return hmac.new(self._key, f"checked {name}\n".encode() + content, "sha256").hexdigest().encode()
+
+
+@functools.cache
+def program() -> str:
+    """This program's name for what it finds: other code or another LightGBM has to find out anew."""
+    return f"{digest()} lightgbm {installed('lightgbm')} numpy {installed('numpy')}"

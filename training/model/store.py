@@ -1,0 +1,116 @@
+"""A version's directory: written whole or not at all, read as it is found."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from training.model.bundle import FILES, MANIFEST, ModelRefused, ModelUnavailable, Parts
+
+if TYPE_CHECKING:
+    pass
+
+
+MOST_BYTES = 1 << 30
+"""Of one file."""
+
+
+def parts_of(directory: Path) -> Parts:
+    """What a version's directory holds.
+
+    Raises:
+        ModelRefused: a file is missing, is none, or is not text.
+        ModelUnavailable: a file is there and cannot be read.
+    """
+    texts: dict[str, str] = {}
+    for file in (MANIFEST, *FILES):
+        try:
+            texts[file] = _read(directory / file).decode()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            raise ModelRefused(directory.name, f"{file} is missing") from None
+        except UnicodeDecodeError as error:
+            raise ModelRefused(directory.name, f"{file} is not text: {error}") from None
+        except OSError as error:
+            kind = ModelRefused if error.errno in (errno.ELOOP, errno.EFBIG) else ModelUnavailable
+            raise kind(directory.name, f"{file} cannot be read: {error.strerror or error}") from None
+    try:
+        return Parts(json.loads(texts.pop(MANIFEST)), texts)
+    except (ValueError, RecursionError):
+        raise ModelRefused(directory.name, f"{MANIFEST} is not JSON") from None
+
+
+def _read(path: Path) -> bytes:
+    """
+    Raises:
+        FileNotFoundError: there is nothing, or something else than a file; a pipe is not waited for.
+        OSError: it cannot be read, or is too large.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise FileNotFoundError(path)
+        if status.st_size > MOST_BYTES:
+            raise OSError(errno.EFBIG, f"more than {MOST_BYTES} bytes")
+        return file.read()
+
+
+def bundle_of(directory: Path) -> str:
+    """The bundle of a version's directory, unchecked.
+
+    Raises:
+        ModelRefused, ModelUnavailable: as `parts_of`.
+    """
+    parts = parts_of(directory)
+    try:
+        return parts.bundle()
+    except (ValueError, RecursionError):
+        raise ModelRefused(directory.name, f"{MANIFEST} is not JSON") from None
+
+
+def write_version(directory: Path, version: str, texts: Mapping[str, str]) -> Path:
+    """Write `directory/{version}`, visible only when complete and on disk.
+
+    Args:
+        texts: by file name; the manifest too.
+
+    Returns:
+        The version's directory.
+    """
+    final = directory / version
+    directory.mkdir(parents=True, exist_ok=True)
+    draft = directory / f".{version}.{os.getpid()}"
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir()
+    try:
+        for file in (*FILES, MANIFEST):
+            _write(draft / file, texts[file])
+        _sync(draft)
+        if final.exists():
+            shutil.rmtree(final)
+        draft.rename(final)
+        _sync(directory)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return final
+
+
+def _write(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

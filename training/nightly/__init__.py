@@ -1,0 +1,1 @@
+"""The night's pipeline: etl → features → fit → gate → λ → publish → swap → verify."""

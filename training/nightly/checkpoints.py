@@ -1,0 +1,133 @@
+"""What a night has finished, kept until the night is over: one that was killed is continued from here.
+
+Each step's output is a folder `STATE/night/<step>-<key>`, whose key stands for all that it was made from. It appears by
+one rename with the hash of every file, so that nothing half-written is ever taken up.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from training import program
+from training.features.keys import Keys
+from training.fitting.dataset import TrainingSet
+from training.fitting.engines import Boosters
+from training.trees.engines import LightGbmTrees, XgboostTrees, reference
+
+HASHES = "hashes.json"
+KEY_LENGTH = 16
+
+
+class Kept:
+    """The finished steps in a folder. Only who has the night's lock may use it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def find(self, step: str, key: str) -> Path | None:
+        """The step's folder, if it was finished with this key and is as it was written."""
+        folder = self._folder(step, key)
+        try:
+            hashes = json.loads((folder / HASHES).read_text())
+            whole = hashes == _hashes(folder)
+        except (OSError, ValueError):
+            return None
+        return folder if whole else None
+
+    @contextmanager
+    def making(self, step: str, key: str) -> Iterator[Path]:
+        """A folder to fill. It takes the place of whatever the step left before, when the block ends without an error.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        draft = self.root / f".{step}"
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir()
+        try:
+            yield draft
+            (draft / HASHES).write_text(json.dumps(_hashes(draft)))
+            for older in self.root.glob(f"{step}-*"):
+                shutil.rmtree(older)
+            draft.rename(self._folder(step, key))
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+
+    def forget(self) -> None:
+        """The night is over, or is to begin anew."""
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def _folder(self, step: str, key: str) -> Path:
+        return self.root / f"{step}-{key[:KEY_LENGTH]}"
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    found = {}
+    for directory, _, files in os.walk(folder):
+        for name in files:
+            path = Path(directory) / name
+            if name != HASHES:
+                with path.open("rb") as file:
+                    found[str(path.relative_to(folder))] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def fingerprint(*parts: object) -> str:
+    """Of anything that JSON can say.
+
+    >>> fingerprint(1, "a")[:8] == fingerprint(1, "b")[:8]
+    False
+    """
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def of_history(frame: pd.DataFrame) -> str:
+    """Fingerprint of a history's content."""
+    return hashlib.sha256(pd.util.hash_pandas_object(frame, index=False).to_numpy().tobytes()).hexdigest()
+
+
+def of_program() -> str:
+    """Fingerprint of this package's text: what another program has made is made again."""
+    libraries = [version(name) for name in ("lightgbm", "xgboost-cpu", "numpy")]
+    return fingerprint(*libraries, program.digest())
+
+
+def save_features(data: TrainingSet, folder: Path) -> None:
+    """The arrays of a set; its history and keys are read and made again in no time."""
+    for name, value in data._asdict().items():
+        if isinstance(value, np.ndarray):
+            np.save(folder / f"{name}.npy", value)
+
+
+def load_features(folder: Path, frame: pd.DataFrame) -> TrainingSet:
+    """
+    Args:
+        frame: the history that the set was made from.
+    """
+    arrays = {path.stem: np.load(path) for path in folder.glob("*.npy")}
+    return TrainingSet(frame=frame, keys=Keys.of(frame), **arrays)
+
+
+def save_fit(boosters: Boosters, folder: Path) -> None:
+    for name, trees in boosters._asdict().items():
+        if trees is not None:
+            (folder / f"{name}.{trees.engine}").write_text(trees.text)
+
+
+def load_fit(folder: Path) -> Boosters:
+    engines = [LightGbmTrees.engine, XgboostTrees.engine]
+    found = {
+        path.stem: reference(engine, path.read_text()) for engine in engines for path in folder.glob(f"*.{engine}")
+    }
+    return Boosters(found["final"], found.get("held_out"))

@@ -1,0 +1,1 @@
+"""λ from logged opportunities, and the live controller tried on recorded auctions."""

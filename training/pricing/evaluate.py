@@ -1,0 +1,260 @@
+"""What the best decisions would have won, all known ahead: the joint optimum of several brands and their portfolios.
+
+    python -m training.pricing.evaluate --auctions FILE --brands brands.json DECISIONS.csv
+    python -m training.pricing.evaluate --make-market FOLDER [--seed N]
+
+The LP may win an opportunity in part: maximise Σ predicted revenue so that every brand and portfolio keeps its ROAS and
+its budget. An opportunity belongs to one brand, so bids do not compete. A brand's own limits cut its opportunities,
+best first, at one place; a portfolio's limits cut what is left of its members', best first, at one place again. HiGHS
+says the same (`--solver highs`; it needs scipy and is slow beyond some 100,000 opportunities a portfolio).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from ledger.bidding.solver import Limits
+from training.pricing.auctions import COLUMNS, Auctions, BadInput, Market, read_auctions, read_market
+
+Floats = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.intp]
+
+
+class Item(NamedTuple):
+    """A brand's opportunities, n of each, and its limits."""
+
+    revenue: Floats
+    cost: Floats
+    limits: Limits
+
+
+def optimum(brands: Sequence[Item], shared: Limits) -> float:
+    """The most revenue, in micros, that brands can win under their own limits and those that they share.
+
+    >>> seen = Item(np.array([3.0, 1.0]), np.ones(2), Limits(2.5))
+    >>> round(optimum([seen], Limits()), 6)
+    3.333333
+    """
+    parts = [_cut(one.revenue, one.cost, one.limits) for one in brands]
+    revenue = np.concatenate([part * one.revenue for part, one in zip(parts, brands, strict=True)])
+    cost = np.concatenate([part * one.cost for part, one in zip(parts, brands, strict=True)])
+    return float((revenue * _cut(revenue, cost, shared)).sum())
+
+
+def _cut(revenue: Floats, cost: Floats, limits: Limits) -> Floats:
+    """(n,) what part of each opportunity is won: all before a place in the order of revenue ÷ cost, none after it."""
+    ratio = np.divide(revenue, cost, out=np.full(len(cost), np.inf), where=cost > 0.0)
+    order = np.argsort(-ratio, kind="stable")
+    room = np.full(len(order), np.inf)
+    if limits.target_roas is not None:
+        step = (limits.target_roas * cost - revenue)[order]
+        room = np.minimum(room, _part(step, 0.0))
+    if limits.budget_micros is not None:
+        room = np.minimum(room, _part(cost[order], limits.budget_micros))
+    part = np.empty(len(order))
+    part[order] = np.minimum.accumulate(np.clip(room, 0.0, 1.0))
+    return part
+
+
+def _part(used: Floats, room: float) -> Floats:
+    """(n,) what part of each fits, one after the other; what gives room always does."""
+    before = room - (np.cumsum(used) - used)
+    return np.where(used <= 0.0, np.inf, before / np.where(used <= 0.0, 1.0, used))
+
+
+def optimum_by_highs(brands: Sequence[Item], shared: Limits) -> float:
+    """The same by an LP solver that knows nothing of orders and places."""
+    from scipy.optimize import linprog
+    from scipy.sparse import csr_matrix, vstack
+
+    sizes = [len(one.revenue) for one in brands]
+    revenue = np.concatenate([one.revenue for one in brands])
+    cost = np.concatenate([one.cost for one in brands])
+    scale = max(float(cost.mean()), 1e-12)
+    rows, rights = [], []
+    ends = np.cumsum(sizes)
+    for begin, end, limits in [
+        *((end - size, end, one.limits) for one, size, end in zip(brands, sizes, ends, strict=True)),
+        (0, len(cost), shared),
+    ]:
+        mine = np.zeros(len(cost))
+        mine[begin:end] = 1.0
+        if limits.target_roas is not None:
+            rows.append(csr_matrix(mine * (limits.target_roas * cost - revenue) / scale))
+            rights.append(0.0)
+        if limits.budget_micros is not None:
+            rows.append(csr_matrix(mine * cost / scale))
+            rights.append(limits.budget_micros / scale)
+    found = linprog(
+        -revenue / scale,
+        A_ub=vstack(rows) if rows else None,
+        b_ub=rights if rows else None,
+        bounds=(0, 1),
+        method="highs",
+    )
+    return float(-found.fun * scale)
+
+
+def judge(auctions: Auctions, market: Market, won: npt.NDArray[np.bool_], solver: str = "cuts") -> dict[str, object]:
+    """Revenue won ÷ optimum on predicted revenue and actual cost, and how well every limit was kept.
+
+    Returns:
+        `of_optimum`, the worst `roas_to_target` and `spend_to_budget` of any brand or portfolio, and each portfolio's.
+    """
+    solve = optimum_by_highs if solver == "highs" else optimum
+    revenue, cost = auctions.predicted_revenue, auctions.cost
+    rows_of = np.split(np.argsort(auctions.brand, kind="stable"), np.cumsum(np.bincount(auctions.brand))[:-1])
+    kept: list[tuple[str, Limits, Indices]] = []
+    groups, best_of_all = [], 0.0
+    for name, members, shared in market.groups():
+        items = [Item(revenue[rows], cost[rows], market.limits[b]) for b in members for rows in [rows_of[b]]]
+        best = solve(items, shared)
+        mine = np.concatenate([rows_of[b] for b in members])
+        mine = mine[won[mine]]
+        kept.append((name, shared, mine))
+        kept += [(market.names[b], market.limits[b], rows_of[b][won[rows_of[b]]]) for b in members]
+        got = float(revenue[mine].sum())
+        best_of_all += best
+        groups.append({"group": name, "of_optimum": round(got / best, 5) if best > 0.0 else None})
+    roas = [
+        (float(revenue[mine].sum() / cost[mine].sum() / limits.target_roas), name)
+        for name, limits, mine in kept
+        if limits.target_roas is not None and cost[mine].sum() > 0.0
+    ]
+    spend = [
+        (float(cost[mine].sum() / limits.budget_micros), name)
+        for name, limits, mine in kept
+        if limits.budget_micros is not None
+    ]
+    return {
+        "of_optimum": float(revenue[won].sum()) / best_of_all if best_of_all > 0.0 else None,
+        "optimum_micros": best_of_all,
+        "roas_to_target": min(roas, default=None),
+        "spend_to_budget": max(spend, default=None),
+        "groups": groups,
+    }
+
+
+def make_market(
+    seed: int, brands: int = 100, portfolios: int = 20, rows_a_brand: int = 10_000, sigma: float = 1.0
+) -> tuple[pd.DataFrame, dict[str, object]]:
+    """A synthetic day: brands in portfolios that share budgets, lognormal values; the same for the same seed.
+
+    Returns:
+        The auctions, `t_s` uniform over 86,400 s, and the document of `brands.json`.
+    """
+    draw = np.random.default_rng(seed)
+    n = brands * rows_a_brand
+    brand = draw.permutation(np.repeat(np.arange(brands), rows_a_brand))
+    quality = draw.uniform(0.8, 2.5, brands)  # a brand's usual revenue ÷ cost
+    price = np.exp(draw.normal(6.5, 0.5, brands))
+    cost = np.maximum(np.round(price[brand] * np.exp(draw.normal(0.0, 0.5, n))), 1.0)
+    revenue = np.round(cost * quality[brand] * np.exp(draw.normal(0.0, sigma, n) - sigma**2 / 2), 3)
+    frame = pd.DataFrame(
+        dict(
+            zip(
+                COLUMNS,
+                (
+                    np.round(np.sort(draw.uniform(0.0, 86_400.0, n)), 3),
+                    np.char.add("b", np.char.zfill(brand.astype(str), 4)),
+                    revenue,
+                    cost,
+                    np.round(revenue * np.exp(draw.normal(0.0, 0.3, n) - 0.045)),
+                    cost,
+                ),
+                strict=True,
+            )
+        )
+    )
+    spent, earned = np.bincount(brand, cost, brands), np.bincount(brand, revenue, brands)
+    home = np.arange(brands) % portfolios
+    document: dict[str, object] = {
+        "brands": {
+            f"b{b:04d}": {
+                "target_roas": round(float(earned[b] / spent[b] * draw.uniform(0.9, 1.6)), 3),
+                "daily_budget_micros": int(spent[b] * draw.uniform(0.1, 0.8)) if draw.random() < 0.5 else None,
+                "portfolio_id": f"p{home[b]:03d}",
+            }
+            for b in range(brands)
+        },
+        "portfolios": {
+            f"p{p:03d}": {
+                "target_roas": round(
+                    float(earned[home == p].sum() / spent[home == p].sum() * draw.uniform(1.0, 1.8)), 3
+                )
+                if draw.random() < 0.5
+                else None,
+                "daily_budget_micros": int(spent[home == p].sum() * draw.uniform(0.1, 0.6)),
+            }
+            for p in range(portfolios)
+        },
+    }
+    return frame, document
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.pricing.evaluate", description="Decisions against their optimum."
+    )
+    parser.add_argument("decisions", type=Path, nargs="?", help="what training.simulate wrote")
+    parser.add_argument("--auctions", type=Path, help="the file that was decided on")
+    parser.add_argument("--brands", type=Path, help="brands.json, as for training.simulate")
+    parser.add_argument("--solver", choices=("cuts", "highs"), default="cuts")
+    parser.add_argument(
+        "--make-market", type=Path, metavar="FOLDER", help="write auctions.csv.gz and brands.json there"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--market-brands", type=int, default=100)
+    parser.add_argument("--market-portfolios", type=int, default=20)
+    parser.add_argument("--market-rows", type=int, default=10_000, help="opportunities a brand")
+    chosen = parser.parse_args(arguments)
+    try:
+        if chosen.make_market is not None:
+            if min(chosen.market_brands, chosen.market_portfolios, chosen.market_rows) < 1:
+                parser.error("a market has at least one brand, portfolio and row")
+            frame, document = make_market(
+                chosen.seed, chosen.market_brands, chosen.market_portfolios, chosen.market_rows
+            )
+            chosen.make_market.mkdir(parents=True, exist_ok=True)
+            frame.to_csv(
+                chosen.make_market / "auctions.csv.gz", index=False, compression={"method": "gzip", "mtime": 0}
+            )
+            (chosen.make_market / "brands.json").write_text(json.dumps(document, indent=1) + "\n")
+            return 0
+        if None in (chosen.decisions, chosen.auctions, chosen.brands):
+            parser.error("DECISIONS.csv, --auctions and --brands are needed")
+        auctions = read_auctions(chosen.auctions)
+        found = judge(
+            auctions,
+            read_market(chosen.brands, auctions.names),
+            _read_won(chosen.decisions, len(auctions)),
+            chosen.solver,
+        )
+    except (BadInput, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(json.dumps(found, indent=1))
+    return 0
+
+
+def _read_won(path: Path, rows: int) -> npt.NDArray[np.bool_]:
+    try:
+        won = pd.read_csv(path)["won"].to_numpy()
+    except (ValueError, KeyError) as error:
+        raise BadInput(f"{path}: no column won: {error}") from None
+    if len(won) != rows or not np.isin(won, (0, 1)).all():
+        raise BadInput(f"{path}: one row of 0 or 1 for each of {rows:,} auctions is expected")
+    return won.astype(bool)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

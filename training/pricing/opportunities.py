@@ -1,0 +1,194 @@
+"""λ of the night: the score log's opportunities, the brands' limits, and `lagrange.fit` between them."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from sqlalchemy import func, select
+
+from db.session import Database
+from db.tables import brands, portfolios, score_log
+from training.pricing.lagrange import BrandFit, Brands, Constraint, Floats, LpCheck, Opportunities, fit, lp_gap, sample
+
+WINDOW_DAYS = 7
+LEAST_SPAN_DAYS = 1 / 24
+MOST_SILENCE_DAYS = 1.0
+"""A brand that is not heard of for longer was away: that time does not count among its days."""
+MOST_ROWS = 500_000
+MOST_CHECKS = 20
+"""Groups of brands whose fits are checked against their LPs, drawn anew every night."""
+TURN, CIRCLE = 618_034, 1_000_003
+"""Steps of the golden ratio: rows drawn by them fall on no rhythm of the log, such as the bids of a request."""
+
+
+class Logged(NamedTuple):
+    """Rows of the score log; n of each."""
+
+    brand: list[str]
+    at_days: Floats  # since 1970
+    revenue_micros: Floats
+    cost_micros: Floats
+    weight: Floats
+
+
+class NightFits(NamedTuple):
+    fits: list[BrandFit]
+    checks: list[LpCheck]
+
+    @property
+    def usable(self) -> list[BrandFit]:
+        return [one for one in self.fits if one.convergence.converged]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """What is stored of each: the fit and the limits it was made for."""
+        return [_row(fit) for fit in self.fits]
+
+    def summary(self) -> dict[str, Any]:
+        """For the night's summary line: JSON, so numbers that there are none of are None."""
+        return {
+            "fitted": len(self.usable),
+            "not_converged": [one.brand_id for one in self.fits if not one.convergence.converged],
+            "target_unreachable": [one.brand_id for one in self.fits if one.unreachable],
+            "kkt_residual": _worst(one.convergence.kkt_residual for one in self.fits),
+            "duality_gap": _worst(abs(one.convergence.duality_gap) for one in self.fits),
+            "lp_gap": _worst(check.lp_gap for check in self.checks),
+            "policy_loss": _worst(check.policy_loss for check in self.checks),
+            "lp_unsolved": sum(math.isnan(check.lp_gap) for check in self.checks),
+        }
+
+    def warnings(self) -> list[str]:
+        """One line for each brand whose fit is not used, or cannot do what it should."""
+        lost = [
+            f"warning: the λ fit of {one.brand_id} did not converge (KKT residual {one.convergence.kkt_residual:.2g},"
+            f" duality gap {one.convergence.duality_gap:.2g}): its last good one stays"
+            for one in self.fits
+            if not one.convergence.converged
+        ]
+        return lost + [
+            f"warning: the target of {one.brand_id} cannot be reached: no logged opportunity is worth it"
+            for one in self.fits
+            if one.unreachable
+        ]
+
+
+async def fit_lambdas(database: Database, now: dt.datetime | None = None) -> NightFits:
+    """κ of every active brand with enough logged opportunities in the log's newest week, checked against LPs."""
+    now = now or dt.datetime.now(dt.UTC)
+    async with database.read() as connection:
+        newest = (await connection.execute(select(func.max(score_log.c.at)))).scalar_one_or_none()
+        if newest is None:
+            return NightFits([], [])
+        since = newest - dt.timedelta(days=WINDOW_DAYS)
+        seqs = select(func.min(score_log.c.seq), func.max(score_log.c.seq)).where(score_log.c.at > since)
+        first, last = (await connection.execute(seqs)).one()
+        # More rows than fit are thinned, evenly over the week: its newest minutes alone are no week.
+        kept = min(CIRCLE, math.ceil(CIRCLE * MOST_ROWS / (last - first + 1)))
+        logged = select(
+            score_log.c.brand_id,
+            score_log.c.at,
+            score_log.c.predicted_revenue_micros,
+            score_log.c.predicted_cost_micros,
+            score_log.c.weight,
+        ).where(score_log.c.at > since, score_log.c.status != "rejected", score_log.c.seq * TURN % CIRCLE < kept)
+        rows = (await connection.execute(logged.order_by(score_log.c.seq))).all()
+        members = (await connection.execute(select(brands).where(brands.c.active))).all()
+        shared = {row.portfolio_id: _limits(row) for row in await connection.execute(select(portfolios))}
+    seen = await asyncio.to_thread(lambda: daily(_columns(rows, CIRCLE / kept)))
+    return await asyncio.to_thread(_fitted, _groups(seen, members, shared, now), shared, newest.toordinal())
+
+
+def daily(logged: Logged) -> dict[str, Opportunities]:
+    """What each brand is offered in a day: a row's weight is how many such opportunities a day of the brand's brings.
+
+    A brand's days begin with its first row and end with the log: budgets are daily, and one that came yesterday, or
+    was away, has not been offered a week's worth. Rows that are no numbers are left out.
+    """
+    if not logged.brand:
+        return {}
+    names, owner = np.unique(np.array(logged.brand, dtype=object), return_inverse=True)
+    money = np.stack([logged.revenue_micros, logged.cost_micros, logged.weight])
+    good = np.isfinite(money).all(axis=0) & (money >= 0).all(axis=0) & (logged.weight > 0)
+    end = float(logged.at_days.max())
+    found = {}
+    for index, name in enumerate(names):
+        rows = np.flatnonzero((owner == index) & good)
+        if len(rows):
+            silences = np.diff(np.sort(np.append(logged.at_days[rows], end)))
+            days = max(float(silences[silences <= MOST_SILENCE_DAYS].sum()), LEAST_SPAN_DAYS)
+            found[str(name)] = Opportunities(
+                logged.revenue_micros[rows], logged.cost_micros[rows], logged.weight[rows] / days
+            )
+    return found
+
+
+def _columns(rows: Sequence[Any], times: float) -> Logged:
+    brand, at, revenue, cost, weight = zip(*rows, strict=True) if rows else ((),) * 5
+    return Logged(
+        list(brand),
+        np.array([moment.timestamp() for moment in at], np.float64) / 86_400,
+        np.array(revenue, np.float64),
+        np.array(cost, np.float64),
+        np.array(weight, np.float64) * times,
+    )
+
+
+def _groups(
+    seen: Mapping[str, Opportunities], members: Sequence[Any], shared: Mapping[str, Constraint], now: dt.datetime
+) -> list[tuple[str | None, Brands]]:
+    """(portfolio_id, its active brands) and (None, one brand that stands alone), by their ids."""
+    groups: dict[tuple[str, str], dict[str, tuple[Opportunities, Constraint]]] = defaultdict(dict)
+    for brand in members:
+        moved = brand.next_from is not None and brand.next_from <= now  # the row still says where it was
+        portfolio_id = brand.next_portfolio_id if moved else brand.portfolio_id
+        if brand.brand_id in seen:
+            key = (portfolio_id, "") if portfolio_id in shared else ("", brand.brand_id)
+            groups[key][brand.brand_id] = (seen[brand.brand_id], _limits(brand))
+    return [(key[0] or None, groups[key]) for key in sorted(groups)]
+
+
+def _fitted(groups: Sequence[tuple[str | None, Brands]], shared: Mapping[str, Constraint], seed: int) -> NightFits:
+    fits: list[BrandFit] = []
+    fitted: list[tuple[Brands, Constraint | None]] = []
+    for portfolio_id, group in groups:
+        portfolio = None if portfolio_id is None else shared[portfolio_id]
+        found = fit(group, portfolio)
+        fits += found
+        if found:
+            fitted.append((group, portfolio))
+    drawn = np.random.default_rng(seed).permutation(len(fitted))[:MOST_CHECKS]
+    checks = [lp_gap(sample(fitted[index][0], seed), fitted[index][1]) for index in sorted(drawn)]
+    return NightFits(fits, checks)
+
+
+def _row(fit: BrandFit) -> dict[str, Any]:
+    brand, portfolio = fit.limit, fit.shared
+    return {
+        "brand_id": fit.brand_id,
+        "kappa": fit.kappa,
+        "mu_brand": fit.mu_brand,
+        "mu_portfolio": fit.mu_portfolio,
+        "nu_brand": fit.nu_brand,
+        "nu_portfolio": fit.nu_portfolio,
+        "opportunities": fit.opportunities,
+        "target_roas": brand.target_roas,
+        "portfolio_target_roas": portfolio.target_roas if portfolio else None,
+        "daily_budget_micros": brand.budget_micros,
+        "portfolio_daily_budget_micros": portfolio.budget_micros if portfolio else None,
+        "kkt_residual": fit.convergence.kkt_residual,
+        "duality_gap": fit.convergence.duality_gap,
+        "converged": fit.convergence.converged,
+    }
+
+
+def _limits(row: Any) -> Constraint:
+    return Constraint(row.target_roas, row.daily_budget_micros)
+
+
+def _worst(values: Any) -> float | None:
+    return max((value for value in values if not math.isnan(value)), default=None)

@@ -1,0 +1,1 @@
+"""Which version is live, which was, and how one becomes it."""

@@ -1,0 +1,120 @@
+"""After the swap: does every place hold what was published, as a replica finds it? Read from the outside."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import time
+from pathlib import Path
+
+import httpx
+from redis.exceptions import RedisError
+
+from db.session import Database
+from db.state import State
+from training.model.bundle import ModelRefused, ModelUnavailable
+from training.model.store import bundle_of
+from training.registry.activations import current
+from training.registry.publish import fetch
+from training.registry.replication import CURRENT, DOCUMENT, Say, client_of, git, redis_key, remote_of, repository
+
+WITHIN_S = 30.0
+"""How long replicas may take: they look every `model_poll_s`, load, and predict the golden rows in a child."""
+AGREEING = 20
+"""Answers in a row that must name the version: each comes over a connection of its own, from whichever replica."""
+PAUSE_S = 0.05
+TIMEOUT_S = 5.0
+
+
+async def confirm(
+    database: Database, state: State, version: str, redis_url: str | None, say: Say, within_s: float = WITHIN_S
+) -> list[str]:
+    """What speaks against the version being live everywhere; nothing, if all is well."""
+    problems = []
+    live = await current(database)
+    if live != version:
+        problems.append(f"the database says that {live} is live")
+    try:
+        await fetch(state, version)
+        bundle = await asyncio.to_thread(bundle_of, state.models / version)
+    except (ModelRefused, ModelUnavailable) as error:
+        return [*problems, str(error)]
+    if redis_url is not None:
+        problems += await _redis(redis_url, version, bundle, say)
+    problems += await asyncio.to_thread(_git, state, version, bundle, say)
+    return problems + await _replicas(state, version, within_s, say)
+
+
+async def _redis(url: str, version: str, bundle: str, say: Say) -> list[str]:
+    try:
+        async with client_of(url) as client:
+            pointer, stored, document = await client.mget(CURRENT, redis_key(version), DOCUMENT)
+    except (RedisError, OSError) as error:
+        say(f"warning: Redis was not compared, it does not answer ({error}); a starting system tells it what is live")
+        return []
+    problems = [] if pointer == version else [f"Redis's {CURRENT} is {pointer}"]
+    for key, found in ((redis_key(version), stored), (DOCUMENT, document)):
+        if found != bundle:
+            problems.append(f"Redis's {key} is not what was published")
+    return problems
+
+
+def _git(state: State, version: str, bundle: str, say: Say) -> list[str]:
+    registry = repository(state)
+    try:
+        if git(registry, "show", f"HEAD:{DOCUMENT}") != bundle:
+            return [f"the last commit in {registry} holds another model than {version}"]
+        if (remote := remote_of(registry)) is None:
+            return []
+    except (OSError, subprocess.SubprocessError) as error:
+        return [f"the model registry in Git cannot be read: {_last_line(error)}"]
+    return _pushed(registry, remote, say)
+
+
+def _pushed(registry: Path, remote: str, say: Say) -> list[str]:
+    try:
+        head, branch = git(registry, "rev-parse", "HEAD").strip(), git(registry, "symbolic-ref", "HEAD").strip()
+        there = git(registry, "ls-remote", remote, branch).split()
+    except (OSError, subprocess.SubprocessError) as error:
+        say(f"warning: the remote {remote} was not compared: {_last_line(error)}")
+        return []
+    return [] if there[:1] == [head] else [f"the remote {remote} has not got the last commit of {branch}"]
+
+
+def _last_line(error: Exception) -> str:
+    said = getattr(error, "stderr", None)
+    return (said.strip().splitlines() or [str(error)])[-1] if isinstance(said, str) else str(error)
+
+
+async def _replicas(state: State, version: str, within_s: float, say: Say) -> list[str]:
+    """Of the system that runs on this folder, if one does."""
+    if (url := _running_url(state)) is None:
+        return []
+    until, agreed, said = time.monotonic() + within_s, 0, None
+    limits = httpx.Limits(max_keepalive_connections=0)
+    async with httpx.AsyncClient(timeout=TIMEOUT_S, trust_env=False, limits=limits) as client:
+        while agreed < AGREEING:
+            if time.monotonic() > until:
+                if said is None:
+                    say(f"warning: nothing answers at {url}: no replica was asked")
+                    return []
+                return [f"not live in every replica within {within_s:g} s: {url}/readyz says {said}"]
+            try:
+                answer = await client.get(f"{url}/readyz")
+                said = str(answer.json().get("model_version", answer.status_code))
+            except (httpx.HTTPError, ValueError):
+                agreed = 0
+            else:
+                agreed = agreed + 1 if said == version else 0
+            if not agreed:
+                await asyncio.sleep(PAUSE_S)
+    return []
+
+
+def _running_url(state: State) -> str | None:
+    """`run.json` outlives a system that was killed."""
+    running = state.running()
+    url, pid = running.get("url"), running.get("pid")
+    if not isinstance(url, str) or not isinstance(pid, int) or not Path(f"/proc/{pid}").exists():
+        return None
+    return url

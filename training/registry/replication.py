@@ -1,0 +1,128 @@
+"""Copies of what is published: Redis for nodes without the folder, Git for the record. Neither decides what is live."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import redis.asyncio
+from redis.exceptions import RedisError
+
+from db.state import State
+from training.model.bundle import ModelUnavailable
+from training.settings import model_settings
+
+CURRENT = "roas_model:current"
+DOCUMENT = "roas_model.json"
+"""The live version's bundle: the file in Git, and a key in Redis."""
+REDIS_TIMEOUT_S = 5.0
+GIT_TIMEOUT_S = 60.0
+IDENTITY = {
+    "GIT_AUTHOR_NAME": "Paceline",
+    "GIT_AUTHOR_EMAIL": "paceline@localhost",
+    "GIT_COMMITTER_NAME": "Paceline",
+    "GIT_COMMITTER_EMAIL": "paceline@localhost",
+}
+
+Say = Callable[[str], None]
+
+
+def redis_key(version: str) -> str:
+    return f"roas_model:{version}"
+
+
+def repository(state: State) -> Path:
+    """The Git repository that gets each published bundle: `PACELINE_MODEL_REGISTRY`, else the state folder's."""
+    return model_settings().registry or state.registry
+
+
+async def from_redis(url: str, version: str) -> str | None:
+    """
+    Raises:
+        ModelUnavailable: Redis does not answer.
+    """
+    try:
+        async with client_of(url) as client:
+            stored = await client.get(redis_key(version))
+    except (RedisError, OSError) as error:
+        raise ModelUnavailable(version, f"not whole in the state folder, and Redis does not answer: {error}") from None
+    except UnicodeDecodeError:
+        return None  # as good as none
+    return None if stored is None else str(stored)
+
+
+def client_of(url: str) -> Any:
+    return redis.asyncio.from_url(
+        url, socket_timeout=REDIS_TIMEOUT_S, socket_connect_timeout=REDIS_TIMEOUT_S, decode_responses=True
+    )
+
+
+async def to_redis(url: str, values: dict[str, str], say: Say) -> None:
+    """In one transaction; the pointer goes with what it points at."""
+    try:
+        async with client_of(url) as client, client.pipeline(transaction=True) as pipe:
+            for key, value in values.items():
+                pipe.set(key, value)
+            await pipe.execute()
+    except (RedisError, OSError) as error:
+        say(f"warning: Redis did not take the model ({error}); the database and the folder have it")
+
+
+def to_git(state: State, version: str, bundle: str, say: Say) -> None:
+    """One commit a version; pushed where a remote is set. The same version again changes nothing.
+
+    Only the holder of the night's lock calls it: what a killed night left locked in the state folder's own repository
+    belongs to nobody.
+    """
+    registry = repository(state)
+    try:
+        registry.mkdir(parents=True, exist_ok=True)
+        if not _is_repository(registry):
+            git(registry, "init", "--quiet", "--initial-branch=main")
+        if registry == state.registry:
+            for left in (registry / ".git").rglob("*.lock"):
+                left.unlink(missing_ok=True)
+        draft = registry / f".{DOCUMENT}.draft"
+        draft.write_text(bundle)
+        draft.replace(registry / DOCUMENT)
+        git(registry, "add", "--force", DOCUMENT)
+        if git(registry, "status", "--porcelain", "--", DOCUMENT):
+            words = ("-m", f"Model {version}", "--", DOCUMENT)
+            git(registry, "commit", "--quiet", "--no-verify", "--no-gpg-sign", *words)
+        if (remote := remote_of(registry)) is not None:
+            git(registry, "push", "--quiet", remote, "HEAD")
+    except (OSError, subprocess.SubprocessError) as error:
+        said = getattr(error, "stderr", None)
+        text = (said.strip().splitlines() or [str(error)])[-1] if isinstance(said, str) else str(error)
+        say(f"warning: the model registry in Git did not take {version}: {text}")
+
+
+def remote_of(registry: Path) -> str | None:
+    """The remote that is pushed to: the first; None where none is set."""
+    return next(iter(git(registry, "remote").split()), None)
+
+
+def _is_repository(folder: Path) -> bool:
+    try:
+        git(folder, "rev-parse", "--git-dir")
+    except subprocess.CalledProcessError:
+        return False
+    return True
+
+
+def git(registry: Path, *arguments: str) -> str:
+    # A repository around the state folder must not be taken for the registry, nor its hooks' environment.
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    environ = inherited | IDENTITY | {"GIT_TERMINAL_PROMPT": "0", "GIT_CEILING_DIRECTORIES": str(registry.parent)}
+    done = subprocess.run(
+        ["git", "-C", str(registry), *arguments],
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=GIT_TIMEOUT_S,
+        check=True,
+    )
+    return done.stdout

@@ -1,0 +1,1 @@
+"""What people read: pages and figures of nights and backtests."""
