@@ -15,8 +15,8 @@ import httpx
 
 from bench import cost
 from db.state import State
-from serve_app import processes
-from serve_app.run import APPLICATION, BIN
+from serve_app.launcher import processes
+from serve_app.launcher.system import APPLICATION, BIN
 
 JOIN_S, DEPLOY_S = 60.0, 120.0
 CPUS = 2

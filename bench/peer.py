@@ -15,7 +15,8 @@ import httpx
 
 from bench.load import SHARED
 from bench.system import DATA, System
-from serve_app import processes, token
+from serve_app import token
+from serve_app.launcher import processes
 
 PEER = SHARED / "bench" / "peer_fastapi.py"
 TUNED, IDIOMATIC = "tuned peer (msgspec)", "idiomatic peer (pydantic)"

@@ -28,10 +28,13 @@ from ledger.domain.messages import Claim, Offer, Tuple
 from ledger.domain.settings import LedgerSettings, RoasSettings
 from ledger.runtime.actor import LedgerActor
 from serve_app import schemas
-from serve_app.bids import Wanted, read
-from serve_app.errors import encode
-from serve_app.expectations import Memory
-from serve_app.ranking import Answer, Expectation, Offers, Ranking, answer, opportunities, rank, rejections
+from serve_app.http.problem_details import encode
+from serve_app.prediction.cache import Memory
+from serve_app.prediction.columns import Wanted, read
+from serve_app.prediction.expectation import Expectation
+from serve_app.scoring.opportunities import opportunities
+from serve_app.scoring.ranking import Offers, Ranking, rank, rejections
+from serve_app.scoring.response import Answer, answer
 from tests.contract.http import Local
 
 T = TypeVar("T")

@@ -25,8 +25,8 @@ from bench.system import DATA
 from bench.tables import table
 from bench.turns import say
 from db.state import State
-from serve_app import processes
-from serve_app.run import Ports, System
+from serve_app.launcher import processes
+from serve_app.launcher.system import Ports, System
 
 TURNS = 3
 WAIT_S, STOP_S = 240.0, 30.0

@@ -20,7 +20,7 @@ import jwt
 from bench import cost
 from bench.load import ROOT, SHARED, Seen
 from db.state import State
-from serve_app import processes
+from serve_app.launcher import processes
 
 DATA = SHARED / "data" / "online_ads.csv.gz"
 TREES, LEAVES = 300, 63

@@ -28,14 +28,14 @@ from ledger.client.ledger_client import LedgerClient
 from ledger.client.shard_client import Shard
 from ledger.runtime.deployment import connect, replace
 from ledger.runtime.generations import Reached
-from serve_app import wire
-from serve_app.auth import Authenticator, KeySet, Secret
-from serve_app.ingress import Api
+from serve_app.http.auth import Authenticator, KeySet, Secret
 from serve_app.monitor import Monitor
-from serve_app.predictor import Live, Predictor, Slot
-from serve_app.ranking import Expectation
+from serve_app.prediction import codec
+from serve_app.prediction.expectation import Expectation
+from serve_app.prediction.predictor import Live, Predictor, Slot
+from serve_app.routes.api import Api
+from serve_app.routes.model_versions import Versions
 from serve_app.settings import Settings, load, with_state
-from serve_app.versions import Versions
 from training.model.model import Columns, Explanation
 
 POLL_TIMEOUT_S = 5.0
@@ -137,7 +137,7 @@ class PredictorReplica(Predictor):
 
     async def predict_packed(self, columns: bytes) -> bytes:
         """Raises: NoModel."""
-        return wire.pack_expectation(await self.predict(wire.unpack(columns)))
+        return codec.pack_expectation(await self.predict(codec.unpack(columns)))
 
 
 class Pool:
@@ -169,7 +169,7 @@ class Pool:
             await asyncio.sleep(self._poll_s)
 
     async def predict(self, columns: Columns) -> Expectation:
-        found = wire.unpack_expectation(await self._handle.predict_packed.remote(wire.pack(columns)))
+        found = codec.unpack_expectation(await self._handle.predict_packed.remote(codec.pack(columns)))
         self.version = found.model_version
         return found
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import jwt
 
 from db.state import State
-from serve_app.auth import AUDIENCE, ISSUER, LIFETIME_MOST_S, SCOPES
+from serve_app.http.auth import AUDIENCE, ISSUER, LIFETIME_MOST_S, SCOPES
 
 UNITS = {"s": 1, "m": 60, "h": 3600}
 

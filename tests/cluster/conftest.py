@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
-from serve_app import processes
+from serve_app.launcher import processes
 
 ROOT = Path(__file__).resolve().parents[2]
 READY_S, STOP_S = 240.0, 15.0

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from serve_app import processes
+from serve_app.launcher import processes
 from tests.cluster.conftest import System
 from tests.cluster.test_round_trip import PLACE, brand_ids, command_line, ledger_pid, now, request, wait_until
 

@@ -27,7 +27,7 @@ from ledger.domain.settings import LedgerSettings
 from ledger.runtime import deployment
 from ledger.runtime.deployment import connect, replace
 from ledger.runtime.generations import living_generations, name_of
-from serve_app import processes
+from serve_app.launcher import processes
 from tests.contract.ledgers import event
 
 NAME = f"ledgers-{os.getpid()}"

@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
-from serve_app import processes
+from serve_app.launcher import processes
 from tests.cluster.conftest import ROOT, STOP_S, System
 
 pytestmark = pytest.mark.usefixtures("audited")

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from serve_app import processes
-from serve_app.night import next_night
+from serve_app.launcher import processes
+from serve_app.launcher.nightly_trigger import next_night
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -103,7 +103,7 @@ def test_history_that_cannot_be_read_is_told_and_stops_everything(tmp_path: Path
 def test_real_history_does_not_go_into_a_simulated_folder(tmp_path: Path) -> None:
     from db.settings import DatabaseSettings
     from db.state import State
-    from serve_app.first import prepare
+    from serve_app.launcher.bootstrap import prepare
     from serve_app.settings import load, with_state
 
     state = State(tmp_path / "state")

@@ -17,7 +17,7 @@ from bench.scaling import Counts, counts, recorded_of
 from bench.system import BRANDS, LIMITS
 from bench.system import System as Measured
 from db.state import State
-from serve_app import processes
+from serve_app.launcher import processes
 from tests.cluster.conftest import System
 
 HEAD = (

@@ -20,12 +20,12 @@ from ledger.client.ledger_client import LedgerClient
 from ledger.client.shard_client import Shard
 from ledger.runtime.actor import LedgerActor
 from serve_app import token
-from serve_app.auth import Authenticator, Secret
-from serve_app.ingress import Api
+from serve_app.http.auth import Authenticator, Secret
 from serve_app.monitor import Monitor
-from serve_app.predictor import Predictor
+from serve_app.prediction.predictor import Predictor
+from serve_app.routes.api import Api
+from serve_app.routes.model_versions import Versions
 from serve_app.settings import Settings, load
-from serve_app.versions import Versions
 from training.etl.importer import import_frame
 from training.etl.simulated_market import performance
 from training.nightly.pipeline import first_model

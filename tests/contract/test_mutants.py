@@ -23,7 +23,7 @@ from db.session import Database
 from db.settings import DatabaseSettings
 from db.state import State
 from db.tables import model_activations
-from serve_app.predictor import Predictor
+from serve_app.prediction.predictor import Predictor
 from serve_app.settings import load
 from tests.mutants import broken_bundles, broken_directories, one_leaf_changed, signed_and_broken, write
 from tests.unit.training.conftest import fitted, make_history

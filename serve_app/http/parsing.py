@@ -1,0 +1,58 @@
+"""Bodies, queries and paths into models; what is wrong with them becomes a 422 with a pointer to each mistake."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgspec
+from pydantic import BaseModel, ValidationError
+from starlette.requests import Request
+
+from serve_app.http.problem_details import Invalid
+from serve_app.schemas import ID_PATTERN
+
+Parsed = TypeVar("Parsed", bound=BaseModel)
+
+
+def parse(model: type[Parsed], body: bytes) -> Parsed:
+    """Raises: Invalid (422) with a pointer to each mistake."""
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        raise Invalid.of(error) from None
+
+
+def parse_over(model: type[Parsed], defaults: dict[str, Any], body: bytes) -> Parsed:
+    """A PUT's body: what it leaves out takes the defaults. Raises: Invalid."""
+    try:
+        given = msgspec.json.decode(body)
+    except (ValueError, RecursionError) as error:  # msgspec's errors, and text that is not UTF-8, are ValueErrors
+        raise Invalid.at("", f"not JSON: {error}", "json_invalid") from None
+    if not isinstance(given, dict):
+        raise Invalid.at("", "must be a JSON object", "model_type")
+    try:
+        return model.model_validate({**defaults, **given}, strict=True)
+    except ValidationError as error:
+        raise Invalid.of(error) from None
+
+
+def parse_query(model: type[Parsed], request: Request) -> Parsed:
+    """Raises: Invalid; a repeated parameter is one mistake of many."""
+    items = request.query_params.multi_items()
+    names = [name for name, _ in items]
+    for name in names:
+        if names.count(name) > 1:
+            raise Invalid.at(f"/query/{name}", "given more than once", "repeated")
+    try:
+        return model.model_validate(dict(items))
+    except ValidationError as error:
+        raise Invalid.of(error, prefix=("query",)) from None
+
+
+def path_id(request: Request, name: str) -> str:
+    value: str = request.path_params[name]
+    if not ID_PATTERN.fullmatch(value):
+        raise Invalid.at(
+            f"/path/{name}", "an id has 1 to 64 characters of A-Z a-z 0-9 . _ : -", "string_pattern_mismatch"
+        )
+    return value

@@ -1,0 +1,1 @@
+"""`make run`: all of Paceline on one machine, started, watched and stopped."""

@@ -1,0 +1,156 @@
+"""What the model says of each bid: remembered within the hour, asked for where it is not.
+
+A prediction depends on the tuple, the hour and the version, and partners offer the same slots again and again: what the
+version said of a tuple within this hour is exact, and needs neither trees nor a call. What is not known goes to the
+predictions in groups: see `coalesce.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import accumulate, pairwise
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from serve_app.prediction.batching import Coalescer
+from serve_app.prediction.columns import Key, columns_of
+from serve_app.prediction.expectation import Expectation
+from serve_app.prediction.predictor import Live, Slot, concatenated
+from training.model.model import Columns, Explanation
+
+HOUR_S = 3600
+
+
+class Predictions(Protocol):
+    """The predictor pool, or a predictor in this process."""
+
+    @property
+    def version(self) -> str | None:
+        """Which version predicts, as far as this process knows."""
+
+    async def start(self) -> None: ...
+    async def close(self) -> None: ...
+    async def predict(self, columns: Columns) -> Expectation: ...
+    @property
+    def predict_now(self) -> Callable[[Columns], Expectation | None] | None:
+        """The same without a call to another process (None: there is no model yet); None: it takes a call."""
+
+    async def explain(self, columns: Columns) -> tuple[Expectation, Explanation]: ...
+    async def slot(self, columns: Columns) -> Slot: ...
+    async def live(self) -> Live | None: ...
+
+
+class Memory:
+    """Rows of one version and one hour. When it is full it starts anew.
+
+    Args:
+        most: tuples at a time; 0 remembers nothing. One takes half a kilobyte.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._of: tuple[str, int] | None = None  # version, hour
+        self._row: dict[Key, int] = {}
+        self._used = 0
+        self._values = np.empty((most, 4))  # what is known of a tuple lies together
+
+    def find(self, version: str, hour: int, keys: Sequence[Key]) -> tuple[Expectation | None, list[int | None]]:
+        """(what all keys bring, or None; each key's row, None where it is not known)."""
+        if self._of != (version, hour):
+            return None, [None] * len(keys)
+        rows = list(map(self._row.get, keys))
+        return (None if None in rows else self._at(np.array(rows, np.intp))), rows
+
+    def _at(self, rows: npt.NDArray[np.intp]) -> Expectation:
+        assert self._of is not None
+        revenue, ctr, cvr, impressions = self._values.take(rows, axis=0).T
+        return Expectation(revenue, ctr, cvr, impressions, self._of[0])
+
+    def learn(self, hour: int, keys: Sequence[Key], said: Expectation) -> None:
+        first, end = self._used, self._used + len(keys)
+        if self._of != (said.model_version, hour) or end > self._most:
+            self._of = said.model_version, hour
+            self._row.clear()
+            first, end = 0, len(keys)
+        self._used = first
+        if end > self._most:
+            return
+        for column, values in enumerate(said[:4]):
+            self._values[first:end, column] = values
+        self._row.update(zip(keys, range(first, end), strict=True))
+        self._used = end
+
+
+class Expectations:
+    """Answers from memory where it can, from the predictions where it must.
+
+    Args:
+        most_rows: of one call.
+        calls: at a time.
+        remembered: tuples, see `Memory`.
+    """
+
+    def __init__(self, predictions: Predictions, most_rows: int, calls: int, remembered: int) -> None:
+        self._predictions = predictions
+        self._memory = Memory(remembered)
+        self._coalesced: Coalescer[Columns, Expectation] = Coalescer(self._call, len, most_rows, calls)
+
+    def known(self, keys: Sequence[Key], at: int) -> Expectation | None:
+        """From memory; None: not all of it is there. `at`: epoch seconds."""
+        version = self._predictions.version
+        return None if version is None else self._memory.find(version, at // HOUR_S, keys)[0]
+
+    def at_once(self, keys: Sequence[Key], at: int) -> Expectation | None:
+        """Without waiting for anybody: what is not known is predicted here and now. None: that cannot be done here."""
+        if (predict_now := self._predictions.predict_now) is None:
+            return None
+        if not (missing := self._missing(keys, at)):
+            return self.known(keys, at)
+        said = predict_now(columns_of(missing, at))
+        return None if said is None else self._learnt(keys, at, missing, said)
+
+    async def of(self, keys: Sequence[Key], at: int, is_now: bool = True) -> Expectation:
+        """
+        Args:
+            is_now: `at` is the present: others will ask for this hour.
+        """
+        if not is_now or self._predictions.version is None:
+            return await self._coalesced.submit(columns_of(keys, at))
+        if missing := self._missing(keys, at):
+            said = await self._coalesced.submit(columns_of(missing, at))
+            found = self._learnt(keys, at, missing, said)
+        else:
+            found = self.known(keys, at)
+        # Unless the version has changed on the way, or memory is too small: one answer comes from one version.
+        return found or await self._coalesced.submit(columns_of(keys, at))
+
+    def _missing(self, keys: Sequence[Key], at: int) -> list[Key]:
+        """Those that are not known, each once."""
+        version = self._predictions.version
+        if version is None:
+            return list(dict.fromkeys(keys))
+        rows = self._memory.find(version, at // HOUR_S, keys)[1]
+        return list(dict.fromkeys(key for key, row in zip(keys, rows, strict=True) if row is None))
+
+    def _learnt(self, keys: Sequence[Key], at: int, missing: list[Key], said: Expectation) -> Expectation | None:
+        """What all keys bring, now that something is said of those that were missing."""
+        hour = at // HOUR_S
+        self._memory.learn(hour, missing, said)
+        if missing == keys:
+            return said
+        row_of = dict(zip(missing, range(len(missing)), strict=True))
+        if None not in (places := [row_of.get(key) for key in keys]):
+            return _at(said, np.array(places, np.intp))
+        return self._memory.find(said.model_version, hour, keys)[0]
+
+    async def _call(self, parts: Sequence[Columns]) -> list[Expectation]:
+        whole = await self._predictions.predict(concatenated(parts))
+        bounds = accumulate(map(len, parts), initial=0)
+        return [_at(whole, slice(start, end)) for start, end in pairwise(bounds)]
+
+
+def _at(whole: Expectation, rows: slice | npt.NDArray[np.intp]) -> Expectation:
+    revenue, ctr, cvr, impressions, version = whole
+    return Expectation(revenue[rows], ctr[rows], cvr[rows], impressions[rows], version)

@@ -1,0 +1,20 @@
+"""What bids would bring, as the scoring asks for it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+
+
+class Expectation(NamedTuple):
+    """What winning each bid would bring, per impression: (n,) revenue in micros, clicks and conversions as rates."""
+
+    revenue_micros: FloatArray
+    ctr: FloatArray
+    cvr: FloatArray
+    impressions: FloatArray  # of each tuple's own history
+    model_version: str

@@ -1,0 +1,193 @@
+"""Holds the model, in the ingress or in a pool of its own. One call answers for many requests; a swap changes one
+reference.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+import logging
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+
+from db.session import Database
+from db.state import State
+from serve_app.prediction.expectation import Expectation
+from serve_app.prediction.live_version import Pointer, Watch
+from serve_app.settings import Settings
+from training.model.bundle import ModelRefused, ModelUnavailable
+from training.model.model import Columns, Explanation, Model
+from training.registry.activations import current
+from training.registry.publish import fetch
+
+FIRST_LOOK_S = 30.0
+REFUSED_AGAIN_S, UNAVAILABLE_AGAIN_S = 30.0, 3.0
+"""A version that could not be loaded is tried again after so long: its files may have been mended."""
+logger = logging.getLogger("paceline.predictor")
+
+
+class NoModel(Exception):
+    """There is no model yet: nothing was published, or nothing that this replica accepts."""
+
+
+class Slot(NamedTuple):
+    """One slot looked at as one impression."""
+
+    revenue_micros: float
+    cost_micros: float | None  # what it cost in the past; None where no cost was ever known
+    impressions: float  # of history behind the prediction
+    level: str  # of the hierarchy that the prediction was backed off to
+    model_version: str
+
+
+class Live(NamedTuple):
+    version: str
+    made_at: float  # epoch seconds
+    simulated: bool
+
+
+class Trouble(NamedTuple):
+    """Why the live version is not served here."""
+
+    version: str
+    reason: str
+    until: float  # monotonic; then it is tried again
+
+
+class Predictor:
+    """Serves the live version, and looks for a newer one every `model_poll_s`."""
+
+    def __init__(self, settings: Settings, state: State) -> None:
+        self._poll_s = settings.serve.model_poll_s
+        self._state = state
+        self._database = Database(settings.database)
+        self._redis_url = str(settings.redis.url)
+        self._pointer = Pointer(self._redis_url)
+        self._watch = Watch(partial(current, self._database), self._pointer)
+        self._model: Model | None = None
+        self.trouble: Trouble | None = None
+        self._started = False
+        self._watching: asyncio.Task[None] | None = None
+        self._first_look = asyncio.Lock()
+        self._explaining = ThreadPoolExecutor(1, "explain")  # half a second for a thousand bids, off the loop
+
+    @property
+    def version(self) -> str | None:
+        """Which version predicts here; None before the first."""
+        return None if self._model is None else self._model.version
+
+    async def start(self) -> None:
+        """Load the model, if there is one, and look for newer ones from now on. Never fails on what is outside."""
+        async with self._first_look:
+            if not self._started:
+                # Bounded: a silent database must not keep a replica from becoming healthy.
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(FIRST_LOOK_S):
+                        await self._try_look()
+                self._watching = asyncio.get_running_loop().create_task(self._keep_looking())
+                self._started = True
+
+    async def _ready(self) -> Model:
+        if not self._started:
+            await self.start()
+        if self._model is None:
+            raise NoModel("no model has been published yet; run python -m training.nightly")
+        return self._model
+
+    async def _keep_looking(self) -> None:
+        while True:
+            await asyncio.sleep(self._poll_s)
+            await self._try_look()
+
+    async def _try_look(self) -> None:
+        try:
+            await self.look()
+        except Exception:
+            logger.exception("could not look for a newer model")
+
+    async def look(self) -> None:
+        """Load the live version unless it is here. Where that fails, the last good one stays."""
+        version = await self._watch.version()
+        if version is None or version == self.version:
+            self.trouble = None
+            return
+        if self.trouble is not None and self.trouble.version == version and time.monotonic() < self.trouble.until:
+            return
+        try:
+            # In threads: requests go on. What would take Python long there, a child has done once for the node.
+            model = await fetch(self._state, version, redis_url=self._redis_url)
+        except ModelUnavailable as error:
+            logger.warning("model %s is not to be had yet, asking again: %s", version, error)
+            self.trouble = Trouble(version, error.reason, time.monotonic() + UNAVAILABLE_AGAIN_S)
+        except ModelRefused as error:
+            logger.error("model %s is refused, the last good one stays: %s", version, error)
+            self.trouble = Trouble(version, error.reason, time.monotonic() + REFUSED_AGAIN_S)
+        else:
+            self._model, self.trouble = model, None
+            logger.info("model %s is live in this replica", version)
+
+    async def predict(self, columns: Columns) -> Expectation:
+        """Raises: NoModel."""
+        return _expectation(await self._ready(), columns)
+
+    def predict_now(self, columns: Columns) -> Expectation | None:
+        """None: there is no model yet."""
+        return None if self._model is None else _expectation(self._model, columns)
+
+    async def explain(self, columns: Columns) -> tuple[Expectation, Explanation]:
+        """The same prediction, with every feature's share in the raw score. Raises: NoModel."""
+        model = await self._ready()
+        return await asyncio.get_running_loop().run_in_executor(self._explaining, _explained, model, columns)
+
+    async def slot(self, columns: Columns) -> Slot:
+        """What GET /api/roas tells of its one row. Raises: NoModel."""
+        model = await self._ready()
+        score = float(columns.placement_score[0])
+        brand, partner, slot, device, creative = (ids[0] for ids in columns.ids)
+        known = None if np.isnan(score) else score
+        impressions, level = model.confidence(brand, partner, slot, device, creative, known)
+        cost = float(model.cost_micros(columns)[0])
+        revenue = float(model.predict(columns).revenue_micros[0])
+        return Slot(revenue, None if np.isnan(cost) else cost, float(impressions), level, model.version)
+
+    async def close(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+        self._explaining.shutdown(wait=False, cancel_futures=True)
+        await self._pointer.close()
+        await self._database.close()
+
+    async def live(self) -> Live | None:
+        try:
+            model = await self._ready()
+        except NoModel:
+            return None
+        return Live(model.version, dt.datetime.fromisoformat(model.manifest["made_at"]).timestamp(), model.simulated)
+
+
+def _explained(model: Model, columns: Columns) -> tuple[Expectation, Explanation]:
+    return _expectation(model, columns), model.explain(columns)
+
+
+def _expectation(model: Model, columns: Columns) -> Expectation:
+    prediction = model.predict(columns)
+    return Expectation(*prediction, model.version)
+
+
+def concatenated(parts: Sequence[Columns]) -> Columns:
+    """Several requests' rows as one call's."""
+
+    if len(parts) == 1:
+        return parts[0]
+    brand, partner, slot, device, creative = (
+        [value for ids in column for value in ids] for column in zip(*(part.ids for part in parts), strict=True)
+    )
+    scores = np.concatenate([part.placement_score for part in parts])
+    at = np.concatenate([part.at for part in parts if part.at is not None])
+    return Columns(brand, partner, slot, device, creative, scores, at)

@@ -1,0 +1,1 @@
+"""The other routes, one file a resource."""

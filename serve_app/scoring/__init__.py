@@ -1,0 +1,1 @@
+"""POST /api/score: rank, reserve, answer, remember."""

@@ -1,0 +1,103 @@
+"""A hash-sample of the scored requests goes to the database: λ learns from it, no money derives from it."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import logging
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from itertools import repeat
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
+
+from db.rows import insert_columns
+from db.session import Database
+from db.tables import score_log
+from serve_app.prediction.columns import Bids
+from serve_app.scoring.response import Ranked
+
+logger = logging.getLogger("paceline.score_log")
+
+
+def sampled(request_id: str, share: float) -> bool:
+    """Whether a request belongs to the sample: the same for every replica and every repetition."""
+    return zlib.crc32(request_id.encode()) < share * 2**32
+
+
+class ScoreLog:
+    """Best effort and bounded: what has no room is dropped and counted."""
+
+    def __init__(self, database: Database, share: float, rows_per_s: int, dropped: Callable[[int], None]) -> None:
+        self._database, self.share, self._rows_per_s, self._dropped = database, share, rows_per_s, dropped
+        self._waiting: list[_Request] = []
+        self._rows = 0
+
+    def add(self, request_id: str, bids: Bids, items: Sequence[Ranked], model_version: str) -> None:
+        scored = [item for item in items if item.score is not None]
+        if self._rows + len(scored) > self._rows_per_s:
+            self._dropped(len(scored))
+        elif scored:
+            self._waiting.append(_Request(dt.datetime.now(dt.UTC), request_id, bids, scored, model_version))
+            self._rows += len(scored)
+
+    async def flush(self) -> None:
+        waiting, rows, self._waiting, self._rows = self._waiting, self._rows, [], 0
+        if not waiting:
+            return
+
+        def write(connection: Connection) -> None:
+            insert_columns(connection, score_log, _columns(waiting) | {"weight": [1.0 / self.share] * rows})
+
+        try:
+            await self._database.run_write(write)
+        except (SQLAlchemyError, OSError) as error:
+            self._dropped(rows)
+            logger.warning("%d rows of the score log are lost: %s", rows, error)
+
+    async def keep_flushing(self) -> None:
+        while True:
+            await asyncio.sleep(1.0)
+            await self.flush()
+
+
+class _Request(NamedTuple):
+    at: dt.datetime
+    request_id: str
+    bids: Bids
+    items: list[Ranked]  # those that were scored
+    model_version: str
+
+
+def _columns(requests: Sequence[_Request]) -> dict[str, list[Any]]:
+    columns: dict[str, list[Any]] = {}
+
+    def add(name: str, values: Iterable[Any]) -> None:
+        columns.setdefault(name, []).extend(values)
+
+    for at, request_id, bids, items, model_version in requests:
+        add("at", repeat(at, len(items)))
+        add("request_id", repeat(request_id, len(items)))
+        add("model_version", repeat(model_version, len(items)))
+        for name, field in OF_ITEMS.items():
+            add(name, map(field, items))
+        place_of = dict(zip(bids.bid_id, zip(*(getattr(bids, name) for name in OF_BIDS), strict=True), strict=True))
+        for name, values in zip(OF_BIDS, zip(*(place_of[item.bid_id] for item in items), strict=True), strict=True):
+            add(name, values)
+    return columns
+
+
+OF_BIDS = ("partner_id", "slot_id", "pricing_model")
+OF_ITEMS = {
+    "bid_id": attrgetter("bid_id"),
+    "brand_id": attrgetter("brand_id"),
+    "predicted_revenue_micros": attrgetter("predicted_revenue_micros"),
+    "predicted_cost_micros": attrgetter("predicted_cost_micros"),
+    "lambda": attrgetter("lambda_"),
+    "score": attrgetter("score"),
+    "status": attrgetter("status"),
+}
+"""Columns of the log by what they are taken from."""
