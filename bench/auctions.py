@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from training.pricing.auctions import Auctions, Market, Terms, read_auctions, read_market
+from training.pricing.auctions import Auctions, AuctionTerms, Market, read_auctions, read_market
 from training.pricing.evaluate import judge, make_market
 from training.pricing.simulation import fitted, simulate
 
@@ -36,11 +36,13 @@ def main(argv: Sequence[str]) -> str | None:
     return "\n\n".join(parts)
 
 
-def terms_of(target_roas: float, budget_micros: int | None = None, lambda0: float | None = None) -> Terms:
-    return Terms(target_roas=target_roas, daily_budget_micros=budget_micros, lambda0=lambda0)
+def terms_of(target_roas: float, budget_micros: int | None = None, lambda0: float | None = None) -> AuctionTerms:
+    return AuctionTerms(target_roas=target_roas, daily_budget_micros=budget_micros, lambda0=lambda0)
 
 
-def played(auctions: Auctions, terms: Terms, realised: bool = False, horizon_s: float | None = None) -> tuple[str, str]:
+def played(
+    auctions: Auctions, terms: AuctionTerms, realised: bool = False, horizon_s: float | None = None
+) -> tuple[str, str]:
     """(share of the optimum, ROAS ÷ target) of one pass."""
     market = read_market(None, auctions.names, terms)
     decided = simulate(auctions, market, horizon_s or float(auctions.t_s[-1]), realised)

@@ -239,7 +239,10 @@ def night(folder: Path, workers: int = 1) -> Night:
 
 def idle_mib() -> float:
     """What a night's process holds before it has read a row."""
-    load = "import training.nightly, training.distributed, ray.train, lightgbm, numba, pyarrow.parquet; import pathlib;"
+    load = (
+        "import training.nightly.pipeline, training.fitting.ray_fit, ray.train, lightgbm, numba, pyarrow.parquet;"
+        "import pathlib;"
+    )
     show = "print(next(line for line in pathlib.Path('/proc/self/status').read_text().splitlines() if 'VmHWM' in line))"
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", load + show], cwd=ROOT, capture_output=True, text=True)
     return int(done.stdout.split()[1]) / 1024

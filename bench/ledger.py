@@ -24,11 +24,11 @@ from db.brands import BrandSettings
 from db.migrate import upgrade
 from db.session import Database
 from db.settings import DatabaseSettings
-from ledger.client.lease_cache import Leases
-from ledger.domain.messages import Claim, Offer, Tuple
+from ledger.client.lease_cache import LeaseCache
+from ledger.domain.messages import Claim, Offer, Placement
 from ledger.domain.reservation import Lifetimes
 from ledger.service.ledger import Ledger
-from ledger.service.write_queue import Writer
+from ledger.service.write_queue import WriteQueue
 from tests.servers.mysql import MySqlServer
 
 LIVES = Lifetimes(1800.0, 30)
@@ -69,7 +69,7 @@ def _empty_database(is_mysql: bool) -> Iterator[str]:
             yield f"sqlite+aiosqlite:///{Path(folder) / 'ledger.sqlite'}"
 
 
-_writers: dict[Ledger, Writer] = {}
+_writers: dict[Ledger, WriteQueue] = {}
 _running: list[asyncio.Task[None]] = []
 
 
@@ -77,9 +77,9 @@ class Replica:
     """Leases against a ledger in this process."""
 
     def __init__(self, ledger: Ledger) -> None:
-        self.leases, self._requests = Leases(LIVES), 0
+        self.leases, self._requests = LeaseCache(LIVES), 0
         if ledger not in _writers:
-            _writers[ledger] = Writer(ledger)
+            _writers[ledger] = WriteQueue(ledger)
             _running.append(asyncio.create_task(_writers[ledger].keep_writing()))
         self._writer = _writers[ledger]
 
@@ -103,7 +103,7 @@ class Replica:
 
 
 def offer(brand: int, amount_micros: int = DEAREST) -> Offer:
-    return Offer("bid", Tuple(f"brand-{brand}", "partner", "slot", "mobile", "160x600", 0.5), "cpm", amount_micros)
+    return Offer("bid", Placement(f"brand-{brand}", "partner", "slot", "mobile", "160x600", 0.5), "cpm", amount_micros)
 
 
 async def opened(url: str, brands: int, budget_micros: int | None) -> tuple[Database, Ledger]:

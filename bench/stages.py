@@ -23,8 +23,8 @@ from db.brands import BrandSettings
 from db.migrate import upgrade
 from db.settings import DatabaseSettings
 from ledger.client.ledger_client import LedgerClient
-from ledger.client.shard_client import Shard
-from ledger.domain.messages import Claim, Offer, Tuple
+from ledger.client.shard_client import ShardClient
+from ledger.domain.messages import Claim, Offer, Placement
 from ledger.domain.settings import LedgerSettings, RoasSettings
 from ledger.runtime.actor import LedgerActor
 from serve_app import schemas
@@ -144,7 +144,7 @@ async def measured(sizes: Sequence[int], rounds: int) -> dict[int, dict[str, flo
         await asyncio.to_thread(upgrade, url)
         actor = LedgerActor(DatabaseSettings(url=url), None, LedgerSettings(), RoasSettings())
         await actor.start()
-        ledger = LedgerClient([Shard(lambda: Local(actor), LedgerSettings())])
+        ledger = LedgerClient([ShardClient(lambda: Local(actor), LedgerSettings())])
         beating = asyncio.create_task(ledger.keep_beating())
         await ledger.beat_within(10.0)
         for brand_id in BRANDS:
@@ -160,7 +160,7 @@ async def measured(sizes: Sequence[int], rounds: int) -> dict[int, dict[str, flo
 
 async def _fill(ledger: LedgerClient, brand_id: str) -> None:
     """A lease large enough for everything that follows."""
-    where = Tuple(brand_id, "p", "s", "d", "c", None)
+    where = Placement(brand_id, "p", "s", "d", "c", None)
     offer = Offer("fill", where, "cpm", 10**10)
     await ledger.reserve(Claim("bench", f"fill-{brand_id}", "0" * 64, 1, (offer,), 10.0))
 

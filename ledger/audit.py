@@ -76,14 +76,14 @@ _COSTS_BY_OWNER = f"""
 """
 
 
-class Check(NamedTuple):
+class Invariant(NamedTuple):
     promise: str
     query: str  # the rows that break it; its columns name them
 
 
-def _same(promise: str, column: str, sums: str, value: str, condition: str = "") -> Check:
+def _same(promise: str, column: str, sums: str, value: str, condition: str = "") -> Invariant:
     """A column of every budget day equals a sum over other rows; a sum without a day is an offender too."""
-    return Check(
+    return Invariant(
         promise,
         f"""
         SELECT {_DAY}, SUM(in_row) AS in_row, SUM(recomputed) AS recomputed FROM (
@@ -96,7 +96,7 @@ def _same(promise: str, column: str, sums: str, value: str, condition: str = "")
 
 
 CHECKS = (
-    Check(
+    Invariant(
         "nothing is negative, and only an unlimited budget has no number for what is available",
         f"""
         SELECT {_DAY}, budget_micros, available_micros, leased_micros, reserved_micros, settled_micros FROM budget_days
@@ -104,7 +104,7 @@ CHECKS = (
            OR budget_micros < 0 OR (budget_micros IS NULL) <> (available_micros IS NULL) ORDER BY {_DAY}
         """,
     ),
-    Check(
+    Invariant(
         "budget = available + leased + reserved + settled − excess",
         f"""
         SELECT {_DAY}, budget_micros, available_micros, leased_micros, reserved_micros, settled_micros FROM budget_days
@@ -119,7 +119,7 @@ CHECKS = (
     _same("settled = Σ of the journal", "settled_micros", _LINES, "settled_delta_micros"),
     _same("settled = Σ of what the events cost", "settled_micros", _COSTS_BY_OWNER, "cost"),
     _same("budget = Σ of the journal", "COALESCE(budget_micros, 0)", _LINES, "budget_delta_micros"),
-    Check(
+    Invariant(
         "a portfolio's day is the sum of its members' days",
         """
         SELECT days.owner_id, days.day, days.leased_micros, days.reserved_micros, days.settled_micros,
@@ -135,7 +135,7 @@ CHECKS = (
         ORDER BY days.owner_id, days.day
         """,
     ),
-    Check(
+    Invariant(
         "a lease holds what its session's journal says, and has a session that is not over",
         """
         SELECT brand_id, session_id, day, SUM(in_row) AS in_row, SUM(journal) AS journal, MAX(alive) AS alive FROM (
@@ -150,7 +150,7 @@ CHECKS = (
         ORDER BY brand_id, session_id, day
         """,
     ),
-    Check(
+    Invariant(
         "what a lapsed session holds is in quarantine, what an open one holds is not",
         """
         SELECT held.brand_id, held.session_id, held.day, known.status, held.quarantined_until
@@ -159,7 +159,7 @@ CHECKS = (
         ORDER BY held.brand_id, held.session_id
         """,
     ),
-    Check(
+    Invariant(
         "an open reservation is due some time, an ended one holds nothing",
         """
         SELECT brand_id, reservation_id, status, held_micros, due_at, ended_at FROM reservations
@@ -170,7 +170,7 @@ CHECKS = (
         ORDER BY brand_id, reservation_id
         """,
     ),
-    Check(
+    Invariant(
         "a reservation was debited once (void: never) for its brand, portfolio and day, holds what the journal says",
         """
         SELECT held.brand_id, held.reservation_id, held.status, held.amount_micros, held.held_micros,
@@ -190,7 +190,7 @@ CHECKS = (
         ORDER BY held.brand_id, held.reservation_id
         """,
     ),
-    Check(
+    Invariant(
         "a reservation ends once at most",
         """
         SELECT brand_id, reservation_id, COUNT(*) AS ends FROM ledger_journal
@@ -198,7 +198,7 @@ CHECKS = (
         GROUP BY brand_id, reservation_id HAVING COUNT(*) > 1 ORDER BY brand_id, reservation_id
         """,
     ),
-    Check(
+    Invariant(
         "a reservation's settled is the sum of the journal, and of what its events cost",
         f"""
         SELECT brand_id, reservation_id, SUM(in_row) AS in_row, SUM(journal) AS journal, SUM(cost) AS cost FROM (
@@ -212,7 +212,7 @@ CHECKS = (
         HAVING SUM(in_row) <> SUM(journal) OR SUM(in_row) <> SUM(cost) ORDER BY brand_id, reservation_id
         """,
     ),
-    Check(
+    Invariant(
         "a request is paid for once, whatever it is repeated with",
         """
         SELECT sub, request_id, COUNT(DISTINCT award_id) AS awards, MIN(brand_id) AS brand_id FROM reservations
@@ -221,7 +221,7 @@ CHECKS = (
         ORDER BY sub, request_id
         """,
     ),
-    Check(
+    Invariant(
         "every impression and click shows in the performance once",
         """
         SELECT brand_id, SUM(shown_impressions) AS shown_impressions, SUM(impressions) AS impressions,
@@ -237,7 +237,7 @@ CHECKS = (
         HAVING SUM(shown_impressions) <> SUM(impressions) OR SUM(shown_clicks) <> SUM(clicks) ORDER BY brand_id
         """,
     ),
-    Check(
+    Invariant(
         "no epoch writes after a newer one",
         """
         SELECT old.shard, old.epoch, old.last_seq, newer.epoch AS newer_epoch, newer.first_seq

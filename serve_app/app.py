@@ -25,7 +25,7 @@ from db.environment import BadSetting
 from db.session import Database
 from db.state import State
 from ledger.client.ledger_client import LedgerClient
-from ledger.client.shard_client import Shard
+from ledger.client.shard_client import ShardClient
 from ledger.runtime.deployment import connect, replace
 from ledger.runtime.generations import Reached
 from serve_app.http.auth import Authenticator, KeySet, Secret
@@ -102,12 +102,12 @@ class Address:
         return self._seen.handle
 
 
-def shards(settings: Settings, decided_at: float) -> list[Shard]:
+def shards(settings: Settings, decided_at: float) -> list[ShardClient]:
     """All of the ledger, as one replica sees it."""
     found = []
     for number in range(settings.ledger.shards):
         address = Address(settings, number, decided_at)
-        found.append(Shard(address.connect, settings.ledger, address.replace))
+        found.append(ShardClient(address.connect, settings.ledger, address.replace))
     return found
 
 

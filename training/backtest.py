@@ -35,7 +35,7 @@ from training.trees.engines import Reference
 PREDICTED = ("predicted_revenue_micros", "predicted_ctr", "predicted_cvr")
 
 
-class Walk(NamedTuple):
+class WalkForward(NamedTuple):
     """Predictions of the days asked for."""
 
     rows: Integers  # of the training set
@@ -46,7 +46,7 @@ class Walk(NamedTuple):
     trees: Reference | None  # of the last day; None: no day had a history
 
 
-def walk_forward(data: TrainingSet, first: int, last: int, settings: ModelSettings, say: Say = print) -> Walk:
+def walk_forward(data: TrainingSet, first: int, last: int, settings: ModelSettings, say: Say = print) -> WalkForward:
     """
     Args:
         first, last: days since 1970, both included.
@@ -65,14 +65,14 @@ def walk_forward(data: TrainingSet, first: int, last: int, settings: ModelSettin
         say(f"  {day_of(day)}: {found.rows} rows, R² {found.r2:.3f}, calibration {found.calibration:.3f}")
     wanted = np.flatnonzero((data.days >= first) & (data.days <= last))
     heads = data.heads[wanted]
-    return Walk(wanted, revenue[wanted], heads[:, 1], heads[:, 2], without_history, trees)
+    return WalkForward(wanted, revenue[wanted], heads[:, 1], heads[:, 2], without_history, trees)
 
 
 def walk_with(
     engines: Sequence[Engine], data: TrainingSet, first: int, last: int, settings: ModelSettings, say: Say = print
-) -> dict[Engine, Walk]:
+) -> dict[Engine, WalkForward]:
     """The same days by each engine, on the same histories; the better one first, by Tweedie deviance."""
-    walks: dict[Engine, Walk] = {}
+    walks: dict[Engine, WalkForward] = {}
     for engine in engines:
         if len(engines) > 1:
             say(f"{engine}:")
@@ -85,11 +85,11 @@ def walk_with(
     return {engine: walks[engine] for engine in sorted(walks, key=deviance)}
 
 
-def _judged(data: TrainingSet, walk: Walk, revenue_micros: Floats, settings: ModelSettings) -> Metrics:
+def _judged(data: TrainingSet, walk: WalkForward, revenue_micros: Floats, settings: ModelSettings) -> Metrics:
     return judge(data.target[walk.rows], revenue_micros, data.exposure[walk.rows], settings.tweedie_power)
 
 
-def report(data: TrainingSet, walks: Mapping[Engine, Walk], settings: ModelSettings) -> dict[str, Any]:
+def report(data: TrainingSet, walks: Mapping[Engine, WalkForward], settings: ModelSettings) -> dict[str, Any]:
     """What report.json says.
 
     Args:
@@ -173,7 +173,9 @@ def run(
     return found
 
 
-def _write_predictions(path: Path, header: list[str], kept: list[list[str]], lines: Integers, walk: Walk) -> None:
+def _write_predictions(
+    path: Path, header: list[str], kept: list[list[str]], lines: Integers, walk: WalkForward
+) -> None:
     """In the order of the file, whose lines they are."""
     order = np.argsort(lines)
     columns = (values[order].tolist() for values in (walk.revenue_micros, walk.ctr, walk.cvr))

@@ -38,7 +38,7 @@ import numpy.typing as npt
 from ledger.bidding.solver import Limits
 from ledger.domain.budget import MONEY_MOST
 from ledger.domain.errors import LedgerError
-from training.pricing.auctions import Auctions, BadInput, Market, Terms, read_auctions, read_market
+from training.pricing.auctions import Auctions, AuctionTerms, BadInput, Market, read_auctions, read_market
 from training.pricing.simulation import FEW, Decided, fitted, simulate
 
 
@@ -162,7 +162,7 @@ def _command(chosen: argparse.Namespace) -> int:
     return 0
 
 
-def _terms(chosen: argparse.Namespace) -> Terms | None:
+def _terms(chosen: argparse.Namespace) -> AuctionTerms | None:
     """What the options say of every brand that no document names; None when they say nothing."""
     for name, least_allowed in (
         ("target_roas", False),
@@ -183,7 +183,7 @@ def _terms(chosen: argparse.Namespace) -> Terms | None:
         budget = math.floor(chosen.budget_micros)
         if not 0 < budget <= MONEY_MOST:
             raise BadInput(f"--budget-micros {chosen.budget_micros:g} is not between 1 and {MONEY_MOST}")
-    return Terms(target_roas=chosen.target_roas, daily_budget_micros=budget, lambda0=chosen.lambda0)
+    return AuctionTerms(target_roas=chosen.target_roas, daily_budget_micros=budget, lambda0=chosen.lambda0)
 
 
 def _to_stderr(line: str) -> None:

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ledger.bidding.demand import BrandSeen
+from ledger.bidding.demand import BrandDemand
 from ledger.bidding.sketch import COST, REVENUE
-from ledger.bidding.solver import Brand, Earned, Envelope, Group, KillSwitch, Limits, Traffic, resolve
+from ledger.bidding.solver import BrandState, Earned, Envelope, Group, KillSwitch, Limits, Traffic, resolve
 from ledger.bidding.terms import Steered
 
 SEEN_LEAST = 200
@@ -109,7 +109,7 @@ class Pace:
 class _Steered:
     """A brand under way."""
 
-    brand: Brand
+    brand: BrandState
     group: GroupKey
     day: dt.date
     traffic: Traffic = field(default_factory=Traffic)
@@ -131,7 +131,7 @@ class _Steered:
         return (self.won_micros + prior) / total if total > 0 else 1.0
 
 
-class Steering:
+class Controller:
     """Times are seconds of any clock that does not go backwards.
 
     Args:
@@ -158,7 +158,7 @@ class Steering:
         for brand_id, one in self._brands.items():
             one.traffic = by_brand.get(brand_id, usual)
 
-    def heard(self, seen: Mapping[str, BrandSeen], rules: Mapping[str, Rules], now_s: float) -> None:
+    def heard(self, seen: Mapping[str, BrandDemand], rules: Mapping[str, Rules], now_s: float) -> None:
         """What a replica saw since its last word. Brands without rules are not ours."""
         for brand_id, news in seen.items():
             if (rule := rules.get(brand_id)) is None:
@@ -236,7 +236,7 @@ class Steering:
         one = self._brands.get(brand_id)
         if one is None:
             traffic = self._traffic.get(brand_id, self._usual)
-            one = _Steered(Brand(limits, night), key, rule.day, traffic)
+            one = _Steered(BrandState(limits, night), key, rule.day, traffic)
             one.brand.fade(traffic.share(rule.now_s, rule.day_s))
             one.brand.exposure = 0.0  # what was before we began to look, we have not seen
             self._brands[brand_id] = one

@@ -27,7 +27,7 @@ class Opportunity(NamedTuple):
     fate: int
 
 
-class BrandSeen(NamedTuple):
+class BrandDemand(NamedTuple):
     sketch: Sketch
     eligible_micros: float  # expected cost of what λ let through: won or outbid
     won_micros: float
@@ -35,7 +35,7 @@ class BrandSeen(NamedTuple):
     wins: float
 
 
-class Seen:
+class Demand:
     """Collects; `take` empties it."""
 
     def __init__(self) -> None:
@@ -69,7 +69,7 @@ class Seen:
         return msgspec.msgpack.encode((list(codes), *(column.tobytes() for column in columns)))
 
 
-class Columns(NamedTuple):
+class DemandColumns(NamedTuple):
     """What a replica saw, taken apart: n brands, k bins in use."""
 
     brand_ids: list[str]
@@ -78,10 +78,10 @@ class Columns(NamedTuple):
     totals: Floats  # (4, n) eligible cost, won cost, won revenue, wins
 
 
-def unpacked(packed: bytes) -> Columns:
+def unpacked(packed: bytes) -> DemandColumns:
     """
     Raises:
-        ValueError: not what `Seen.take` writes.
+        ValueError: not what `Demand.take` writes.
     """
     ids, *columns = msgspec.msgpack.decode(packed, type=tuple[list[str], bytes, bytes, bytes])
     cells = np.frombuffer(columns[0], "<i8")
@@ -93,10 +93,10 @@ def unpacked(packed: bytes) -> Columns:
     for column in (sums, totals):
         if not np.isfinite(column).all() or column.min(initial=0.0) < 0.0:
             raise ValueError("sums are finite and not negative")
-    return Columns(ids, cells, sums, totals)
+    return DemandColumns(ids, cells, sums, totals)
 
 
-def added_up(parts: Sequence[Columns]) -> dict[str, BrandSeen]:
+def added_up(parts: Sequence[DemandColumns]) -> dict[str, BrandDemand]:
     """What several replicas saw, by brand."""
     codes = {brand_id: code for code, brand_id in enumerate(dict.fromkeys(id_ for part in parts for id_ in part[0]))}
     dense, totals = np.zeros((3, len(codes) * BINS)), np.zeros((4, len(codes)))
@@ -108,6 +108,6 @@ def added_up(parts: Sequence[Columns]) -> dict[str, BrandSeen]:
         totals[:, code] += part.totals
     by_brand = dense.reshape(3, len(codes), BINS)
     return {
-        brand_id: BrandSeen(Sketch(by_brand[:, code].copy()), *totals[:, code].tolist())
+        brand_id: BrandDemand(Sketch(by_brand[:, code].copy()), *totals[:, code].tolist())
         for brand_id, code in codes.items()
     }

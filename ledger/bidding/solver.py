@@ -1,8 +1,9 @@
 """λ by day: every few seconds, the κ that spends what is left in the time that is left and brings the day's ROAS home.
 
 Pure: time is an argument, and the state is plain data that pickles. A `Group` is a portfolio with its brands, or one
-brand alone. Its way through a day: `Brand.saw` (what could have been won, by sketch) and `Brand.earns` (the day's sums)
-whenever there is news, `resolve` every few seconds for the groups with news, `Brand.start_day` at midnight.
+brand alone. Its way through a day: `BrandState.saw` (what could have been won, by sketch) and `BrandState.earns` (the
+day's sums) whenever there is news, `resolve` every few seconds for the groups with news, `BrandState.start_day` at
+midnight.
 
 The day's rest is a linear programme: of the opportunities expected in it win those, in part or whole, that bring the
 most revenue while the brand's and the portfolio's constraints hold over the whole day. Its dual is κ =
@@ -127,7 +128,7 @@ class Feedback:
 
 
 @dataclass(slots=True)
-class Brand:
+class BrandState:
     """One brand's day: its limits, what it has seen and earned, and its κ."""
 
     limits: Limits
@@ -200,7 +201,7 @@ class Brand:
 class Group:
     """A portfolio and its brands; or a brand alone, then without limits of its own."""
 
-    brands: dict[str, Brand]
+    brands: dict[str, BrandState]
     limits: Limits = Limits()
 
 
@@ -272,7 +273,7 @@ class _Day(NamedTuple):
         return surplus
 
     @classmethod
-    def of(cls, brands: Sequence[Brand]) -> Self:
+    def of(cls, brands: Sequence[BrandState]) -> Self:
         rows = np.empty((len(brands), len(cls._fields)))
         for row, brand in enumerate(brands):
             limits, earned, feedback = brand.limits, brand.earned, brand.feedback
@@ -343,7 +344,7 @@ class _Coming(NamedTuple):
     variance: Floats  # of the surplus: how many come is chance, and so is what they turn out to be worth
 
     @classmethod
-    def of(cls, brands: Sequence[Brand], day: _Day, rest: float, reach: float, members: _Members) -> Self:
+    def of(cls, brands: Sequence[BrandState], day: _Day, rest: float, reach: float, members: _Members) -> Self:
         sums = np.stack([brand.sketch.sums for brand in brands])
         covered = (
             np.array([brand.exposure for brand in brands]) + reach

@@ -17,9 +17,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ledger.domain.messages import Beat, BrandTerms, Claim, Grant, Line, Offer, Reply, Terms, Win, WinRecord
+from ledger.domain.messages import Beat, BrandTerms, Claim, Grant, LeaseLine, Offer, Reply, Terms, Win, WinRecord
 from ledger.domain.reservation import CONVERSION_MODELS, Lifetimes
-from ledger.domain.reservation_ids import Maker
+from ledger.domain.reservation_ids import ReservationIdMaker
 
 NO_LEASE = "no_lease"
 AHEAD_S = 4.0
@@ -51,7 +51,7 @@ LINES_MOST = 1000
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
-class Session(NamedTuple):
+class SessionKey(NamedTuple):
     session_id: int
     secret: bytes
 
@@ -84,14 +84,14 @@ class _Want:
     lasting: bool
 
 
-class Leases:
+class LeaseCache:
     """One replica's leases of one shard's budgets."""
 
     def __init__(self, lifetimes: Lifetimes) -> None:
         self._ttl_s, self._lasting_s = lifetimes.reservation_ttl_s, lifetimes.conversion_days * 86_400
         self.terms = Terms(version=-1, brands={})
-        self._session: Session | None = None
-        self._maker = Maker(0, b"")
+        self._session: SessionKey | None = None
+        self._maker = ReservationIdMaker(0, b"")
         self._leases: dict[str, Lease] = {}
         self._until_s = -1.0
         self._wall_ahead_s = 0.0  # the ledger's clock − ours
@@ -104,7 +104,7 @@ class Leases:
         self._recalled: set[str] = set()
         self._doubtful: set[tuple[str, dt.date]] = set()
         """Leases that a lost reply may have changed: the next beat states them."""
-        self._old_session: Session | None = None
+        self._old_session: SessionKey | None = None
         """A lapsed one that still has to be told of its last wins."""
         self._looked_s = 0.0
 
@@ -222,8 +222,8 @@ class Leases:
             self._lapse(self._session if reply.secret else None)
             return
         if beat.session_id is None:
-            self._session = Session(reply.session_id, reply.secret)
-            self._maker = Maker(*self._session)
+            self._session = SessionKey(reply.session_id, reply.secret)
+            self._maker = ReservationIdMaker(*self._session)
         self._until_s = asked_s + reply.lease_s
         self._wall_ahead_s = (reply.now - _EPOCH).total_seconds() - now_s
         for grant in reply.grants:
@@ -258,7 +258,7 @@ class Leases:
             days = line.days_lent if line.want_micros else [line.day]
             self._doubtful.update((line.brand_id, day) for day in days)
 
-    def _lapse(self, session: Session | None) -> None:
+    def _lapse(self, session: SessionKey | None) -> None:
         """Nothing can be drawn before a new session is open."""
         self._old_session, self._session = session, None
         self._leases.clear()
@@ -278,7 +278,7 @@ class Leases:
         lease.ends_s = asked_s + grant.ends_in_s
         self._refused.pop(grant.brand_id, None)
 
-    def _lines(self, now_s: float) -> Iterable[Line]:
+    def _lines(self, now_s: float) -> Iterable[LeaseLine]:
         due = self._touched | self._wanted.keys() | self._recalled
         if now_s - self._looked_s >= LOOK_AROUND_S:
             self._looked_s = now_s
@@ -304,20 +304,20 @@ class Leases:
         others = [one for one in doubtful if one[0] not in stated and one[0] not in self._wanted]
         for brand_id, day in [*urgent, *others[:LINES_MOST]]:
             lease = self._leases.get(brand_id)
-            yield Line(brand_id, day, lease.left_micros if lease is not None and lease.day == day else 0)
+            yield LeaseLine(brand_id, day, lease.left_micros if lease is not None and lease.day == day else 0)
         yield from lines
 
-    def _lines_of(self, brand_id: str, now_s: float, want: _Want | None, is_recalled: bool) -> Iterable[Line]:
+    def _lines_of(self, brand_id: str, now_s: float, want: _Want | None, is_recalled: bool) -> Iterable[LeaseLine]:
         lease = self._leases.get(brand_id)
         if lease is not None and now_s >= lease.ends_s:
-            yield Line(brand_id, lease.day, 0)  # its day is over
+            yield LeaseLine(brand_id, lease.day, 0)  # its day is over
             del self._leases[brand_id]
             lease = None
         if lease is None:
             terms = self.terms.brands.get(brand_id)
             if want is not None and terms is not None:
                 amount = max(want.amount_micros, 1)  # what costs nothing has a lease behind it all the same
-                yield Line(brand_id, terms.day, 0, amount, AHEAD_WINS * amount, want.lasting)
+                yield LeaseLine(brand_id, terms.day, 0, amount, AHEAD_WINS * amount, want.lasting)
             return
         elapsed_s, lease.looked_s = now_s - lease.looked_s, now_s
         recent, keep = lease.drawn_micros / max(elapsed_s, RECENT_S), 0.5 ** (elapsed_s / RATE_HALF_LIFE_S)
@@ -330,17 +330,17 @@ class Leases:
             lease.left_micros = min(lease.left_micros, int(lease.rate) if now_s - lease.used_s < 1.0 else 0)
             if not lease.left_micros:
                 del self._leases[brand_id]
-            yield Line(brand_id, lease.day, lease.left_micros)
+            yield LeaseLine(brand_id, lease.day, lease.left_micros)
             return
         if want is not None:
             left = lease.left_micros
             more = max(ahead, AHEAD_WINS * want.amount_micros) - left
             least = max(want.amount_micros - left, 0)
-            yield Line(brand_id, lease.day, left, least, max(more, least, 1), want.lasting or lease.lasting)
+            yield LeaseLine(brand_id, lease.day, left, least, max(more, least, 1), want.lasting or lease.lasting)
         elif lease.left_micros < REFILL_SHARE * ahead:
             refused = self._refused.get(brand_id)
             if refused is None or now_s >= refused.until_s:
-                yield Line(brand_id, lease.day, lease.left_micros, 0, ahead - lease.left_micros, lease.lasting)
+                yield LeaseLine(brand_id, lease.day, lease.left_micros, 0, ahead - lease.left_micros, lease.lasting)
 
 
 def _limits(terms: BrandTerms) -> tuple[object, ...]:

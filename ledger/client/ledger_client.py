@@ -1,7 +1,7 @@
 """The ingress replica's side of the ledger: wins are drawn on leases in memory, the ledger hears of them in beats.
 
-`LedgerClient` is what the routes use. Behind it stands one `Shard` for each shard of the ledger, with the replica's
-`Leases` of it; a request asks a ledger only when a bid that would win has no lease yet.
+`LedgerClient` is what the routes use. Behind it stands one `ShardClient` for each shard of the ledger, with the
+replica's `LeaseCache` of it; a request asks a ledger only when a bid that would win has no lease yet.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from ledger.bidding.demand import Opportunity
 from ledger.client.lease_cache import NO_LEASE
-from ledger.client.shard_client import BEAT_S, Shard, logger
+from ledger.client.shard_client import BEAT_S, ShardClient, logger
 from ledger.domain.errors import LedgerError, OtherShard
 from ledger.domain.messages import Award, BrandTerms, Claim, Event, Offer, Result, Terms, Win
 from ledger.domain.sharding import shard_of
@@ -34,16 +34,16 @@ COLD_WAIT_S = 0.25
 class LedgerClient:
     """All shards: terms in memory, wins from leases, calls to whom they concern."""
 
-    def __init__(self, shards: Sequence[Shard]) -> None:
+    def __init__(self, shards: Sequence[ShardClient]) -> None:
         self._shards = shards
         self.terms = Terms(version=-1, brands={})
-        self._owner: dict[str, Shard] = {}
+        self._owner: dict[str, ShardClient] = {}
         self._nonce, self._awards = os.urandom(6).hex(), 0
         self._background: set[asyncio.Task[Any]] = set()
         for shard in shards:
             shard.on_terms = lambda changed, shard=shard: self._learn(shard, changed)  # type: ignore[misc]
 
-    def _learn(self, shard: Shard, changed: Mapping[str, BrandTerms]) -> None:
+    def _learn(self, shard: ShardClient, changed: Mapping[str, BrandTerms]) -> None:
         self._owner.update(dict.fromkeys(changed, shard))
         if len(self._shards) == 1:
             self.terms = shard.leases.terms
@@ -137,7 +137,7 @@ class LedgerClient:
         for shard, some in self._by_shard(opportunities, lambda one: one.brand_id).items():
             shard.seen.add(some)
 
-    def _shard(self, offer: Offer) -> Shard:
+    def _shard(self, offer: Offer) -> ShardClient:
         return self._of(offer.where.brand_id)
 
     def release(self, wins: Collection[tuple[str, str]]) -> None:
@@ -179,7 +179,7 @@ class LedgerClient:
         """A call about a portfolio. Raises: LedgerError."""
         return await self._whose(self._by_hash(portfolio_id, ""), seconds, method, portfolio_id, *args)
 
-    async def _whose(self, shard: Shard, seconds: float, method: str, *args: Any) -> Any:
+    async def _whose(self, shard: ShardClient, seconds: float, method: str, *args: Any) -> Any:
         """A call that goes on to the shard that the asked one names: a brand may just have moved."""
         try:
             return await shard.call_within(seconds, method, *args)
@@ -204,14 +204,14 @@ class LedgerClient:
             results |= zip((number for number, _ in items), answers, strict=True)
         return [results[number] for number in range(len(events))]
 
-    def _of(self, brand_id: str) -> Shard:
+    def _of(self, brand_id: str) -> ShardClient:
         return self._owner.get(brand_id, self._shards[0])
 
-    def _by_hash(self, portfolio_id: str | None, brand_id: str) -> Shard:
+    def _by_hash(self, portfolio_id: str | None, brand_id: str) -> ShardClient:
         return self._shards[shard_of(portfolio_id, brand_id, len(self._shards))]
 
-    def _by_shard(self, items: Collection[T], brand_of: Callable[[T], str]) -> dict[Shard, list[T]]:
-        found: dict[Shard, list[T]] = {}
+    def _by_shard(self, items: Collection[T], brand_of: Callable[[T], str]) -> dict[ShardClient, list[T]]:
+        found: dict[ShardClient, list[T]] = {}
         for item in items:
             found.setdefault(self._of(brand_of(item)), []).append(item)
         return found

@@ -12,8 +12,8 @@ from typing import Any
 
 from ray.exceptions import RayError, RayTaskError
 
-from ledger.bidding.demand import Seen
-from ledger.client.lease_cache import Leases
+from ledger.bidding.demand import Demand
+from ledger.client.lease_cache import LeaseCache
 from ledger.domain.errors import LedgerError, LedgerUnavailable, OtherShard
 from ledger.domain.messages import Beat, BrandTerms, Reply
 from ledger.domain.reservation import Lifetimes
@@ -32,7 +32,7 @@ Connect = Callable[[], Any]
 """Blocking: the handle of the shard's ledger, which is made where there is none."""
 
 
-class Shard:
+class ShardClient:
     """One shard's ledger, and this replica's leases of it.
 
     Args:
@@ -48,9 +48,9 @@ class Shard:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._connect, self._replace, self._settings, self._clock = connect, replace, settings, clock
-        self.leases = Leases(Lifetimes(settings.reservation_ttl_s, settings.conversion_days))
+        self.leases = LeaseCache(Lifetimes(settings.reservation_ttl_s, settings.conversion_days))
         self.on_terms: Callable[[Mapping[str, BrandTerms]], None] = lambda _: None
-        self.seen = Seen()
+        self.seen = Demand()
         self._handle: Any = None
         self._connecting: asyncio.Task[Any] | None = None
         self._urgent = asyncio.Event()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 
-class Tuple(NamedTuple):
+class Placement(NamedTuple):
     """Where an impression happened."""
 
     brand_id: str
@@ -23,7 +23,7 @@ class Offer(NamedTuple):
     """A bid that wants to win: a score above zero, and what must be held for it."""
 
     bid_id: str
-    where: Tuple
+    where: Placement
     pricing_model: str  # cpm | cpc | cpa | revshare
     amount_micros: int  # ceil of the predicted cost
 
@@ -65,10 +65,10 @@ class WinRecord(NamedTuple):
     request_id: str
     request_hash: str
     bid_id: str
-    where: Tuple
+    where: Placement
 
 
-class Line(NamedTuple):
+class LeaseLine(NamedTuple):
     """What a replica says of a brand's lease, and what more it wants."""
 
     brand_id: str
@@ -94,7 +94,7 @@ class Beat:
     session_id: int | None  # None: open one
     number: int  # grows; the ledger ignores what comes after a greater one
     wins: tuple[WinRecord, ...] = ()
-    lines: tuple[Line, ...] = ()
+    lines: tuple[LeaseLine, ...] = ()
     known_version: int = -1  # of the terms
     is_last: bool = False  # nothing is drawn any more: every lease of the session goes back
     seen: bytes = b""  # the opportunities since the last beat, as `sketch.py` writes them

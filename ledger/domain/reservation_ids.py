@@ -36,7 +36,7 @@ _END_MS = (_LAST_DAY + 1 - _EPOCH.toordinal()) * 86_400_000
 """The end of the year 9999: no time is later."""
 
 
-class Drawn(NamedTuple):
+class DecodedId(NamedTuple):
     """What an id says."""
 
     created_ms: int  # since 1970, by the ledger's clock as its replica knew it
@@ -51,7 +51,7 @@ class Drawn(NamedTuple):
         return _EPOCH + self.created_ms * _MILLISECOND
 
 
-class Maker:
+class ReservationIdMaker:
     """Makes one session's ids."""
 
     def __init__(self, session_id: int, secret: bytes) -> None:
@@ -76,9 +76,9 @@ class Maker:
         return _text(body + _code(self._keyed, body, brand_id, partner_id))
 
 
-def encode(drawn: Drawn, brand_id: str, partner_id: str, secret: bytes) -> str:
-    """One id; see `Maker.make`."""
-    return Maker(drawn.session_id, secret).make(
+def encode(drawn: DecodedId, brand_id: str, partner_id: str, secret: bytes) -> str:
+    """One id; see `ReservationIdMaker.make`."""
+    return ReservationIdMaker(drawn.session_id, secret).make(
         drawn.created_ms,
         drawn.sequence,
         drawn.amount_micros,
@@ -89,7 +89,7 @@ def encode(drawn: Drawn, brand_id: str, partner_id: str, secret: bytes) -> str:
     )
 
 
-def decode_all(reservation_ids: Collection[str]) -> dict[str, Drawn | None]:
+def decode_all(reservation_ids: Collection[str]) -> dict[str, DecodedId | None]:
     """`decode` of each: the hot path's are many, and all are read in one go."""
     text = "".join(reservation_ids)
     raw = _raw(text)
@@ -99,10 +99,10 @@ def decode_all(reservation_ids: Collection[str]) -> dict[str, Drawn | None]:
     return {id_: _drawn(numbers, days) for id_, numbers in zip(reservation_ids, _WHOLE.iter_unpack(raw), strict=True)}
 
 
-def decode(reservation_id: str) -> Drawn | None:
+def decode(reservation_id: str) -> DecodedId | None:
     """What the id claims; None: it is none of ours. Whether it is true, `is_genuine` tells.
 
-    >>> drawn = Drawn(1_714_564_800_000, 7, 1, 300, dt.date(2024, 5, 1), "cpm")
+    >>> drawn = DecodedId(1_714_564_800_000, 7, 1, 300, dt.date(2024, 5, 1), "cpm")
     >>> decode(encode(drawn, "b", "p", b"secret")) == drawn
     True
     """
@@ -110,7 +110,7 @@ def decode(reservation_id: str) -> Drawn | None:
     return None if raw is None else _drawn(_WHOLE.unpack(raw), {})
 
 
-def _drawn(numbers: tuple[Any, ...], days: dict[int, dt.date]) -> Drawn | None:
+def _drawn(numbers: tuple[Any, ...], days: dict[int, dt.date]) -> DecodedId | None:
     """
     Args:
         numbers: as `_WHOLE` unpacks them.
@@ -124,7 +124,7 @@ def _drawn(numbers: tuple[Any, ...], days: dict[int, dt.date]) -> Drawn | None:
         if not 1 <= ordinal <= _LAST_DAY:
             return None
         day = days[ordinal] = dt.date.fromordinal(ordinal)
-    return Drawn(created_ms, session_id, sequence, amount_micros, day, MODELS[model])
+    return DecodedId(created_ms, session_id, sequence, amount_micros, day, MODELS[model])
 
 
 def is_genuine(reservation_id: str, brand_id: str, partner_id: str, secret: bytes) -> bool:

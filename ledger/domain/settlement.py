@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ledger.domain.messages import Tuple
+from ledger.domain.messages import Placement
 
 IMPRESSION, CLICK, CONVERSION, UPDATE, AGGREGATE = "impression", "click", "conversion", "conversion_update", "aggregate"
 PENDING, APPROVED, REJECTED = "pending", "approved", "rejected"
@@ -35,7 +35,7 @@ class Fact(NamedTuple):
     event_id: str
     type: str
     occurred_at: dt.datetime
-    place: Tuple | None
+    place: Placement | None
     day: dt.date  # the budget day that its cost belongs to
     portfolio_id: str | None  # that the brand belonged to
     reservation_id: str | None  # known, of this brand and partner
@@ -73,7 +73,7 @@ def recorded(row: Any, pricing_model: str | None) -> Fact:
     """
     place = None
     if row.slot_id is not None:
-        place = Tuple(
+        place = Placement(
             row.brand_id, row.partner_id, row.slot_id, row.device_type, row.creative_type, row.placement_score
         )
     return Fact(
@@ -97,7 +97,7 @@ class RowKey(NamedTuple):
     kind: str  # event | aggregate
     period: str  # hour | day
     hour: dt.datetime
-    place: Tuple
+    place: Placement
 
 
 class Figures(NamedTuple):

@@ -21,12 +21,12 @@ from ledger.domain.messages import Event, Reply, Result
 from ledger.domain.settings import LedgerSettings, RoasSettings
 from ledger.runtime.beat_format import unpack_beat
 from ledger.runtime.generations import Identity, digest_of, has_successor
-from ledger.runtime.wakeup import Summons
-from ledger.service.controller_loop import Pilot
-from ledger.service.lambda_history import LOOK_S, LambdaRecord
+from ledger.runtime.wakeup import Wakeup
+from ledger.service.controller_loop import ControllerLoop
+from ledger.service.lambda_history import LOOK_S, LambdaHistory
 from ledger.service.ledger import Ledger
-from ledger.service.roas_counters import Counters
-from ledger.service.write_queue import Writer
+from ledger.service.roas_counters import RoasCounters
+from ledger.service.write_queue import WriteQueue
 
 logger = logging.getLogger("paceline.ledger")
 T = TypeVar("T")
@@ -42,7 +42,7 @@ class LedgerActor:
 
     Ray starts it again by calling the constructor, on the event loop, with the same settings; it then takes the next
     epoch, unless a younger generation has a name by now. The methods are those of `Ledger`; writes go through the one
-    `Writer`.
+    `WriteQueue`.
 
     Args:
         generation: its number in its shard (`reach.py`); 0: no other one is looked for.
@@ -67,11 +67,11 @@ class LedgerActor:
         self._settings, self._roas_settings, self._shard = ledger_settings, roas_settings, shard
         self._generation = generation
         self._leaving: asyncio.Task[None] | None = None
-        self._summons = Summons()
+        self._summons = Wakeup()
         self._ledger: Ledger | None = None
-        self._writer: Writer | None = None
-        self._counters: Counters | None = None
-        self._pilot: Pilot | None = None
+        self._writer: WriteQueue | None = None
+        self._counters: RoasCounters | None = None
+        self._pilot: ControllerLoop | None = None
         self._opening: asyncio.Task[None] | None = None
         self._loops: list[asyncio.Task[None]] = []
         self._booting = asyncio.get_running_loop().create_task(self._boot())
@@ -113,17 +113,17 @@ class LedgerActor:
         except Fenced as error:
             self._leave(error)
             raise LedgerUnavailable("another ledger has taken over") from error
-        self._writer = Writer(ledger)
+        self._writer = WriteQueue(ledger)
         self._loops = [
             asyncio.create_task(self._writer.keep_writing()),
             asyncio.create_task(self._keep(self._writer.sweep, self._settings.sweep_s)),
             asyncio.create_task(self._keep(ledger.refresh, self._settings.refresh_s)),
             asyncio.create_task(self._keep(ledger.check_epoch, self._settings.refresh_s)),
-            asyncio.create_task(self._keep(LambdaRecord(ledger, self._database).look, LOOK_S)),
+            asyncio.create_task(self._keep(LambdaHistory(ledger, self._database).look, LOOK_S)),
         ]
         if self._redis is not None:
-            self._counters = Counters(ledger, self._redis, self._roas_settings)
-            self._pilot = Pilot(ledger, self._roas_settings, self._counters.completed_today)
+            self._counters = RoasCounters(ledger, self._redis, self._roas_settings)
+            self._pilot = ControllerLoop(ledger, self._roas_settings, self._counters.completed_today)
             self._counters.frozen = lambda: self._pilot.frozen if self._pilot else {}
             self._loops += [
                 asyncio.create_task(self._counters.keep_counting()),
@@ -150,7 +150,7 @@ class LedgerActor:
         return reply
 
     async def listen(self, replica: str) -> bool:
-        """Until the replica should beat at once; see `Summons`."""
+        """Until the replica should beat at once; see `Wakeup`."""
         return await self._summons.listen(replica)
 
     async def summon(self, seconds: float, replica: str) -> None:
@@ -212,7 +212,7 @@ class LedgerActor:
         assert self._ledger is not None
         return self._ledger
 
-    async def _write(self, work: Callable[[Writer], Awaitable[T]]) -> T:
+    async def _write(self, work: Callable[[WriteQueue], Awaitable[T]]) -> T:
         await self.start()
         assert self._writer is not None
         try:

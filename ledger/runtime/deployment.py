@@ -71,10 +71,10 @@ def replace(
     return _connect(settings, decided_at, seen if isinstance(seen, int) else seen.generation)
 
 
-Settings = tuple[DatabaseSettings, str | None, LedgerSettings, RoasSettings, int]
+ActorSettings = tuple[DatabaseSettings, str | None, LedgerSettings, RoasSettings, int]
 
 
-def _connect(settings: Settings, decided_at: float | None, seen: int) -> Reached[Any]:
+def _connect(settings: ActorSettings, decided_at: float | None, seen: int) -> Reached[Any]:
     wanted = Identity(digest_of(*settings), BORN_AT if decided_at is None else decided_at)
     reached = agree(wanted, _RayGenerations(settings, wanted.decided_at), seen)
     if reached.identity.digest == wanted.digest:
@@ -85,7 +85,7 @@ def _connect(settings: Settings, decided_at: float | None, seen: int) -> Reached
 class _RayGenerations:
     """Actors by name."""
 
-    def __init__(self, settings: Settings, decided_at: float) -> None:
+    def __init__(self, settings: ActorSettings, decided_at: float) -> None:
         self._settings, self._decided_at, self._shard = settings, decided_at, settings[-1]
 
     def living(self) -> list[int]:

@@ -16,7 +16,7 @@ class _Listener:
     answering: list[asyncio.Future[None]] = field(default_factory=list)  # whoever it was let go for
 
 
-class Summons:
+class Wakeup:
     """Each replica listens all the time: it is let go when it is called, beats, and with listening again says so."""
 
     def __init__(self) -> None:

@@ -15,11 +15,11 @@ from ledger.domain.budget_day import day_ends_at, day_of, midnight
 from ledger.domain.errors import CurrencyFixed, NotFound, OtherShard, PortfolioMismatch, PortfolioUnknown
 from ledger.domain.pricing import lambda_
 from ledger.domain.sharding import shard_of
-from ledger.service.directory import Register
+from ledger.service.directory import Directory
 from ledger.transaction.working_set import BRAND, PORTFOLIO, BudgetKey
 
 
-class Administration(Register):
+class Administration(Directory):
     async def put_brand(self, brand_id: str, settings: BrandSettings) -> dict[str, Any]:
         """Create or replace. Budgets move at once; a change of portfolio or time zone starts at the next midnight.
 

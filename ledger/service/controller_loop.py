@@ -8,8 +8,8 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 
-from ledger.bidding.controller import Results, Rules, Steering, traffic_of
-from ledger.bidding.demand import Columns, added_up, unpacked
+from ledger.bidding.controller import Controller, Results, Rules, traffic_of
+from ledger.bidding.demand import DemandColumns, added_up, unpacked
 from ledger.bidding.solver import Limits
 from ledger.bidding.terms import Steered
 from ledger.domain.budget_day import day_ends_at, day_of, midnight
@@ -29,7 +29,7 @@ Completed = Callable[[str, int, int], float]
 """(brand, approved, pending revenue of today) → what today's wins will have brought."""
 
 
-class Pilot:
+class ControllerLoop:
     """Args:
     completed: how a brand's revenue of today is completed for approval and delay.
     """
@@ -42,8 +42,8 @@ class Pilot:
         stopwatch: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ledger, self._settings, self._completed, self._stopwatch = ledger, settings, completed, stopwatch
-        self._steering = Steering(settings.watch_s)
-        self._waiting: list[Columns] = []
+        self._steering = Controller(settings.watch_s)
+        self._waiting: list[DemandColumns] = []
         self._shaped_s: float | None = None
         self._frozen: dict[str, str] = {}
         self._kept: dict[str, tuple[dt.date, Steered]] | None = None

@@ -28,7 +28,7 @@ from ledger.domain.reservation import DelayCurve, Lifetimes
 from ledger.domain.settings import LedgerSettings
 from ledger.domain.sharding import shard_of
 from ledger.storage.store import Signature, Store
-from ledger.transaction.working_set import BRAND, BudgetKey, LeaseKey, Lent, Page, budget_keys
+from ledger.transaction.working_set import BRAND, BudgetKey, LeaseKey, Lent, WorkingSet, budget_keys
 
 T = TypeVar("T")
 Clock = Callable[[], dt.datetime]
@@ -43,7 +43,7 @@ def new_secret() -> bytes:
     return os.urandom(32)
 
 
-class Register:
+class Directory:
     """Its methods may be called concurrently: writes wait for each other."""
 
     def __init__(self, store: Store, settings: LedgerSettings, clock: Clock, secrets: Callable[[], bytes]) -> None:
@@ -211,12 +211,12 @@ class Register:
         now: dt.datetime,
         keys: Iterable[BudgetKey],
         leases: Mapping[LeaseKey, Lent] | None = None,
-    ) -> Page:
+    ) -> WorkingSet:
         """With these budgets, and those that the leases were lent from."""
         leases = leases or {}
         lending = (budget_keys(key.brand_id, lent.portfolio_id, key.day) for key, lent in leases.items())
         budgets = self._store.budgets(connection, {*keys, *chain.from_iterable(lending)}, lock=True)
-        return Page(now, budgets, self._limit, leases)
+        return WorkingSet(now, budgets, self._limit, leases)
 
     def _budgets_of(self, connection: Connection, brands: Iterable[Brand], now: dt.datetime) -> dict[str, Budget]:
         """Each brand's budget of its today; a day that nothing has touched yet has all of it."""

@@ -30,7 +30,7 @@ class Written(NamedTuple):
     at: dt.datetime
 
 
-class LambdaRecord:
+class LambdaHistory:
     """A shard's. It remembers what it has written; a new one writes every brand once."""
 
     def __init__(self, ledger: Ledger, database: Database) -> None:

@@ -16,15 +16,15 @@ from sqlalchemy import Connection
 
 from ledger.bidding.terms import NEVER
 from ledger.domain.brand import Brand
-from ledger.domain.messages import Beat, Event, Grant, Reply, Result, Tuple
+from ledger.domain.messages import Beat, Event, Grant, Placement, Reply, Result
 from ledger.domain.reservation import RETURNED, Reservation, linear
-from ledger.domain.reservation_ids import Drawn, decode, decode_all, is_genuine
+from ledger.domain.reservation_ids import DecodedId, decode, decode_all, is_genuine
 from ledger.service.administration import Administration
 from ledger.service.directory import BrandDay
-from ledger.storage.store import CLOSED, LAPSED, OPEN, Session
-from ledger.transaction.event_posting import Posting
-from ledger.transaction.lease_granting import LeaseMismatch, Leasing
-from ledger.transaction.working_set import BudgetKey, LeaseKey, Lent, Page, budget_keys
+from ledger.storage.store import CLOSED, LAPSED, OPEN, LedgerSession
+from ledger.transaction.event_posting import EventPosting
+from ledger.transaction.lease_granting import LeaseGranting, LeaseMismatch
+from ledger.transaction.working_set import BudgetKey, LeaseKey, Lent, WorkingSet, budget_keys
 
 T = TypeVar("T")
 logger = logging.getLogger("paceline.ledger")
@@ -98,7 +98,7 @@ class Ledger(Administration):
                 for key in budget_keys(brand.brand_id, brand.settings.portfolio_id, brand.day(now))
             }
             page = self._page(connection, now, keys, leases)
-            leasing = Leasing(
+            leasing = LeaseGranting(
                 page,
                 brands,
                 self._store.reservations(connection, [win.reservation_id for win in wins]),
@@ -190,10 +190,10 @@ class Ledger(Administration):
     def _answer(
         self,
         beat: Beat,
-        sessions: dict[int, Session],
-        drawn: Mapping[str, Drawn | None],
-        leasing: Leasing,
-        page: Page,
+        sessions: dict[int, LedgerSession],
+        drawn: Mapping[str, DecodedId | None],
+        leasing: LeaseGranting,
+        page: WorkingSet,
         now: dt.datetime,
     ) -> Reply:
         """What a beat does. `sessions` is brought up to date."""
@@ -282,7 +282,9 @@ class Ledger(Administration):
         self._dirty |= dirty
         return results
 
-    def _adopted(self, connection: Connection, events: Sequence[Event], now: dt.datetime) -> tuple[Page, Leasing]:
+    def _adopted(
+        self, connection: Connection, events: Sequence[Event], now: dt.datetime
+    ) -> tuple[WorkingSet, LeaseGranting]:
         """A page with the holds of wins that these events name and no replica has recorded yet.
 
         The replica may have died, or its next beat be on its way: the money was drawn from its lease all the same.
@@ -304,14 +306,14 @@ class Ledger(Administration):
             [LeaseKey(drawn[id_].session_id, event.brand_id, drawn[id_].day) for id_, event in genuine.items()],
         )
         page = self._page(connection, now, (), leases)
-        leasing = Leasing(page, {}, {}, {}, self._lifetimes, 1)
+        leasing = LeaseGranting(page, {}, {}, {}, self._lifetimes, 1)
         for id_, event in sorted(genuine.items()):
             leasing.adopt(id_, _place(event))
         return page, leasing
 
     def _posting(
-        self, connection: Connection, events: Sequence[Event], brands: Mapping[str, Brand], page: Page
-    ) -> Posting:
+        self, connection: Connection, events: Sequence[Event], brands: Mapping[str, Brand], page: WorkingSet
+    ) -> EventPosting:
         """The events with everything recorded that bears on them."""
         known = [event for event in events if event.brand_id in brands]
         hashes = self._store.event_hashes(
@@ -336,9 +338,9 @@ class Ledger(Administration):
         )
         named = [event.reservation_id for event in known] + [row.reservation_id for row in (*clicks, *groups)]
         reservations = self._reservations(connection, {id_ for id_ in named if id_ is not None}, page)
-        return Posting(page.now, events, brands, hashes, clicks, groups, reservations)
+        return EventPosting(page.now, events, brands, hashes, clicks, groups, reservations)
 
-    def _reservations(self, connection: Connection, ids: set[str], page: Page) -> dict[str, Reservation]:
+    def _reservations(self, connection: Connection, ids: set[str], page: WorkingSet) -> dict[str, Reservation]:
         """By the id that was named; a request's void win stands for the one that was recorded first."""
         found = self._store.reservations(connection, ids) | page.new_reservations
         instead = {id_: held.instead_id for id_, held in found.items() if held.instead_id is not None}
@@ -382,7 +384,7 @@ class Ledger(Administration):
             is_first and bool(self._store.due(connection, now, 1)),
         )
 
-    def _silent(self, connection: Connection, now: dt.datetime) -> list[Session]:
+    def _silent(self, connection: Connection, now: dt.datetime) -> list[LedgerSession]:
         """Sessions that have been silent for too long. After a start they all have their time again."""
         silent_since = now - dt.timedelta(seconds=self._settings.lease_s + LAPSE_GRACE_S)
         if self._opened_at > silent_since:
@@ -442,7 +444,7 @@ def _keys_of(reservations: Iterable[Any]) -> set[BudgetKey]:
     return {key for held in reservations for key in budget_keys(held.brand_id, held.portfolio_id, held.day)}
 
 
-def _is_stale(beat: Beat, sessions: Mapping[int, Session]) -> bool:
+def _is_stale(beat: Beat, sessions: Mapping[int, LedgerSession]) -> bool:
     """A later beat of its session has been answered."""
     session = sessions.get(beat.session_id or 0)
     return session is not None and beat.number <= session.beat
@@ -455,7 +457,7 @@ def _touched(beats: Sequence[Beat], ending: Iterable[LeaseKey]) -> set[str]:
     return ids | {key.brand_id for key in ending}
 
 
-def _taken(beats: Sequence[Beat], drawn: Mapping[str, Drawn | None]) -> dict[LeaseKey, int]:
+def _taken(beats: Sequence[Beat], drawn: Mapping[str, DecodedId | None]) -> dict[LeaseKey, int]:
     """What these beats' wins take from each lease."""
     found: dict[LeaseKey, int] = {}
     for beat in beats:
@@ -481,7 +483,7 @@ def _with_grants(reply: Reply, answers: Iterable[tuple[str, Grant | str | None]]
     )
 
 
-def _place(event: Event) -> Tuple:
+def _place(event: Event) -> Placement:
     """Where the event says that the win was; an event need not say it."""
     unknown = event.slot_id or "", event.device_type or "", event.creative_type or ""
-    return Tuple(event.brand_id, event.partner_id, *unknown, event.placement_score)
+    return Placement(event.brand_id, event.partner_id, *unknown, event.placement_score)

@@ -141,7 +141,7 @@ async def read_gauges(redis: Redis) -> Gauges | None:
     return Gauges.of_shards({shard: Gauges.of_json(text) for shard, text in enumerate(texts) if text is not None})
 
 
-class Counters:
+class RoasCounters:
     """Keeps Redis in step with the performance rows, and the ledger's throttle in step with Redis."""
 
     def __init__(self, ledger: Ledger, redis: Redis, settings: RoasSettings) -> None:

@@ -26,7 +26,7 @@ class _Call(Generic[Item, Answer]):
     answers: asyncio.Future[list[Answer]] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
-class Writer:
+class WriteQueue:
     """Serialises the ledger's writes. Beats go before events: requests may wait for a lease.
 
     Answers leave after the commit of the transaction that they were part of.

@@ -37,7 +37,7 @@ from ledger.domain.errors import Fenced, LayoutReplaced, LedgerUnavailable, Stat
 from ledger.domain.reservation import Reservation
 from ledger.storage.event_store import EventStore
 from ledger.transaction.lease_granting import NOBODY, Recorded
-from ledger.transaction.working_set import BudgetKey, Entry, LeaseKey, Lent, Page
+from ledger.transaction.working_set import BudgetKey, Entry, LeaseKey, Lent, WorkingSet
 
 T = TypeVar("T")
 OPEN, LAPSED, CLOSED = "open", "lapsed", "closed"
@@ -100,7 +100,7 @@ class Signature(NamedTuple):
     imports: tuple[Any, ...]
 
 
-class Session(NamedTuple):
+class LedgerSession(NamedTuple):
     """An ingress replica, as a shard's ledger knows it."""
 
     session_id: int
@@ -374,32 +374,32 @@ class Store(EventStore):
 
     # Sessions and leases
 
-    def open_session(self, connection: Connection, secret: bytes, number: int, now: dt.datetime) -> Session:
+    def open_session(self, connection: Connection, secret: bytes, number: int, now: dt.datetime) -> LedgerSession:
         values = {
             "shard": self.shard, "secret": secret.hex(), "status": OPEN, "beat": number, "opened_at": now,
             "renewed_at": now,
         }  # fmt: skip
         (session_id,) = connection.execute(insert(t.ledger_sessions), values).inserted_primary_key or (0,)
-        return Session(int(session_id), secret, OPEN, number, now)
+        return LedgerSession(int(session_id), secret, OPEN, number, now)
 
-    def sessions(self, connection: Connection, ids: Collection[int]) -> dict[int, Session]:
-        found: dict[int, Session] = {}
+    def sessions(self, connection: Connection, ids: Collection[int]) -> dict[int, LedgerSession]:
+        found: dict[int, LedgerSession] = {}
         for chunk in chunks(sorted(ids)):
             found |= {one.session_id: one for one in self._sessions(connection, _S.session_id.in_(chunk))}
         return found
 
-    def open_sessions(self, connection: Connection) -> list[Session]:
+    def open_sessions(self, connection: Connection) -> list[LedgerSession]:
         """This shard's; the first one's too those of shards that there are no longer."""
         own = _S.shard == self.shard
         if self.shard == 0:
             own = or_(own, _S.shard >= self.shards)
         return self._sessions(connection, and_(own, _S.status == OPEN))
 
-    def _sessions(self, connection: Connection, condition: ColumnElement[bool]) -> list[Session]:
+    def _sessions(self, connection: Connection, condition: ColumnElement[bool]) -> list[LedgerSession]:
         query = select(_S.session_id, _S.secret, _S.status, _S.beat, _S.renewed_at).where(condition)
-        return [Session(row[0], bytes.fromhex(row[1]), *row[2:]) for row in connection.execute(query)]
+        return [LedgerSession(row[0], bytes.fromhex(row[1]), *row[2:]) for row in connection.execute(query)]
 
-    def put_sessions(self, connection: Connection, sessions: Iterable[Session]) -> None:
+    def put_sessions(self, connection: Connection, sessions: Iterable[LedgerSession]) -> None:
         rows = [
             {"k_session_id": one.session_id, "status": one.status, "beat": one.beat, "renewed_at": one.renewed_at}
             for one in sorted(sessions)
@@ -456,7 +456,9 @@ class Store(EventStore):
         holding = exists().where(_L.session_id == _S.session_id)
         connection.execute(update(t.ledger_sessions).where(_S.status == LAPSED, ~holding).values(status=CLOSED))
 
-    def write(self, connection: Connection, page: Page, said: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+    def write(
+        self, connection: Connection, page: WorkingSet, said: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> None:
         """Everything that the page has changed.
 
         Args:
@@ -507,7 +509,7 @@ class Store(EventStore):
             columns |= {"shard": [self.shard] * n, "epoch": [self.epoch] * n, "at": [page.now] * n}
             insert_columns(connection, t.ledger_journal, columns)
 
-    def _write_leases(self, connection: Connection, page: Page) -> None:
+    def _write_leases(self, connection: Connection, page: WorkingSet) -> None:
         new, old, gone = [], [], []
         for key, lent in sorted(page.changed_leases.items()):
             if not lent.leased_micros:

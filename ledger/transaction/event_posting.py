@@ -1,6 +1,6 @@
 """What becomes of each event of a batch. Pure: `book.py` reads what it asks for, and writes what it says.
 
-posting = Posting(now, events, brands, hashes, clicks, groups, reservations)
+posting = EventPosting(now, events, brands, hashes, clicks, groups, reservations)
 results = posting.post(page, figures)      # page and figures hold `posting.budget_keys` and `posting.row_keys`
 """
 
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from ledger.domain.brand import Brand
 from ledger.domain.budget import MONEY_MOST
 from ledger.domain.errors import MoneyOutOfRange
-from ledger.domain.messages import Event, Result, Tuple
+from ledger.domain.messages import Event, Placement, Result
 from ledger.domain.reservation import SETTLED, Reservation
 from ledger.domain.settlement import (
     AGGREGATE,
@@ -36,13 +36,13 @@ from ledger.domain.settlement import (
     recorded,
     row_of,
 )
-from ledger.transaction.working_set import BudgetKey, Page, budget_keys
+from ledger.transaction.working_set import BudgetKey, WorkingSet, budget_keys
 
 EventKey = tuple[str, str, str]
 ClickKey = tuple[str, str, str]
 """brand_id, partner_id, click_id."""
 
-Group = tuple[str, str, str]
+ConversionGroup = tuple[str, str, str]
 """brand_id, partner_id, conversion_id: nobody restates another partner's conversion."""
 
 YEARS = range(2000, 3000)
@@ -60,7 +60,7 @@ class Item(NamedTuple):
     is_late: bool  # it names a reservation that is not known
 
 
-class Posting:
+class EventPosting:
     def __init__(
         self,
         now: dt.datetime,
@@ -83,13 +83,13 @@ class Posting:
         self._clicks: dict[ClickKey, list[Fact]] = {}
         for row in clicks:
             self._clicks.setdefault((row.brand_id, row.partner_id, row.click_id), []).append(self._recorded(row))
-        self._groups: dict[Group, list[Fact]] = {}
+        self._groups: dict[ConversionGroup, list[Fact]] = {}
         for row in conversions:
             group = (row.brand_id, row.partner_id, row.conversion_id)
             self._groups.setdefault(group, []).append(self._recorded(row))
-        self._effects: dict[Group, Effect] = {}
-        self._essentials: dict[Group, list[Fact]] = {}
-        self._waiting: dict[ClickKey, list[tuple[Group, str]]] = {}
+        self._effects: dict[ConversionGroup, Effect] = {}
+        self._essentials: dict[ConversionGroup, list[Fact]] = {}
+        self._waiting: dict[ClickKey, list[tuple[ConversionGroup, str]]] = {}
         """Recorded conversion events, by group and event_id, that their click may complete when it comes."""
         for row in conversions:
             if row.click_id is not None and (row.reservation_id is None or row.slot_id is None):
@@ -130,12 +130,12 @@ class Posting:
 
     # What becomes of it
 
-    def post(self, page: Page, figures: Mapping[RowKey, Figures]) -> list[Result]:
+    def post(self, page: WorkingSet, figures: Mapping[RowKey, Figures]) -> list[Result]:
         """Settle the items in order. An item that is not accepted has no effect at all."""
         rows = dict(figures)
         return [item if isinstance(item, Result) else self._post(item, page, rows) for item in self._items]
 
-    def _post(self, item: Item, page: Page, rows: dict[RowKey, Figures]) -> Result:
+    def _post(self, item: Item, page: WorkingSet, rows: dict[RowKey, Figures]) -> Result:
         event, fact = item.event, item.fact
         key = (event.brand_id, event.partner_id, event.event_id)
         if (known := self._hashes.get(key)) is not None:
@@ -162,18 +162,20 @@ class Posting:
             self._complete(group, facts, page, rows)
         return Result(event.event_id, "accepted")
 
-    def _completed_by(self, item: Item) -> dict[Group, list[Fact]]:
+    def _completed_by(self, item: Item) -> dict[ConversionGroup, list[Fact]]:
         """Recorded conversions as they would be, had this click come before them."""
         event = item.event
         if event.type != CLICK or event.click_id is None:
             return {}
-        found: dict[Group, list[Fact]] = {}
+        found: dict[ConversionGroup, list[Fact]] = {}
         for group, event_id in self._waiting.get((event.brand_id, event.partner_id, event.click_id), ()):
             facts = found.get(group, self._groups[group])
             found[group] = [fact.inheriting(item.fact) if fact.event_id == event_id else fact for fact in facts]
         return {group: facts for group, facts in found.items() if facts != self._groups[group]}
 
-    def _complete(self, group: Group, facts: list[Fact], page: Page, rows: dict[RowKey, Figures]) -> None:
+    def _complete(
+        self, group: ConversionGroup, facts: list[Fact], page: WorkingSet, rows: dict[RowKey, Figures]
+    ) -> None:
         effect = effect_of_group(facts)
         try:
             self._apply(group[0], change(self._effect(group), effect), page, rows)
@@ -184,17 +186,17 @@ class Posting:
                 self.completed[(group[0], group[1], after.event_id)] = after
         self._groups[group], self._effects[group], self._essentials[group] = facts, effect, essential(facts)
 
-    def _essential(self, group: Group) -> list[Fact]:
+    def _essential(self, group: ConversionGroup) -> list[Fact]:
         """A conversion may be restated ten thousand times in a batch: each time a handful of events is looked at."""
         if group not in self._essentials:
             self._essentials[group] = essential(self._groups.get(group, []))
         return self._essentials[group]
 
-    def _effect(self, group: Group) -> Effect:
+    def _effect(self, group: ConversionGroup) -> Effect:
         return self._effects.get(group) or effect_of_group(self._essential(group))
 
     def _apply(
-        self, brand_id: str, difference: Change, page: Page, rows: dict[RowKey, Figures], is_late: bool = False
+        self, brand_id: str, difference: Change, page: WorkingSet, rows: dict[RowKey, Figures], is_late: bool = False
     ) -> None:
         """Raises:
         MoneyOutOfRange: nothing has moved.
@@ -204,7 +206,7 @@ class Posting:
         rows.update(changed)
         self.changed_figures.update(changed)
 
-    def _move_money(self, page: Page, brand_id: str, difference: Change, is_late: bool) -> None:
+    def _move_money(self, page: WorkingSet, brand_id: str, difference: Change, is_late: bool) -> None:
         # What is added goes first: only that can be refused, and then nothing has moved yet.
         for charge, cost_micros in sorted(difference.costs, key=lambda cost: -cost[1]):
             held = self._reservations.get(charge.reservation_id) if charge.reservation_id else None
@@ -253,7 +255,7 @@ class Posting:
             if event.type == CLICK and event.click_id is not None and isinstance(item := self._item(event), Item):
                 self._clicks.setdefault((event.brand_id, event.partner_id, event.click_id), []).append(item.fact)
 
-    def _fact(self, event: Event, brand: Brand, place: Tuple | None, reservation_id: str | None) -> Fact:
+    def _fact(self, event: Event, brand: Brand, place: Placement | None, reservation_id: str | None) -> Fact:
         held = self._reservations.get(reservation_id) if reservation_id else None
         if held is not None and (held.brand_id, held.partner_id) != (event.brand_id, event.partner_id):
             held = None  # somebody else's: as good as none
@@ -280,7 +282,7 @@ class Posting:
         return recorded(row, None if held is None else held.pricing_model)
 
 
-def group_of(event: Event) -> Group | None:
+def group_of(event: Event) -> ConversionGroup | None:
     if event.type not in (CONVERSION, UPDATE) or event.conversion_id is None:
         return None
     return event.brand_id, event.partner_id, event.conversion_id
@@ -297,10 +299,10 @@ def content_hash_of(event: Event) -> str:
     return hashlib.sha256(repr(content).encode()).hexdigest()
 
 
-def _place(event: Event) -> Tuple | None:
+def _place(event: Event) -> Placement | None:
     if event.slot_id is None or event.device_type is None or event.creative_type is None:
         return None
-    return Tuple(
+    return Placement(
         event.brand_id, event.partner_id, event.slot_id, event.device_type, event.creative_type, event.placement_score
     )
 

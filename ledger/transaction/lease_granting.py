@@ -17,11 +17,11 @@ from ledger.domain.brand import Brand
 from ledger.domain.budget import MONEY_MOST
 from ledger.domain.budget_day import day_ends_at
 from ledger.domain.errors import MoneyOutOfRange
-from ledger.domain.messages import Grant, Line, Tuple, WinRecord
+from ledger.domain.messages import Grant, LeaseLine, Placement, WinRecord
 from ledger.domain.reservation import OPEN, VOID, Lifetimes, Reservation, due_at, expires_at
-from ledger.domain.reservation_ids import Drawn, decode
-from ledger.transaction.reservation_batch import Held
-from ledger.transaction.working_set import LeaseKey, Page
+from ledger.domain.reservation_ids import DecodedId, decode
+from ledger.transaction.reservation_batch import ReservationBatch
+from ledger.transaction.working_set import LeaseKey, WorkingSet
 
 logger = logging.getLogger("paceline.ledger")
 
@@ -57,7 +57,7 @@ def block(least_micros: int, want_micros: int, room_micros: int | None, holders:
     return max(least_micros, min(want_micros, fair), 0)
 
 
-class Leasing:
+class LeaseGranting:
     """Does beats one after the other; each sees what the ones before it have moved.
 
     Args:
@@ -71,7 +71,7 @@ class Leasing:
 
     def __init__(
         self,
-        page: Page,
+        page: WorkingSet,
         brands: Mapping[str, Brand],
         holds: Mapping[str, Reservation],
         recorded: Mapping[Request, Sequence[Recorded]],
@@ -93,7 +93,7 @@ class Leasing:
 
     # Wins
 
-    def record_all(self, session_id: int, wins: Sequence[WinRecord], drawn: Mapping[str, Drawn | None]) -> None:
+    def record_all(self, session_id: int, wins: Sequence[WinRecord], drawn: Mapping[str, DecodedId | None]) -> None:
         """`record` of each, in order; at once, where that makes no difference.
 
         Args:
@@ -110,13 +110,13 @@ class Leasing:
             }
             said = [one for win in plain if (one := drawn[win.reservation_id]) is not None]
             portfolio_ids = [portfolio_of[win.where.brand_id, one.day] for win, one in zip(plain, said, strict=True)]
-            held = Held(session_id, plain, said, portfolio_ids, self._page.now, self._lifetimes)
+            held = ReservationBatch(session_id, plain, said, portfolio_ids, self._page.now, self._lifetimes)
             self._page.hold_all(held, totals)
             for win in plain:
                 self._remember((win.sub, win.request_id), win, OPEN)
 
     def _plain(
-        self, session_id: int, wins: Sequence[WinRecord], drawn: Mapping[str, Drawn | None]
+        self, session_id: int, wins: Sequence[WinRecord], drawn: Mapping[str, DecodedId | None]
     ) -> tuple[list[WinRecord], dict[LeaseKey, int]]:
         """(wins of which, as of their requests, nothing is known yet; what they take from each lease).
 
@@ -178,7 +178,7 @@ class Leasing:
         self._known[win.reservation_id] = self._page.new_reservations[win.reservation_id]
         self._remember(request, win, self._known[win.reservation_id].status)
 
-    def adopt(self, reservation_id: str, place: Tuple) -> Reservation | None:
+    def adopt(self, reservation_id: str, place: Placement) -> Reservation | None:
         """The hold of a win that no replica has recorded yet, or ever will: an event brings it to mind.
 
         None: there is no money behind it, or its time is over.
@@ -202,7 +202,7 @@ class Leasing:
         }
         return reservation
 
-    def _has_money(self, key: LeaseKey, drawn: Drawn) -> bool:
+    def _has_money(self, key: LeaseKey, drawn: DecodedId) -> bool:
         """What costs nothing needs no lease: the one that it was drawn on may have been drawn to its end since."""
         lent = self._page.lent(key)
         return drawn.amount_micros <= (0 if lent is None else lent.leased_micros)
@@ -211,7 +211,7 @@ class Leasing:
         one = Recorded(win.award_id, win.reservation_id, win.where.brand_id, status)
         self._recorded.setdefault(request, []).append(one)
 
-    def _reservation(self, where: Tuple, reservation_id: str, drawn: Drawn, award_id: str = "") -> Reservation:
+    def _reservation(self, where: Placement, reservation_id: str, drawn: DecodedId, award_id: str = "") -> Reservation:
         lent, brand = (
             self._page.lent(LeaseKey(drawn.session_id, where.brand_id, drawn.day)),
             self._brands.get(where.brand_id),
@@ -239,7 +239,7 @@ class Leasing:
 
     # Leases
 
-    def state(self, session_id: int, line: Line) -> Grant | str | None:
+    def state(self, session_id: int, line: LeaseLine) -> Grant | str | None:
         """Take back what a replica has not, and lend it what it wants. A grant, or why there is none, if it wants any.
 
         Raises:
@@ -313,7 +313,7 @@ def _said(win: WinRecord) -> dict[str, Any]:
     }
 
 
-def _place(where: Tuple) -> dict[str, Any]:
+def _place(where: Placement) -> dict[str, Any]:
     return {
         "slot_id": where.slot_id,
         "device_type": where.device_type,

@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from itertools import repeat
 from typing import Any, NamedTuple
 
-from ledger.domain.messages import Tuple, WinRecord
+from ledger.domain.messages import Placement, WinRecord
 from ledger.domain.reservation import OPEN, Lifetimes, due_at, expires_at
-from ledger.domain.reservation_ids import Drawn
+from ledger.domain.reservation_ids import DecodedId
 
 
-class Held(NamedTuple):
+class ReservationBatch(NamedTuple):
     """n wins of one session, in the order in which they were drawn, which is nearly that of their ids."""
 
     session_id: int
     wins: Sequence[WinRecord]
-    drawn: Sequence[Drawn]
+    drawn: Sequence[DecodedId]
     portfolio_ids: Sequence[str | None]
     now: dt.datetime
     lifetimes: Lifetimes
@@ -52,7 +52,7 @@ class Held(NamedTuple):
             "request_id": requests,
             "request_hash": hashes,
             "bid_id": bids,
-            **dict(zip(Tuple._fields[2:], where, strict=True)),
+            **dict(zip(Placement._fields[2:], where, strict=True)),
         }
 
     def entries(self) -> dict[str, Sequence[Any]]:

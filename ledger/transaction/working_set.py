@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ledger.domain.budget import Budget
 from ledger.domain.reservation import EXPIRED, RETURNED, SETTLED, VOID, DelayCurve, Reservation, linear
-from ledger.transaction.reservation_batch import Held
+from ledger.transaction.reservation_batch import ReservationBatch
 
 BRAND, PORTFOLIO = "brand", "portfolio"
 
@@ -57,7 +57,7 @@ def budget_keys(brand_id: str, portfolio_id: str | None, day: dt.date) -> list[B
     return keys if portfolio_id is None else [*keys, BudgetKey(PORTFOLIO, portfolio_id, day)]
 
 
-class Page:
+class WorkingSet:
     """Args:
     budgets: the days that exist among those that the transaction may touch.
     limits: the daily budget that a day begins with; asked for days that do not exist yet.
@@ -76,7 +76,7 @@ class Page:
         self.changed_budgets: dict[BudgetKey, Budget] = {}
         self.changed_reservations: dict[str, Reservation] = {}
         self.new_reservations: dict[str, Reservation] = {}
-        self.held: list[Held] = []
+        self.held: list[ReservationBatch] = []
         self.changed_leases: dict[LeaseKey, Lent] = {}
         self._budgets = {BudgetKey(budget.owner, budget.owner_id, budget.day): budget for budget in budgets}
         self._leases = dict(leases or {})
@@ -148,7 +148,7 @@ class Page:
         self.new_reservations[reservation.reservation_id] = reservation
         self._write("reserve", reservation, reserved=amount, leased=-amount)
 
-    def hold_all(self, held: Held, totals: Mapping[LeaseKey, int]) -> None:
+    def hold_all(self, held: ReservationBatch, totals: Mapping[LeaseKey, int]) -> None:
         """`hold` of many wins at once.
 
         Args:

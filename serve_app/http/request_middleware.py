@@ -26,7 +26,7 @@ def header(scope: Scope, name: bytes) -> bytes | None:
     return None
 
 
-class Door:
+class RequestMiddleware:
     """Wraps an ASGI application: X-Request-ID in and out, problems instead of tracebacks.
 
     Args:

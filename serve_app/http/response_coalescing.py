@@ -18,10 +18,10 @@ UNWATCHED = (b"x-request-disconnect-disabled", b"?1")
 
 
 def middlewares() -> list[Middleware]:
-    return [Middleware(Entrance)]
+    return [Middleware(ResponseCoalescer)]
 
 
-class Entrance:
+class ResponseCoalescer:
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 

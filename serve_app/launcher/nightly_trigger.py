@@ -45,7 +45,7 @@ def ended(logs: str) -> str:
     return f"no summary: {lines[-1] if lines else 'it wrote nothing'}"
 
 
-class Night(threading.Thread):
+class NightlyTrigger(threading.Thread):
     """A clock beside the system. A night that passes while nothing runs is made up for by the next one."""
 
     def __init__(self, dashboard: str, repository: Path, say: Callable[[str], None]) -> None:

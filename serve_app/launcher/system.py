@@ -29,7 +29,7 @@ from db.state import State, secret_file
 from ledger.runtime.deployment import end_sessions
 from serve_app.launcher import processes
 from serve_app.launcher.embedded_redis import EmbeddedRedis
-from serve_app.launcher.nightly_trigger import Night
+from serve_app.launcher.nightly_trigger import NightlyTrigger
 from serve_app.settings import Settings, load, with_state
 
 LEAST_FREE_BYTES = 512 * 1024 * 1024
@@ -285,7 +285,7 @@ class System:
             time.sleep(0.05)
         self._deploy()
         self._wait_ready()
-        night = Night(self._dashboard, REPOSITORY, say) if self._nightly else None
+        night = NightlyTrigger(self._dashboard, REPOSITORY, say) if self._nightly else None
         if night is not None:
             night.start()
             self._stack.callback(night.stop)

@@ -16,7 +16,7 @@ class CallLost(Exception):
     """The call that an item was part of was broken off; nothing is known of its outcome."""
 
 
-class Coalescer(Generic[Item, Answer]):
+class Batcher(Generic[Item, Answer]):
     """Hands items to `call` in groups, in order, at most `in_flight` groups at a time.
 
     Args:

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from serve_app.prediction.batching import Coalescer
+from serve_app.prediction.batching import Batcher
 from serve_app.prediction.columns import Key, columns_of
 from serve_app.prediction.expectation import Expectation
 from serve_app.prediction.predictor import Live, Slot, concatenated
@@ -83,7 +83,7 @@ class Memory:
         self._used = end
 
 
-class Expectations:
+class PredictionCache:
     """Answers from memory where it can, from the predictions where it must.
 
     Args:
@@ -95,7 +95,7 @@ class Expectations:
     def __init__(self, predictions: Predictions, most_rows: int, calls: int, remembered: int) -> None:
         self._predictions = predictions
         self._memory = Memory(remembered)
-        self._coalesced: Coalescer[Columns, Expectation] = Coalescer(self._call, len, most_rows, calls)
+        self._coalesced: Batcher[Columns, Expectation] = Batcher(self._call, len, most_rows, calls)
 
     def known(self, keys: Sequence[Key], at: int) -> Expectation | None:
         """From memory; None: not all of it is there. `at`: epoch seconds."""

@@ -23,7 +23,7 @@ POINTER_TIMEOUT_S = 0.5
 Ask = Callable[[], Awaitable[str | None]]
 
 
-class Watch:
+class LiveVersion:
     """
     Args:
         truth: what the database takes for the live version.

@@ -19,7 +19,7 @@ import numpy as np
 from db.session import Database
 from db.state import State
 from serve_app.prediction.expectation import Expectation
-from serve_app.prediction.live_version import Pointer, Watch
+from serve_app.prediction.live_version import LiveVersion, Pointer
 from serve_app.settings import Settings
 from training.model.bundle import ModelRefused, ModelUnavailable
 from training.model.model import Columns, Explanation, Model
@@ -69,7 +69,7 @@ class Predictor:
         self._database = Database(settings.database)
         self._redis_url = str(settings.redis.url)
         self._pointer = Pointer(self._redis_url)
-        self._watch = Watch(partial(current, self._database), self._pointer)
+        self._watch = LiveVersion(partial(current, self._database), self._pointer)
         self._model: Model | None = None
         self.trouble: Trouble | None = None
         self._started = False

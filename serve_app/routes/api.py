@@ -30,7 +30,7 @@ from serve_app.http.auth import Authenticator, Caller
 from serve_app.http.openapi import Operation, document
 from serve_app.http.parsing import parse, parse_over, parse_query, path_id
 from serve_app.http.problem_details import Problem, encode, not_found, unavailable
-from serve_app.http.request_middleware import Door, read_body
+from serve_app.http.request_middleware import RequestMiddleware, read_body
 from serve_app.http.response_coalescing import SCORE
 from serve_app.monitor import CONTENT_TYPE, Monitor
 from serve_app.prediction.cache import Predictions
@@ -79,7 +79,7 @@ class Api:
         self._openapi = encode(document("Paceline", VERSION, DESCRIPTION, OPERATIONS))
 
     def app(self, names: bool = True) -> ASGIApp:
-        """The application. Its lifespan runs the background work. `names`: see `Door`."""
+        """The application. Its lifespan runs the background work. `names`: see `RequestMiddleware`."""
         routes = [
             Route(SCORE, self._scoring, methods=["POST"]),
             Route("/api/performance", self.performance, methods=["POST"]),
@@ -101,7 +101,7 @@ class Api:
             is_hot = scope["type"] == "http" and scope["path"] == SCORE and scope["method"] == "POST"
             await (self._scoring if is_hot else router)(scope, receive, send)
 
-        return Door(routed, self._access_log, names, self._settings.serve.max_ongoing_requests)
+        return RequestMiddleware(routed, self._access_log, names, self._settings.serve.max_ongoing_requests)
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _app: Any) -> AsyncIterator[None]:

@@ -20,10 +20,10 @@ from serve_app.http.parsing import parse
 from serve_app.http.problem_details import Invalid, Problem, encode, unavailable
 from serve_app.http.request_middleware import header, read_body
 from serve_app.monitor import Monitor
-from serve_app.prediction.cache import Expectations, Predictions
+from serve_app.prediction.cache import PredictionCache, Predictions
 from serve_app.prediction.columns import Bids, Wanted, columns_of, read
 from serve_app.prediction.expectation import Expectation
-from serve_app.scoring.idempotency import Remembered, Repeats
+from serve_app.scoring.idempotency import IdempotencyCache, Remembered
 from serve_app.scoring.opportunities import opportunities
 from serve_app.scoring.ranking import Offers, Ranking, rank, rejections
 from serve_app.scoring.response import Answer, Contributions, Ranked, answer
@@ -55,10 +55,10 @@ class Scoring:
         self._predictions, self._ledger = predictions, ledger
         self._tally, self._authenticator, self._log = monitor.tally, authenticator, log
         calls = settings.serve.predictor_replicas
-        self._expectations = Expectations(
+        self._expectations = PredictionCache(
             predictions, self._settings.batch_rows, calls, self._settings.remembered_tuples
         )
-        self._repeats = Repeats(self._settings.idempotency_s, self._settings.idempotency_entries)
+        self._repeats = IdempotencyCache(self._settings.idempotency_s, self._settings.idempotency_entries)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()

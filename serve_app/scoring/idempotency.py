@@ -22,7 +22,7 @@ class Remembered:
     askers: int = 0  # who waited for the answer and has got it, or still waits
 
 
-class Repeats:
+class IdempotencyCache:
     """Answers by (sub, request_id). The oldest are forgotten when time, number or bytes run out."""
 
     def __init__(self, keep_s: float, most: int, clock: Callable[[], float] = time.monotonic) -> None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ledger.domain.messages import BrandTerms, Offer, Tuple
+from ledger.domain.messages import BrandTerms, Offer, Placement
 from serve_app.prediction.columns import Bids
 from serve_app.prediction.expectation import Expectation, FloatArray
 
@@ -204,7 +204,7 @@ class Offers(Sequence[Offer]):
 
     def __getitem__(self, at: int) -> Offer:  # type: ignore[override]
         bids, i = self._bids, self._order[at]
-        where = Tuple(
+        where = Placement(
             bids.brand_id[i],
             bids.partner_id[i],
             bids.slot_id[i],

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 from db.session import Database
 from db.state import State
 from ledger.client.ledger_client import LedgerClient
-from ledger.client.shard_client import Shard
+from ledger.client.shard_client import ShardClient
 from ledger.runtime.actor import LedgerActor
 from serve_app import token
 from serve_app.http.auth import Authenticator, Secret
@@ -126,7 +126,7 @@ async def world(
         for number in range(settings.ledger.shards):
             actor = LedgerActor(settings.database, redis_url, settings.ledger, settings.roas, number)
             stack.push_async_callback(actor.close)
-            shards.append(Shard(lambda actor=actor: Local(actor), settings.ledger))  # type: ignore[misc]
+            shards.append(ShardClient(lambda actor=actor: Local(actor), settings.ledger))  # type: ignore[misc]
         ledger = LedgerClient(shards)
         beating = asyncio.create_task(ledger.keep_beating())
         stack.callback(beating.cancel)

@@ -6,7 +6,7 @@ from sqlalchemy import select
 
 from db import tables as t
 from db.brands import BrandSettings
-from ledger.domain.messages import Claim, Event, Offer, Tuple
+from ledger.domain.messages import Claim, Event, Offer, Placement
 
 NOON = dt.datetime(2024, 5, 1, 12, tzinfo=dt.UTC)
 HOUR, DAY = dt.timedelta(hours=1), dt.timedelta(days=1)
@@ -24,7 +24,7 @@ class Clock:
 
 
 def offer(brand_id="b", amount=100, model="cpm", bid_id=None) -> Offer:
-    where = Tuple(brand_id, "p", "s", "mobile", "160x600", 0.7)
+    where = Placement(brand_id, "p", "s", "mobile", "160x600", 0.7)
     return Offer(bid_id or f"bid-{brand_id}", where, model, amount)
 
 

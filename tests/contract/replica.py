@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
-from ledger.client.lease_cache import NO_LEASE, Leases
+from ledger.client.lease_cache import NO_LEASE, LeaseCache
 from ledger.domain.messages import Award, Claim, Offer, Reply, Win
 from ledger.domain.reservation import Lifetimes
 from ledger.service.ledger import Ledger
@@ -16,7 +16,7 @@ class Replica:
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
-        self.leases = Leases(Lifetimes(ledger.settings.reservation_ttl_s, ledger.settings.conversion_days))
+        self.leases = LeaseCache(Lifetimes(ledger.settings.reservation_ttl_s, ledger.settings.conversion_days))
         self._awards = 0
 
     @property

@@ -25,7 +25,7 @@ from db.session import Database
 from db.settings import DatabaseSettings
 from db.state import State
 from db.tables import events, performance_hourly
-from ledger.domain.messages import Event, Tuple
+from ledger.domain.messages import Event, Placement
 from ledger.domain.settlement import Effect, Fact, Figures, RowKey, effect_of, effect_of_group
 from ledger.service.ledger import Ledger
 from tests.contract.ledgers import DAY, HOUR, NOON, Clock, brand, event, statuses, update_of
@@ -460,7 +460,7 @@ async def settled(database: Database, brand_ids: set[str]) -> dict[RowKey, Figur
     effects: list[Effect] = []
     groups: dict[tuple[str, str, str], list[Fact]] = {}
     for row in recorded:
-        place = Tuple(*(getattr(row, name) for name in Tuple._fields)) if row.slot_id is not None else None
+        place = Placement(*(getattr(row, name) for name in Placement._fields)) if row.slot_id is not None else None
         of_event = {name: getattr(row, name) for name in Fact._fields if name not in ("place", "pricing_model")}
         fact = Fact(**of_event, place=place, pricing_model=None)
         if row.type in ("conversion", "conversion_update"):

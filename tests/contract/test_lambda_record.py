@@ -7,10 +7,10 @@ from sqlalchemy import select
 
 from db import tables as t
 from db.brands import BrandSettings
-from ledger.bidding.demand import Seen
+from ledger.bidding.demand import Demand
 from ledger.domain.settings import RoasSettings
-from ledger.service.controller_loop import Pilot
-from ledger.service.lambda_history import LambdaRecord
+from ledger.service.controller_loop import ControllerLoop
+from ledger.service.lambda_history import LambdaHistory
 from ledger.service.ledger import Ledger
 from tests.contract.ledgers import NOON
 from tests.unit.ledger.bidding.test_controller import market
@@ -24,11 +24,11 @@ async def test_the_lambda_that_was_live_at_a_time_is_known(database, ledger, clo
         await ledger.put_brand(
             brand_id, BrandSettings(target_roas=2.6, daily_budget_micros=None, strategy_multiplier=2)
         )
-    record = LambdaRecord(ledger, database)
+    record = LambdaHistory(ledger, database)
     assert await record.look() == 2
     assert await record.look() == 0, "nothing has moved"
-    pilot = Pilot(ledger, RoasSettings(min_impressions=3, watch_s=0), stopwatch=lambda: clock.now.timestamp())
-    seen = Seen()
+    pilot = ControllerLoop(ledger, RoasSettings(min_impressions=3, watch_s=0), stopwatch=lambda: clock.now.timestamp())
+    seen = Demand()
     seen.add(market(number=5000))
     pilot.heard(seen.take())
     await pilot.step()
@@ -36,7 +36,7 @@ async def test_the_lambda_that_was_live_at_a_time_is_known(database, ledger, clo
     assert await record.look() == 0, "once a minute at most"
     clock.forward(MINUTE)
     assert await record.look() == 1
-    assert await LambdaRecord(ledger, database).look() == 2, "a ledger that starts writes them all"
+    assert await LambdaHistory(ledger, database).look() == 2, "a ledger that starts writes them all"
     async with database.read() as connection:
         assert len((await connection.execute(select(t.lambda_history))).all()) == 5
 
@@ -52,7 +52,7 @@ async def test_the_lambda_that_was_live_at_a_time_is_known(database, ledger, clo
 
 async def test_a_database_that_was_away_is_told_later(ledger: Ledger, database, monkeypatch):
     await ledger.put_brand("b", BrandSettings())
-    record = LambdaRecord(ledger, database)
+    record = LambdaHistory(ledger, database)
 
     async def away(_work):
         raise OSError("away")

@@ -18,8 +18,8 @@ from ledger.domain.messages import Beat, Event
 from ledger.domain.settings import LedgerSettings
 from ledger.service import ledger as book
 from ledger.service.ledger import Ledger
-from ledger.service.write_queue import Writer
-from ledger.transaction.working_set import Page
+from ledger.service.write_queue import WriteQueue
+from ledger.transaction.working_set import WorkingSet
 from tests.contract.ledgers import (
     DAY,
     HOUR,
@@ -99,7 +99,7 @@ async def test_a_sweep_that_gets_nowhere_stops(ledger, clock, monkeypatch):
     await reserve(ledger, [claim(clock, str(n)) for n in range(5)])
     clock.forward(HOUR)
     with monkeypatch.context() as stuck:
-        stuck.setattr(Page, "look", lambda *_: None)
+        stuck.setattr(WorkingSet, "look", lambda *_: None)
         async with asyncio.timeout(30):
             assert await ledger.sweep() == 2
     assert await ledger.sweep() == 5
@@ -110,7 +110,7 @@ async def test_beats_get_between_the_parts_of_a_sweep(ledger, clock, monkeypatch
     await brand(ledger, budget=10**6)
     await reserve(ledger, [claim(clock, str(n)) for n in range(100)])
     clock.forward(HOUR)
-    writer, moves = Writer(ledger), ledger.moves
+    writer, moves = WriteQueue(ledger), ledger.moves
     loop = asyncio.create_task(writer.keep_writing())
     sweep = asyncio.create_task(writer.sweep())
     for _ in range(10_000):

@@ -9,9 +9,9 @@ from db.brands import BrandSettings
 from db.session import Database
 from db.settings import DatabaseSettings
 from ledger.client.ledger_client import LedgerClient
-from ledger.client.shard_client import Shard
+from ledger.client.shard_client import ShardClient
 from ledger.domain.errors import LedgerUnavailable
-from ledger.domain.messages import Award, Beat, Claim, Line
+from ledger.domain.messages import Award, Beat, Claim, LeaseLine
 from ledger.domain.settings import LedgerSettings, RoasSettings
 from ledger.runtime.actor import LedgerActor
 from ledger.runtime.beat_format import pack_beat
@@ -40,7 +40,7 @@ async def available(actor):
 @pytest.fixture
 async def client(actor):
     """A replica of it."""
-    client = LedgerClient([Shard(lambda: Local(actor), SETTINGS)])
+    client = LedgerClient([ShardClient(lambda: Local(actor), SETTINGS)])
     beating = asyncio.create_task(client.keep_beating())
     yield client
     await client.close()
@@ -65,7 +65,7 @@ async def test_whatever_is_missing_callers_hear_one_error_and_the_ledger_goes_on
     await client.beat_within(30.0)
     await wins(client, "1")
     opened = await actor.beat(pack_beat(Beat(None, 1)))
-    line = Line("b", opened.now.date(), holds_micros=0)
+    line = LeaseLine("b", opened.now.date(), holds_micros=0)
     database = Database(DatabaseSettings(url=database_url))
 
     async def rename(before, after):
@@ -104,7 +104,7 @@ async def test_whatever_is_missing_callers_hear_one_error_and_the_ledger_goes_on
 async def test_all_replicas_tell_and_hear_when_one_of_them_asks(actor):
     """Without it a second would pass: these do not beat by themselves."""
     settings = SETTINGS.model_copy(update={"beat_s": 3600.0})
-    one, other = (LedgerClient([Shard(lambda: Local(actor), settings)]) for _ in range(2))
+    one, other = (LedgerClient([ShardClient(lambda: Local(actor), settings)]) for _ in range(2))
     loops = [asyncio.create_task(client.keep_beating()) for client in (one, other)]
     for client in (one, other):
         await client.beat_within(30.0)

@@ -18,7 +18,7 @@ from ledger.domain.errors import LedgerUnavailable
 from ledger.domain.messages import Event
 from ledger.domain.settings import LedgerSettings, RoasSettings
 from ledger.service.ledger import Ledger
-from ledger.service.roas_counters import Counters, Gauges, built_key, gauges_key, read_gauges
+from ledger.service.roas_counters import Gauges, RoasCounters, built_key, gauges_key, read_gauges
 from tests.contract.ledgers import NOON, claim, event
 from tests.contract.replica import reserve
 
@@ -33,7 +33,7 @@ async def ledger(database, clock):
 
 @pytest.fixture
 def counters(ledger, redis):
-    return Counters(ledger, redis, ROAS)
+    return RoasCounters(ledger, redis, ROAS)
 
 
 async def gauges_of(redis) -> Gauges:
@@ -203,7 +203,7 @@ async def test_a_restart_does_not_lift_the_throttle(ledger, counters, redis, clo
     await counters.beat()
     clock.forward(MINUTE)
     again = await Ledger.open(database, clock=clock)
-    await Counters(again, redis, ROAS).beat()
+    await RoasCounters(again, redis, ROAS).beat()
     assert again.newest_terms.brands["b"].share == pytest.approx(0.8)
 
 
@@ -232,7 +232,7 @@ async def test_redis_may_forget_everything(ledger, counters, redis, clock):
 
 async def test_without_redis_money_goes_on_and_one_line_is_logged(ledger, clock, caplog, tmp_path):
     away = no_redis(tmp_path)
-    counters = Counters(ledger, away, ROAS)
+    counters = RoasCounters(ledger, away, ROAS)
     await brand(ledger)
     for _ in range(3):
         await counters.beat()
@@ -274,7 +274,7 @@ async def test_without_the_database_gauges_wait_and_one_line_is_logged(ledger, c
 
 async def test_what_changed_while_redis_was_away_is_counted_later(ledger, redis, clock, tmp_path):
     await brand(ledger)
-    counters = Counters(ledger, redis, ROAS)
+    counters = RoasCounters(ledger, redis, ROAS)
     await counters.beat()
     await ledger.record(impressions(cost=100, revenue=120))
     away = no_redis(tmp_path)

@@ -12,7 +12,7 @@ from sqlalchemy import select
 from db import tables as t
 from db.brands import PortfolioSettings
 from ledger.client.lease_cache import NO_LEASE
-from ledger.domain.messages import Award, Beat, Claim, Line
+from ledger.domain.messages import Award, Beat, Claim, LeaseLine
 from ledger.domain.reservation_ids import decode, encode
 from ledger.domain.settings import LedgerSettings
 from ledger.service.ledger import LAPSE_GRACE_S, Ledger
@@ -145,7 +145,7 @@ async def test_a_replica_that_claims_too_much_is_sent_away_and_its_block_kept(le
     await brand(ledger)
     await winner(ledger, claim(clock, "r"))
     session_id = next(iter(await leased(database)))[0]
-    too_much = Line("b", NOON.date(), holds_micros=10**6)
+    too_much = LeaseLine("b", NOON.date(), holds_micros=10**6)
     (reply,) = await ledger.beat([Beat(session_id, 10**6, lines=(too_much,))])
     assert not reply.is_open
     assert sum((await today(ledger))[:2]) == 1000 and (await today(ledger))[1] > 0

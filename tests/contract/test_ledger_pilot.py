@@ -9,9 +9,9 @@ from db import tables as t
 from db.brands import BrandSettings, PortfolioSettings
 from db.performance import PRECEDENCE, key_hash
 from ledger.bidding.controller import SEEN_LEAST
-from ledger.bidding.demand import WON, Opportunity, Seen
+from ledger.bidding.demand import WON, Demand, Opportunity
 from ledger.domain.settings import RoasSettings
-from ledger.service.controller_loop import Pilot
+from ledger.service.controller_loop import ControllerLoop
 from ledger.service.ledger import Ledger
 from tests.contract.ledgers import NOON, claim, event, offer
 from tests.contract.replica import reserve
@@ -20,11 +20,11 @@ from tests.unit.ledger.bidding.test_controller import market
 
 @pytest.fixture
 def pilot(ledger, clock):
-    return Pilot(ledger, RoasSettings(min_impressions=3, watch_s=0), stopwatch=lambda: clock.now.timestamp())
+    return ControllerLoop(ledger, RoasSettings(min_impressions=3, watch_s=0), stopwatch=lambda: clock.now.timestamp())
 
 
 def seen(*opportunities) -> bytes:
-    collected = Seen()
+    collected = Demand()
     collected.add(opportunities)
     return collected.take()
 
@@ -124,7 +124,7 @@ async def test_a_ledger_that_takes_over_keeps_the_days_lambda(ledger, pilot, clo
     steered = lambda_of(ledger)
     again = await Ledger.open(database, clock=clock)
     again.steer(ledger.steered)  # as the gauges bring it
-    other = Pilot(again, RoasSettings(watch_s=300.0), stopwatch=lambda: clock.now.timestamp())
+    other = ControllerLoop(again, RoasSettings(watch_s=300.0), stopwatch=lambda: clock.now.timestamp())
     await steer(other, *market(number=300))
     assert lambda_of(again) == steered
     clock.forward(dt.timedelta(days=1))

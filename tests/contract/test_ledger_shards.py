@@ -9,11 +9,11 @@ from sqlalchemy import func, insert, select, text
 from db import tables as t
 from db.brands import BrandSettings, PortfolioSettings
 from ledger.domain.errors import Fenced, LayoutReplaced, NotFound, OtherShard
-from ledger.domain.messages import Beat, Line
+from ledger.domain.messages import Beat, LeaseLine
 from ledger.domain.settings import LedgerSettings, RoasSettings
 from ledger.domain.sharding import shard_of
 from ledger.service.ledger import Ledger
-from ledger.service.roas_counters import Counters, read_gauges
+from ledger.service.roas_counters import RoasCounters, read_gauges
 from tests.contract.ledgers import DAY, HOUR, NOON, claim, event, offer
 from tests.contract.replica import Replica, reserve
 
@@ -277,7 +277,7 @@ async def test_the_gauges_of_all_shards_are_shown_together(database, clock, redi
     await put(ledgers[0], B0)
     await put(ledgers[1], B1)
     await ledgers[0].put_portfolio(P0, PortfolioSettings())
-    counters = [Counters(ledger, redis, RoasSettings(min_impressions=1)) for ledger in ledgers]
+    counters = [RoasCounters(ledger, redis, RoasSettings(min_impressions=1)) for ledger in ledgers]
     for one in counters:
         await one.beat()
     await ledgers[1].record([event("e", "aggregate", NOON, B1, period="hour", impressions=10, cost_micros=10)])
@@ -292,7 +292,7 @@ async def test_the_gauges_of_all_shards_are_shown_together(database, clock, redi
     assert gauges.brands[B0].roas_current is None
     alone = await Ledger.open(database, ONE, clock=clock, decided_at=2.0)
     clock.forward(HOUR)
-    await Counters(alone, redis, RoasSettings()).beat()
+    await RoasCounters(alone, redis, RoasSettings()).beat()
     gauges = await read_gauges(redis)
     assert (set(gauges.brands), gauges.ledger_epoch) == ({B0, B1}, {0: alone.epoch})
 
@@ -304,7 +304,7 @@ async def test_a_moved_brand_brings_its_days_along(database, clock, redis):
     await put(first, B0)
     cost = {"period": "hour", "impressions": 10, "cost_micros": 100, "revenue_micros": 150}
     await first.record([event("e", "aggregate", NOON, B0, **cost)])
-    counters = [Counters(ledger, redis, RoasSettings(min_impressions=1)) for ledger in (first, second)]
+    counters = [RoasCounters(ledger, redis, RoasSettings(min_impressions=1)) for ledger in (first, second)]
     for one in counters:
         await one.beat()
     await put(first, B0, portfolio_id=P1)
@@ -387,7 +387,7 @@ async def test_a_shard_lends_only_its_own_brands(database, clock):
     first, second = await pair(database, clock)
     await put(second, B1)
     (opened,) = await first.beat([Beat(None, 1)])
-    wants = Line(B1, NOON.date(), holds_micros=0, least_micros=10, want_micros=100)
+    wants = LeaseLine(B1, NOON.date(), holds_micros=0, least_micros=10, want_micros=100)
     (reply,) = await first.beat([Beat(opened.session_id, 2, lines=(wants,))])
     assert (reply.grants, reply.refused) == ((), {B1: "brand_unknown"})
 

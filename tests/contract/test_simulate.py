@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from ledger.bidding.solver import Limits
-from training.pricing.auctions import COLUMNS, Auctions, Terms, read_auctions, read_market
+from training.pricing.auctions import COLUMNS, Auctions, AuctionTerms, read_auctions, read_market
 from training.pricing.evaluate import Item, judge, make_market, optimum, optimum_by_highs
 from training.pricing.evaluate import main as judge_main
 from training.pricing.simulation import simulate
@@ -299,7 +299,7 @@ def test_lambda_rises_above_the_target_where_revenue_falls_short(share):
     predicted = cost * draw.lognormal(0.0, 0.6, n)
     times = np.sort(draw.uniform(0, 86_400, n))
     auctions = Auctions(times, np.zeros(n, np.intp), ["b"], predicted, cost, share * predicted, cost)
-    market = read_market(None, ["b"], Terms(target_roas=1.0, daily_budget_micros=None, lambda0=None))
+    market = read_market(None, ["b"], AuctionTerms(target_roas=1.0, daily_budget_micros=None, lambda0=None))
     decided = simulate(auctions, market, 86_400.0, realised=True)
     assert decided.lambda_[n // 2] > 1.1
     assert share * predicted[decided.won].sum() / cost[decided.won].sum() >= 0.99

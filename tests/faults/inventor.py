@@ -7,7 +7,7 @@ from random import Random
 from typing import Any
 
 from ledger.domain.messages import Event
-from ledger.domain.reservation_ids import Drawn, decode, encode
+from ledger.domain.reservation_ids import DecodedId, decode, encode
 from tests.faults.oracle import Answered, Model
 
 
@@ -88,7 +88,7 @@ class Inventor:
             return replace(event, partner_id="p2" if event.partner_id == "p1" else "p1")
         if how == "brand" and len(self._brand_ids) > 1:
             return replace(event, brand_id=next(id_ for id_ in self._brand_ids if id_ != event.brand_id))
-        changed: Drawn = (
+        changed: DecodedId = (
             drawn._replace(amount_micros=1) if how == "amount" else drawn._replace(sequence=drawn.sequence + 1000)
         )
         id_ = encode(changed, event.brand_id, event.partner_id, b"another secret")

@@ -22,10 +22,10 @@ from sqlalchemy import select
 
 from db import tables as t
 from db.brands import BrandSettings, PortfolioSettings
-from ledger.client.lease_cache import NO_LEASE, Leases
+from ledger.client.lease_cache import NO_LEASE, LeaseCache
 from ledger.domain.budget_day import day_ends_at
 from ledger.domain.errors import Fenced, LedgerUnavailable, PortfolioMismatch, StatementRefused
-from ledger.domain.messages import Beat, Claim, Event, Offer, Reply, Tuple, Win
+from ledger.domain.messages import Beat, Claim, Event, Offer, Placement, Reply, Win
 from ledger.domain.reservation import Lifetimes
 from ledger.domain.settings import LedgerSettings
 from ledger.service.ledger import Ledger
@@ -90,7 +90,7 @@ class Replica:
     """Real leases, and a monotonic clock that is a little wrong."""
 
     name: str
-    leases: Leases
+    leases: LeaseCache
     ahead_s: float
     rate: float
     uses_old_ledger: bool = False
@@ -435,7 +435,7 @@ class World:
     def do_join(self) -> None:
         if len(self.replicas) < 4:
             name = f"r{self._next('replica')}"
-            leases = Leases(Lifetimes(self.settings.reservation_ttl_s, self.settings.conversion_days))
+            leases = LeaseCache(Lifetimes(self.settings.reservation_ttl_s, self.settings.conversion_days))
             replica = Replica(name, leases, self.rng.uniform(0, 1e6), 1 + self.rng.uniform(-1e-3, 1e-3))
             self.replicas.append(replica)
             self._exchange(replica)
@@ -619,7 +619,7 @@ class World:
 
     def _offer(self, number: int) -> Offer:
         rng = self.rng
-        where = Tuple(rng.choice(self._brand_ids), f"p{rng.randint(1, 2)}", "s", "mobile", "160x600", 0.5)
+        where = Placement(rng.choice(self._brand_ids), f"p{rng.randint(1, 2)}", "s", "mobile", "160x600", 0.5)
         return Offer(f"bid-{number}", where, rng.choice(MODELS), rng.randint(1, 150))
 
     def _serve(self, replica: Replica, claims: list[Claim]) -> None:

@@ -25,13 +25,13 @@ TRIED = 400
 
 
 def wins_are_recorded_again(patch):
-    before = lease_granting.Leasing.record
+    before = lease_granting.LeaseGranting.record
 
     def record(self, session_id, win):
         self._known.clear()
         before(self, session_id, win)
 
-    patch.setattr(lease_granting.Leasing, "record", record)
+    patch.setattr(lease_granting.LeaseGranting, "record", record)
 
 
 def requests_are_paid_again(patch):
@@ -43,14 +43,14 @@ def nobody_is_fenced(patch):
 
 
 def holds_are_released_twice(patch):
-    before = working_set.Page.end
+    before = working_set.WorkingSet.end
 
     def end(self, held, status):
         if self.current(held).is_open:
             self._release(self.current(held), 1)
         return before(self, held, status)
 
-    patch.setattr(working_set.Page, "end", end)
+    patch.setattr(working_set.WorkingSet, "end", end)
 
 
 def leases_are_not_debited(patch):
@@ -60,7 +60,7 @@ def leases_are_not_debited(patch):
             leased_micros=lent.leased_micros + micros, lasting=lent.lasting or lasting
         )
 
-    patch.setattr(working_set.Page, "lend", lend)
+    patch.setattr(working_set.WorkingSet, "lend", lend)
 
 
 def portfolios_are_not_debited(patch):
@@ -70,13 +70,13 @@ def portfolios_are_not_debited(patch):
 
 
 def more_is_granted_than_is_lent(patch):
-    before = lease_granting.Leasing.state
+    before = lease_granting.LeaseGranting.state
 
     def state(self, session_id, line):
         answer = before(self, session_id, line)
         return answer._replace(micros=answer.micros + 1) if isinstance(answer, Grant) else answer
 
-    patch.setattr(lease_granting.Leasing, "state", state)
+    patch.setattr(lease_granting.LeaseGranting, "state", state)
 
 
 def more_is_lent_than_there_is(patch):
@@ -108,7 +108,7 @@ def quarantine_forgets_that_conversions_take_days(patch):
 
 
 def any_lease_serves_conversions(patch):
-    before = lease_cache.Leases.refusal
+    before = lease_cache.LeaseCache.refusal
 
     def refusal(self, offer, now_s):
         if (held := self._leases.get(offer.where.brand_id)) is None:
@@ -119,33 +119,33 @@ def any_lease_serves_conversions(patch):
         finally:
             held.lasting = is_lasting
 
-    patch.setattr(lease_cache.Leases, "refusal", refusal)
+    patch.setattr(lease_cache.LeaseCache, "refusal", refusal)
 
 
 def leases_hold_from_the_answer_on(patch):
-    before = lease_cache.Leases.heard
+    before = lease_cache.LeaseCache.heard
     patch.setattr(
-        lease_cache.Leases, "heard", lambda self, beat, reply, _, now_s: before(self, beat, reply, now_s, now_s)
+        lease_cache.LeaseCache, "heard", lambda self, beat, reply, _, now_s: before(self, beat, reply, now_s, now_s)
     )
 
 
 def leases_never_end(patch):
-    before = lease_cache.Leases.heard
+    before = lease_cache.LeaseCache.heard
 
     def heard(self, beat, reply, asked_s, now_s):
         before(self, beat, reply, asked_s, now_s)
         self._until_s = math.inf
 
-    patch.setattr(lease_cache.Leases, "heard", heard)
+    patch.setattr(lease_cache.LeaseCache, "heard", heard)
 
 
 def leases_outlive_midnight(patch):
-    before = lease_cache.Leases._take
+    before = lease_cache.LeaseCache._take
 
     def take(self, grant, asked_s, now_s):
         before(self, grant._replace(ends_in_s=1e9), asked_s, now_s)
 
-    patch.setattr(lease_cache.Leases, "_take", take)
+    patch.setattr(lease_cache.LeaseCache, "_take", take)
 
 
 def something_is_awaited_between_check_and_draw(patch):
@@ -170,11 +170,11 @@ def made_up_ids_are_believed(patch):
 
 
 def an_event_before_its_record_finds_nothing(patch):
-    patch.setattr(lease_granting.Leasing, "adopt", lambda *_: None)
+    patch.setattr(lease_granting.LeaseGranting, "adopt", lambda *_: None)
 
 
 def an_event_before_its_record_leaves_the_lease_as_it_was(patch):
-    before = lease_granting.Leasing.adopt
+    before = lease_granting.LeaseGranting.adopt
 
     def adopt(self, reservation_id, place):
         leases, changed = dict(self._page._leases), dict(self._page.changed_leases)
@@ -182,7 +182,7 @@ def an_event_before_its_record_leaves_the_lease_as_it_was(patch):
         self._page._leases, self._page.changed_leases = leases, changed
         return held
 
-    patch.setattr(lease_granting.Leasing, "adopt", adopt)
+    patch.setattr(lease_granting.LeaseGranting, "adopt", adopt)
 
 
 def a_win_drawn_while_its_beat_is_under_way_ends_the_session(patch):
@@ -190,21 +190,21 @@ def a_win_drawn_while_its_beat_is_under_way_ends_the_session(patch):
 
 
 def what_a_lost_answer_lent_is_forgotten(patch):
-    patch.setattr(lease_cache.Leases, "failed", lambda *_: None)
+    patch.setattr(lease_cache.LeaseCache, "failed", lambda *_: None)
 
 
 def a_lost_answer_loses_wins(patch):
-    before = lease_cache.Leases.failed
+    before = lease_cache.LeaseCache.failed
 
     def failed(self, beat):
         before(self, beat)
         self._wins.clear()
 
-    patch.setattr(lease_cache.Leases, "failed", failed)
+    patch.setattr(lease_cache.LeaseCache, "failed", failed)
 
 
 def a_lease_is_of_whatever_day_it_is(patch):
-    before = lease_granting.Leasing.state
+    before = lease_granting.LeaseGranting.state
 
     def state(self, session_id, line):
         brand = self._brands.get(line.brand_id)
@@ -215,12 +215,12 @@ def a_lease_is_of_whatever_day_it_is(patch):
             line = line._replace(day=day, holds_micros=0 if lent is None else lent.leased_micros)
         return before(self, session_id, line)
 
-    patch.setattr(lease_granting.Leasing, "state", state)
+    patch.setattr(lease_granting.LeaseGranting, "state", state)
 
 
 def what_is_doubtful_is_stated_last(patch):
-    before = lease_cache.Leases._lines
-    patch.setattr(lease_cache.Leases, "_lines", lambda self, now_s: reversed(list(before(self, now_s))))
+    before = lease_cache.LeaseCache._lines
+    patch.setattr(lease_cache.LeaseCache, "_lines", lambda self, now_s: reversed(list(before(self, now_s))))
 
 
 def days_are_utc(patch):
@@ -232,7 +232,7 @@ def silence_is_forgiven(patch):
 
 
 def a_last_beat_returns_nothing(patch):
-    patch.setattr(lease_granting.Leasing, "give_up", lambda *_: None)
+    patch.setattr(lease_granting.LeaseGranting, "give_up", lambda *_: None)
 
 
 def balances_are_remembered(patch):
@@ -249,14 +249,14 @@ def balances_are_remembered(patch):
 
 
 def a_win_without_money_forgets_its_portfolio(patch):
-    before = lease_granting.Leasing._reservation
+    before = lease_granting.LeaseGranting._reservation
 
     def made(self, where, reservation_id, drawn, award_id=""):
         held = before(self, where, reservation_id, drawn, award_id)
         lent = self._page.lent(working_set.LeaseKey(drawn.session_id, where.brand_id, drawn.day))
         return held if lent is not None else replace(held, portfolio_id=None)
 
-    patch.setattr(lease_granting.Leasing, "_reservation", made)
+    patch.setattr(lease_granting.LeaseGranting, "_reservation", made)
 
 
 def a_failed_commit_counts_as_done(patch):

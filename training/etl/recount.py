@@ -20,7 +20,7 @@ from sqlalchemy import ColumnElement, Connection, and_, delete, extract, func, s
 
 from db import tables as t
 from db.rows import chunks, fetch_columns
-from ledger.domain.messages import Tuple
+from ledger.domain.messages import Placement
 from ledger.domain.settlement import (
     AGGREGATE,
     CLICK,
@@ -36,12 +36,12 @@ from ledger.storage.event_store import EventStore
 from training.etl.reader import Rows, read_rows
 
 ONE_DAY = dt.timedelta(days=1)
-KEY = ("kind", "daily", "hour", *Tuple._fields)
+KEY = ("kind", "daily", "hour", *Placement._fields)
 _E, _P = t.events.c, t.performance_hourly.c
 _GROUP = (_E.brand_id, _E.partner_id, _E.conversion_id)
 _IS_CONVERSION = _E.type.in_((CONVERSION, UPDATE))
 _KIND = (_E.type, _E.period, extract("hour", _E.occurred_at))
-_PLACE = tuple(_E[name] for name in Tuple._fields)
+_PLACE = tuple(_E[name] for name in Placement._fields)
 _SUMS = (
     func.count(), func.sum(_E.impressions), func.sum(_E.clicks), func.sum(_E.conversions), func.sum(_E.cost_micros),
     func.sum(_E.revenue_micros),
@@ -50,7 +50,7 @@ _FACT = (
     *_GROUP, _E.event_id, _E.type, _E.occurred_at, _E.slot_id, _E.device_type, _E.creative_type, _E.placement_score,
     _E.day, _E.portfolio_id, _E.reservation_id, _E.status, _E.cost_micros, _E.revenue_micros,
 )  # fmt: skip
-_ROW_KEY = (_P.kind, _P.period, _P.hour, *(_P[name] for name in Tuple._fields))
+_ROW_KEY = (_P.kind, _P.period, _P.hour, *(_P[name] for name in Placement._fields))
 _LOCK = select(t.ledger_epochs.c.shard).order_by(t.ledger_epochs.c.shard).with_for_update()
 
 
@@ -104,7 +104,7 @@ def repair(connection: Connection, day: dt.date, brand_ids: Sequence[str]) -> li
     for some in chunks(brand_ids):
         query = select(_P.key_hash, *_ROW_KEY).where(_P.day == day, _P.brand_id.in_(some), _P.kind != "import")
         rows = connection.execute(query).all()
-        wrong = [row[0] for row in rows if RowKey(row[1], row[2], row[3], Tuple._make(row[4:])) in right]
+        wrong = [row[0] for row in rows if RowKey(row[1], row[2], row[3], Placement._make(row[4:])) in right]
         for chunk in chunks(sorted(wrong)):
             connection.execute(delete(t.performance_hourly).where(_P.key_hash.in_(chunk)))
     there = {key: figures for key, figures in right.items() if figures is not None}
@@ -155,7 +155,7 @@ def _sums(rows: Rows, of: npt.NDArray[Any], number: int) -> npt.NDArray[np.int64
 
 def _row_key(day: dt.date, key: dict[str, Any]) -> RowKey:
     score = float(key["placement_score"])
-    place = Tuple._make([*(key[name] for name in Tuple._fields[:-1]), None if np.isnan(score) else score])
+    place = Placement._make([*(key[name] for name in Placement._fields[:-1]), None if np.isnan(score) else score])
     at = dt.datetime(day.year, day.month, day.day, int(key["hour"]), tzinfo=dt.UTC)
     return RowKey(key["kind"], "day" if key["daily"] else "hour", at, place)
 
@@ -190,8 +190,8 @@ def _simple(connection: Connection, day: dt.date, brand_ids: Sequence[str]) -> I
             "kind": np.where(is_aggregate, "aggregate", "event").astype(object),
             "daily": daily,
             "hour": np.where(daily, 0, _whole(hours)),
-            **{name: np.array(ids, object) for name, ids in zip(Tuple._fields[:-1], place[:-1], strict=True)},
-            Tuple._fields[-1]: np.array(place[-1], np.float64),
+            **{name: np.array(ids, object) for name, ids in zip(Placement._fields[:-1], place[:-1], strict=True)},
+            Placement._fields[-1]: np.array(place[-1], np.float64),
             "impressions": of_aggregates(impressions) + np.where(type_ == IMPRESSION, _whole(number), 0),
             "clicks": of_aggregates(clicks) + np.where(type_ == CLICK, _whole(number), 0),
             "conversions": of_aggregates(conversions),
@@ -222,7 +222,7 @@ def _groups(connection: Connection, day: dt.date, brand_ids: Sequence[str]) -> t
         "hour": np.array([key.hour.hour for key in keys], np.int64),
         "knows_cost": np.ones(len(keys), np.bool_),
     }
-    for name in Tuple._fields:
+    for name in Placement._fields:
         kind: Any = np.float64 if name == "placement_score" else object
         rows[name] = np.array([getattr(key.place, name) for key in keys], kind)
     for name in Figures._fields:

@@ -25,7 +25,7 @@ APPROVAL_DELAY_DAYS = 12.0
 """Mean of the exponential delay from conversion to its approval or rejection."""
 
 
-class Brand(NamedTuple):
+class MarketBrand(NamedTuple):
     name: str
     order_value: float  # mean commission of a conversion, currency units
     ctr: float
@@ -35,14 +35,14 @@ class Brand(NamedTuple):
 
 
 BRANDS = (
-    Brand("brand-atlas", 4.5, 0.0075, 0.060, 0.92, 1.45),
-    Brand("brand-boreal", 9.0, 0.0048, 0.035, 0.85, 1.25),
-    Brand("brand-cedar", 2.2, 0.0110, 0.090, 0.95, 1.60),
-    Brand("brand-delta", 15.0, 0.0031, 0.024, 0.78, 1.10),
-    Brand("brand-ember", 6.5, 0.0064, 0.044, 0.88, 1.35),
-    Brand("brand-fjord", 3.2, 0.0092, 0.066, 0.90, 0.95),
-    Brand("brand-grove", 21.0, 0.0024, 0.019, 0.72, 1.20),
-    Brand("brand-harbor", 8.0, 0.0056, 0.036, 0.84, 1.05),
+    MarketBrand("brand-atlas", 4.5, 0.0075, 0.060, 0.92, 1.45),
+    MarketBrand("brand-boreal", 9.0, 0.0048, 0.035, 0.85, 1.25),
+    MarketBrand("brand-cedar", 2.2, 0.0110, 0.090, 0.95, 1.60),
+    MarketBrand("brand-delta", 15.0, 0.0031, 0.024, 0.78, 1.10),
+    MarketBrand("brand-ember", 6.5, 0.0064, 0.044, 0.88, 1.35),
+    MarketBrand("brand-fjord", 3.2, 0.0092, 0.066, 0.90, 0.95),
+    MarketBrand("brand-grove", 21.0, 0.0024, 0.019, 0.72, 1.20),
+    MarketBrand("brand-harbor", 8.0, 0.0056, 0.036, 0.84, 1.05),
 )
 
 

@@ -12,7 +12,7 @@ from training.etl.reader import day_number
 from training.features.layout import CODED, CODES_FROM
 from training.fitting.dataset import TrainingSet
 from training.fitting.engines import predicted
-from training.gate.gate import BrandDuel, BrandShift, Comparison, Duel, Rows
+from training.gate.gate import BrandDuel, BrandShift, Comparison, Duel, RowCounts
 from training.gate.metrics import LEAST_PREDICTION_MICROS, judge
 from training.model.model import Columns, Model, golden_columns
 from training.settings import ModelSettings
@@ -89,7 +89,7 @@ def both_know(data: TrainingSet, newest: int, champion: Model) -> Integers:
     return np.flatnonzero((data.days > newest - WEEK_DAYS - 1) & (data.days <= last) & (data.exposure > 0))
 
 
-def count_rows(days: Integers, newest: int, champion: Model, today: dt.date) -> Rows:
+def count_rows(days: Integers, newest: int, champion: Model, today: dt.date) -> RowCounts:
     """
     Args:
         days: (n,) of the history's rows.
@@ -99,7 +99,7 @@ def count_rows(days: Integers, newest: int, champion: Model, today: dt.date) -> 
     is_over = newest < day_number(today)
     through = day_number(champion.trained_through)
     learned = champion.manifest.get("training", {}).get("rows")
-    return Rows(
+    return RowCounts(
         newest=int((days == newest).sum()),
         usual=float(np.median(before)) if is_over and len(before) >= LEAST_DAYS else None,
         known=int((days <= through).sum()),

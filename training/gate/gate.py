@@ -41,7 +41,7 @@ class BrandDuel(NamedTuple):
     mean_micros: float
 
 
-class Rows(NamedTuple):
+class RowCounts(NamedTuple):
     """How much history there is, against what there was; None where nothing says what it should be."""
 
     newest: int = 0
@@ -61,7 +61,7 @@ class Comparison(NamedTuple):
     week: Duel
     brands: Sequence[BrandDuel] = ()
     week_brands: Sequence[BrandDuel] = ()
-    rows: Rows = Rows()
+    rows: RowCounts = RowCounts()
     score_shift: float | None = None  # median |log(challenger ÷ champion)| over the champion's golden rows
     brand_shift: BrandShift | None = None  # the same of the brand that moved most, among those with several such rows
 
@@ -131,7 +131,7 @@ def _checks(compared: Comparison, settings: ModelSettings) -> Iterator[Check]:
         yield _forgiven(_shift("brand's score shift", words, shift, settings.gate_brand_score_shift), is_better)
 
 
-def _rows(rows: Rows, settings: ModelSettings) -> Iterator[Check]:
+def _rows(rows: RowCounts, settings: ModelSettings) -> Iterator[Check]:
     if rows.learned:
         share = rows.known / rows.learned
         words = f"{rows.known} of the {rows.learned} rows that the champion learned from are still there"

@@ -23,7 +23,7 @@ KILLED = (-signal.SIGKILL, -signal.SIGTERM)
 """Nothing kills itself like this: memory ran out, or somebody stops the system."""
 
 
-class Limits(NamedTuple):
+class ResourceLimits(NamedTuple):
     """Of the child process. Seconds of CPU are the version's own fault, those of the clock may be the machine's."""
 
     cpu_s: int
@@ -38,7 +38,7 @@ class Limits(NamedTuple):
         return cls(cpu_s, 3.0 * cpu_s, (4 << 30) + 50 * size)
 
 
-def verify_in_child(manifest: dict[str, Any], texts: dict[str, str], limits: Limits | None = None) -> Prepared:
+def verify_in_child(manifest: dict[str, Any], texts: dict[str, str], limits: ResourceLimits | None = None) -> Prepared:
     """Load a version and predict its golden rows where a crash hurts nobody.
 
     Args:
@@ -52,7 +52,7 @@ def verify_in_child(manifest: dict[str, Any], texts: dict[str, str], limits: Lim
         ModelUnavailable: the child took too long, was killed from outside, or could not begin.
     """
     version = str(manifest.get("version"))
-    limits = limits or Limits.of(texts)
+    limits = limits or ResourceLimits.of(texts)
     files = {file: text.encode() for file, text in texts.items()}
     head = json.dumps({"manifest": manifest, "files": {file: len(data) for file, data in files.items()}})
     environ = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from db.state import State
 from training.model.bundle import ModelRefused, ModelUnavailable
-from training.model.sandbox import Limits, verify_in_child
+from training.model.sandbox import ResourceLimits, verify_in_child
 from training.program import digest
 from training.trees.tree_format import NotCompilable
 
@@ -42,7 +42,7 @@ class Finding(NamedTuple):
     prepared: Prepared
 
 
-class NodeCheck:
+class SandboxCache:
     """A node's memory of what works on it.
 
     Args:
@@ -55,7 +55,7 @@ class NodeCheck:
         self._folder, self._key, self._ask = folder, key, ask
 
     @classmethod
-    def of(cls, state: State, key: bytes) -> NodeCheck:
+    def of(cls, state: State, key: bytes) -> SandboxCache:
         return cls(state.scratch / "checked", key)
 
     def ahead(self, manifest: dict[str, Any], texts: dict[str, str]) -> None:
@@ -86,7 +86,7 @@ class NodeCheck:
                 self._make_folder()
             except OSError:  # a full disk, another user's folder: then every replica finds out for itself
                 return self._ask(manifest, texts)
-            with self._alone(version, Limits.of(texts).wall_s):
+            with self._alone(version, ResourceLimits.of(texts).wall_s):
                 if (found := self._known(name)) is None:  # else the one before has just found it
                     found = self._found(manifest, texts)
                     with contextlib.suppress(OSError):

@@ -28,7 +28,7 @@ HASHES = "hashes.json"
 KEY_LENGTH = 16
 
 
-class Kept:
+class Checkpoints:
     """The finished steps in a folder. Only who has the night's lock may use it."""
 
     def __init__(self, root: Path) -> None:

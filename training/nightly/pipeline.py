@@ -35,7 +35,7 @@ from training.gate.gate import plain as plain
 from training.model.bundle import ModelRefused, ModelUnavailable
 from training.model.model import Model
 from training.nightly.checkpoints import (
-    Kept,
+    Checkpoints,
     fingerprint,
     load_features,
     load_fit,
@@ -164,7 +164,7 @@ async def run(
         ModelUnavailable: the live version cannot be asked just now, so that nothing could be compared with it.
     """
     progress, started_at = progress or Progress(say), dt.datetime.now(dt.UTC)
-    kept = Kept(state.night)
+    kept = Checkpoints(state.night)
     if restart:
         kept.forget()
     shutil.rmtree(state.root / "scratch", ignore_errors=True)  # of a fit that was killed
@@ -186,7 +186,7 @@ async def run(
 async def _steps(
     database: Database,
     state: State,
-    kept: Kept,
+    kept: Checkpoints,
     date: dt.date | None,
     redis_url: str | None,
     settings: ModelSettings,
@@ -326,7 +326,9 @@ def _judge(
 # What is kept of each step
 
 
-def _features(kept: Kept, key: str, frame: pd.DataFrame, pending: Mapping[str, float]) -> tuple[TrainingSet, bool]:
+def _features(
+    kept: Checkpoints, key: str, frame: pd.DataFrame, pending: Mapping[str, float]
+) -> tuple[TrainingSet, bool]:
     """(the training set, whether an earlier run had made it)."""
     folder = kept.find("features", key)
     if folder is not None:
@@ -338,7 +340,7 @@ def _features(kept: Kept, key: str, frame: pd.DataFrame, pending: Mapping[str, f
 
 
 def _fit(
-    kept: Kept, key: str, fitter: Fitter, data: TrainingSet, newest: int, settings: ModelSettings
+    kept: Checkpoints, key: str, fitter: Fitter, data: TrainingSet, newest: int, settings: ModelSettings
 ) -> tuple[Boosters, bool]:
     folder = kept.find("fit", key)
     if folder is not None:
@@ -359,14 +361,16 @@ def _of_gate(settings: ModelSettings) -> dict[str, Any]:
     return {name: value for name, value in dumped.items() if name.startswith("gate_")}
 
 
-def _keep_candidate(kept: Kept, key: str, candidate: Candidate, state: State) -> None:
+def _keep_candidate(kept: Checkpoints, key: str, candidate: Candidate, state: State) -> None:
     with kept.making("gate", key) as draft:
         candidate.model.save(draft, model_key(state))
         (draft / "version").write_text(candidate.model.version)
         (draft / "duels.json").write_text(json.dumps(candidate.duels))
 
 
-async def _judged_before(database: Database, state: State, kept: Kept, key: str, live: str | None) -> Candidate | None:
+async def _judged_before(
+    database: Database, state: State, kept: Checkpoints, key: str, live: str | None
+) -> Candidate | None:
     """What an earlier run of this night has judged against the version that is live, or has made live itself."""
     folder = kept.find("gate", key)
     if folder is None:
@@ -383,7 +387,7 @@ async def _judged_before(database: Database, state: State, kept: Kept, key: str,
     return Candidate(model, Verdict(gate["accepted"], gate["reason"]), duels)
 
 
-async def _prices(database: Database, kept: Kept, version: str) -> tuple[Prices, bool]:
+async def _prices(database: Database, kept: Checkpoints, version: str) -> tuple[Prices, bool]:
     """Of the same night the same λ: the version's manifest names it."""
     folder = kept.find("lambda", fingerprint(version))
     if folder is not None:

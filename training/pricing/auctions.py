@@ -28,7 +28,7 @@ class BadInput(Exception):
     """A file or an option that cannot be worked with; its text is for the user."""
 
 
-class Terms(BaseModel, frozen=True, extra="forbid"):
+class AuctionTerms(BaseModel, frozen=True, extra="forbid"):
     target_roas: float = Field(gt=0, allow_inf_nan=False)
     daily_budget_micros: int | None = Field(None, gt=0, le=MONEY_MOST)
     portfolio_id: str | None = None
@@ -43,7 +43,7 @@ class PortfolioTerms(BaseModel, frozen=True, extra="forbid"):
 class Document(BaseModel, frozen=True, extra="forbid"):
     """brands.json"""
 
-    brands: dict[str, Terms]
+    brands: dict[str, AuctionTerms]
     portfolios: dict[str, PortfolioTerms] = {}
 
 
@@ -132,7 +132,7 @@ def _quoted(text: str) -> str:
     return repr(text if len(text) <= 40 else text[:40] + "…")
 
 
-def read_market(path: Path | None, names: list[str], default: Terms | None = None) -> Market:
+def read_market(path: Path | None, names: list[str], default: AuctionTerms | None = None) -> Market:
     """
     Args:
         path: brands.json; None: every brand stands alone on the default.
@@ -142,7 +142,7 @@ def read_market(path: Path | None, names: list[str], default: Terms | None = Non
         BadInput: the document is wrong, or a brand has no terms.
     """
     document = Document(brands={}) if path is None else _read_document(path)
-    terms: list[Terms] = []
+    terms: list[AuctionTerms] = []
     for name in names:
         mine = document.brands.get(name, default)
         if mine is None:

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ledger.bidding.sketch import Sketch
-from ledger.bidding.solver import Brand, Earned, Group, Limits, reach_at, resolve
+from ledger.bidding.solver import BrandState, Earned, Group, Limits, reach_at, resolve
 from ledger.domain.budget import Budget
-from training.pricing.auctions import Auctions, Floats, Market, Terms, read_auctions, read_market
+from training.pricing.auctions import Auctions, AuctionTerms, Floats, Market, read_auctions, read_market
 from training.pricing.lagrange import Constraint, Opportunities, fit
 
 Say = Callable[[str], None]
@@ -116,7 +116,7 @@ class _Pass:
     """The controller's and the ledger's state of one pass, by position of the brand."""
 
     def __init__(self, market: Market) -> None:
-        self.brands = [Brand(*pair) for pair in zip(market.limits, market.lambda0, strict=True)]
+        self.brands = [BrandState(*pair) for pair in zip(market.limits, market.lambda0, strict=True)]
         self.kappas = [brand.kappa for brand in self.brands]
         self._purses: list[Purse] = [Purse(())] * len(self.brands)
         self._groups: list[Group] = []
@@ -176,7 +176,7 @@ def _account(owner: str, name: str, limits: Limits) -> Account:
     return Account(Budget.of(owner, name, DAY, budget))
 
 
-def fitted(path: Path, terms: Terms | None, brands: Path | None, horizon_s: float | None) -> dict[str, float]:
+def fitted(path: Path, terms: AuctionTerms | None, brands: Path | None, horizon_s: float | None) -> dict[str, float]:
     """λ0 of every brand of an earlier file with enough opportunities; budgets scaled by its length ÷ horizon."""
     auctions = read_auctions(path)
     market = read_market(brands, auctions.names, terms)

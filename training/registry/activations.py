@@ -27,7 +27,7 @@ class Activation(NamedTuple):
     reason: str
 
 
-class Price(NamedTuple):
+class LivePrice(NamedTuple):
     """A brand's λ at a time."""
 
     brand_id: str
@@ -41,7 +41,7 @@ class Price(NamedTuple):
 class Then(NamedTuple):
     at: dt.datetime
     model: Activation | None
-    prices: list[Price]
+    prices: list[LivePrice]
 
     def plain(self) -> dict[str, Any]:
         """For JSON; what `GET /api/models?at=…` shows as `as_of`."""
@@ -100,7 +100,7 @@ async def as_of(database: Database, at: dt.datetime, brand_id: str | None = None
     prices = []
     for name in sorted(by_night.keys() | by_day.keys()):
         night_kappa, fitted_at = by_night.get(name, (None, None))
-        prices.append(Price(name, night_kappa, fitted_at, *by_day.get(name, (None, None, None))))
+        prices.append(LivePrice(name, night_kappa, fitted_at, *by_day.get(name, (None, None, None))))
     return Then(at, await _activation(database, at), prices)
 
 

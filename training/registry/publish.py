@@ -25,7 +25,7 @@ from db.state import State, secret_file
 from db.tables import lambda_fits, model_activations, model_versions
 from training.model.bundle import ModelRefused, ModelUnavailable, Parts, parts_in, vouch
 from training.model.model import Model
-from training.model.sandbox_cache import NodeCheck
+from training.model.sandbox_cache import SandboxCache
 from training.model.store import bundle_of, parts_of
 from training.registry.activations import activated, current
 from training.registry.replication import CURRENT, DOCUMENT, client_of, from_redis, redis_key, to_git, to_redis
@@ -115,7 +115,7 @@ async def publish_version(
 
 def _try_ahead(bundle: str, version: str, state: State, key: bytes) -> None:
     parts = parts_in(bundle, version)
-    NodeCheck.of(state, key).ahead(parts.body, parts.texts)
+    SandboxCache.of(state, key).ahead(parts.body, parts.texts)
 
 
 def _save(model: Model, state: State, key: bytes) -> str:
@@ -202,7 +202,7 @@ async def fetch(state: State, version: str, *, redis_url: str | None = None, ver
 
 
 def _opened(state: State, parts: Parts, verify: bool) -> Model:
-    prepared = NodeCheck.of(state, model_key(state)).tried(parts.body, parts.texts) if verify else None
+    prepared = SandboxCache.of(state, model_key(state)).tried(parts.body, parts.texts) if verify else None
     return Model.opened(parts.body, parts.texts, prepared)
 
 
@@ -280,7 +280,7 @@ async def _intact_bundle(state: State, version: str, redis_url: str | None, say:
         ModelRefused, ModelUnavailable: as `fetch`.
     """
     parts, damage = await _whole(state, version, redis_url)
-    await asyncio.to_thread(NodeCheck.of(state, model_key(state)).ahead, parts.body, parts.texts)
+    await asyncio.to_thread(SandboxCache.of(state, model_key(state)).ahead, parts.body, parts.texts)
     if damage is not None:
         try:
             model = await asyncio.to_thread(Model.opened, parts.body, parts.texts)

@@ -27,7 +27,7 @@ from training.fitting.dataset import PayoutBreak, TrainingSet
 from training.fitting.engines import Boosters, predicted
 from training.gate.gate import BrandDuel, Comparison, plain
 from training.model.model import Model
-from training.registry.activations import Price, as_of
+from training.registry.activations import LivePrice, as_of
 from training.reports.backtest_report import (
     SHOWN_BRANDS,
     Section,
@@ -68,7 +68,7 @@ class Standing(NamedTuple):
     """What the database says of the brands."""
 
     targets: Mapping[str, float]
-    prices: Mapping[str, Price]
+    prices: Mapping[str, LivePrice]
 
 
 def duels_of(compared: Comparison) -> dict[str, list[Plain]]:

@@ -10,20 +10,20 @@ from ledger.domain import reservation_ids
 from ledger.domain.brand import Brand
 from ledger.domain.budget import Budget
 from ledger.domain.budget_day import day_ends_at
-from ledger.domain.messages import BrandTerms, Claim, Event, Offer, Result, Terms, Tuple, WinRecord
+from ledger.domain.messages import BrandTerms, Claim, Event, Offer, Placement, Result, Terms, WinRecord
 from ledger.domain.reservation import OPEN, Lifetimes, Reservation, due_at, expires_at
 from ledger.domain.settlement import Figures, RowKey
-from ledger.transaction.event_posting import Posting
-from ledger.transaction.lease_granting import Leasing, Recorded
-from ledger.transaction.working_set import BudgetKey, Entry, LeaseKey, Lent, Page
+from ledger.transaction.event_posting import EventPosting
+from ledger.transaction.lease_granting import LeaseGranting, Recorded
+from ledger.transaction.working_set import BudgetKey, Entry, LeaseKey, Lent, WorkingSet
 
 NOW = dt.datetime(2024, 5, 1, 12, tzinfo=dt.UTC)
 LIVES = Lifetimes(1800.0, 30)
 HOUR = dt.timedelta(hours=1)
 
 
-def where(brand_id: str = "b", slot_id: str = "s", partner_id: str = "p") -> Tuple:
-    return Tuple(brand_id, partner_id, slot_id, "mobile", "160x600", 0.5)
+def where(brand_id: str = "b", slot_id: str = "s", partner_id: str = "p") -> Placement:
+    return Placement(brand_id, partner_id, slot_id, "mobile", "160x600", 0.5)
 
 
 def offer(
@@ -53,11 +53,11 @@ def event(
 
 def drawn(
     sequence: int = 1, amount: int = 100, session_id: int = 1, model: str = "cpm", at: dt.datetime = NOW
-) -> reservation_ids.Drawn:
-    return reservation_ids.Drawn(int(at.timestamp() * 1000), session_id, sequence, amount, at.date(), model)
+) -> reservation_ids.DecodedId:
+    return reservation_ids.DecodedId(int(at.timestamp() * 1000), session_id, sequence, amount, at.date(), model)
 
 
-def win(one: reservation_ids.Drawn, brand_id: str = "b", request_id: str = "r", award_id: str = "a") -> WinRecord:
+def win(one: reservation_ids.DecodedId, brand_id: str = "b", request_id: str = "r", award_id: str = "a") -> WinRecord:
     """What a replica tells of a win that it has drawn."""
     id_ = reservation_ids.encode(one, brand_id, "p", b"secret")
     return WinRecord(id_, award_id, "sub", request_id, "body", "bid", where(brand_id))
@@ -82,11 +82,11 @@ class Books:
         """What only the record of a win knows, by its reservation."""
         self._ids = map("res-{}".format, itertools.count(1))
 
-    def page(self, keys) -> Page:
+    def page(self, keys) -> WorkingSet:
         found = [self.budgets[key] for key in keys if key in self.budgets]
-        return Page(self.now, found, lambda owner, owner_id: self.limits[(owner, owner_id)], self.leases)
+        return WorkingSet(self.now, found, lambda owner, owner_id: self.limits[(owner, owner_id)], self.leases)
 
-    def write(self, page: Page) -> None:
+    def write(self, page: WorkingSet) -> None:
         self.budgets |= page.changed_budgets
         self.leases = {key: lent for key, lent in (self.leases | page.changed_leases).items() if lent.leased_micros}
         self.reservations |= page.new_reservations | page.changed_reservations
@@ -117,7 +117,7 @@ class Books:
             due_at(offer.pricing_model, self.now, end, self.now), session_id=1, award_id="award",
         )  # fmt: skip
 
-    def leasing(self, holders: int = 1) -> tuple[Page, Leasing]:
+    def leasing(self, holders: int = 1) -> tuple[WorkingSet, LeaseGranting]:
         """One transaction of beats; `write_beats` ends it."""
         page = self.page(self.budgets)
         recorded: dict[tuple[str, str], list[Recorded]] = {}
@@ -125,9 +125,9 @@ class Books:
             held = self.reservations[id_]
             one = Recorded(held.award_id, id_, held.brand_id, held.status)
             recorded.setdefault((said["sub"], said["request_id"]), []).append(one)
-        return page, Leasing(page, self.brands, self.reservations, recorded, LIVES, holders)
+        return page, LeaseGranting(page, self.brands, self.reservations, recorded, LIVES, holders)
 
-    def write_beats(self, page: Page, leasing: Leasing) -> None:
+    def write_beats(self, page: WorkingSet, leasing: LeaseGranting) -> None:
         self.write(page)
         self.said |= leasing.rows | leasing.completed
         for id_, said in leasing.completed.items():
@@ -156,7 +156,7 @@ class Books:
         hashes = {(row.brand_id, row.partner_id, row.event_id): row.content_hash for row in self.rows}
         clicks = [row for row in self.rows if row.type == "click" and row.click_id]
         groups = [row for row in self.rows if row.conversion_id]
-        posting = Posting(self.now, events, self.brands, hashes, clicks, groups, self.reservations)
+        posting = EventPosting(self.now, events, self.brands, hashes, clicks, groups, self.reservations)
         page = self.page(posting.budget_keys)
         results = posting.post(page, {key: self.figures[key] for key in posting.row_keys if key in self.figures})
         self.write(page)

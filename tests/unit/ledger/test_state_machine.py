@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from db.brands import BrandSettings
-from ledger.client.lease_cache import Leases
+from ledger.client.lease_cache import LeaseCache
 from ledger.domain import reservation_ids
 from ledger.domain.brand import Brand
 from ledger.domain.messages import Beat, Grant, Offer, Reply, Win
 from ledger.service.ledger import LAPSE_GRACE_S
-from ledger.storage.store import CLOSED, LAPSED, OPEN, Session
+from ledger.storage.store import CLOSED, LAPSED, OPEN, LedgerSession
 from ledger.transaction.working_set import BudgetKey, LeaseKey
 from tests.unit.ledger.books import LIVES, Books, claim, event, offer
 
@@ -33,7 +33,7 @@ class Ledger:
         self.books = Books(**members, c=BrandSettings(daily_budget_micros=300))
         self.books.limits["portfolio", "f"] = 1500
         self.books.now = START
-        self.sessions: dict[int, Session] = {}
+        self.sessions: dict[int, LedgerSession] = {}
         self.quarantined: dict[LeaseKey, dt.datetime] = {}
         self.recalls: set[tuple[int, str]] = set()
         self.terms = self.books.terms(0)
@@ -50,7 +50,7 @@ class Ledger:
         page, leasing = self.books.leasing(open_sessions)
         if beat.session_id is None:
             secret = random.Random(len(self.sessions)).randbytes(16)
-            session = Session(len(self.sessions) + 1, secret, OPEN, 0, self.now)
+            session = LedgerSession(len(self.sessions) + 1, secret, OPEN, 0, self.now)
         else:
             session = self.sessions[beat.session_id]
             if beat.number <= session.beat:
@@ -75,7 +75,7 @@ class Ledger:
             refused={brand_id: answer for brand_id, answer in answers if isinstance(answer, str)},
         )
 
-    def _reply(self, session: Session, beat: Beat) -> Reply:
+    def _reply(self, session: LedgerSession, beat: Beat) -> Reply:
         recalled = tuple(sorted(brand for id_, brand in self.recalls if id_ == session.session_id))
         self.recalls = {one for one in self.recalls if one[0] != session.session_id}
         terms = None if beat.known_version == self.terms.version else self.terms
@@ -143,7 +143,7 @@ class Ledger:
 @dataclass
 class Replica:
     began: dt.datetime
-    leases: Leases = field(default_factory=lambda: Leases(LIVES))
+    leases: LeaseCache = field(default_factory=lambda: LeaseCache(LIVES))
     flying: Beat | None = None
     asked_s: float = 0.0
     reply: Reply | None = None

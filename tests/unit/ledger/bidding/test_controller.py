@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger.bidding.controller import SEEN_LEAST, Results, Rules, Steering, traffic_of
-from ledger.bidding.demand import OUTBID, TOO_DEAR, UNDECIDED, WON, Opportunity, Seen, added_up, unpacked
+from ledger.bidding.controller import SEEN_LEAST, Controller, Results, Rules, traffic_of
+from ledger.bidding.demand import OUTBID, TOO_DEAR, UNDECIDED, WON, Demand, Opportunity, added_up, unpacked
 from ledger.bidding.sketch import BINS
 from ledger.bidding.solver import CALM_LOOKS, Limits
 
@@ -35,7 +35,7 @@ def market(brand_id="b", number=5000, seed=0, fate=WON):
 
 
 def told(opportunities) -> dict:
-    seen = Seen()
+    seen = Demand()
     seen.add(opportunities)
     return added_up([unpacked(seen.take())])
 
@@ -56,12 +56,12 @@ def test_what_was_seen_survives_the_trip():
     assert found["b"].won_micros == found["b"].eligible_micros == pytest.approx(found["b"].sketch.totals()[1])
     assert (found["c"].won_micros, found["c"].won_revenue_micros) == (0.0, 0.0)
     assert found["c"].eligible_micros > 0 and found["d"].eligible_micros == 0
-    assert Seen().take() == b"" and added_up([]) == {}
+    assert Demand().take() == b"" and added_up([]) == {}
 
 
 def test_what_several_replicas_saw_adds_up():
     one, two = market("b", 50), [*market("c", 20, seed=1), *market("b", 30, seed=2, fate=OUTBID)]
-    apart, together = Seen(), Seen()
+    apart, together = Demand(), Demand()
     apart.add(one)
     first = apart.take()
     apart.add(two)
@@ -100,7 +100,7 @@ def test_what_cannot_be_read_is_refused(broken):
 
 
 def test_a_brand_of_which_little_was_seen_keeps_its_nights_lambda():
-    steering, rule = Steering(), rules()
+    steering, rule = Controller(), rules()
     steering.heard(told(market(number=SEEN_LEAST - 1)), {"b": rule}, 0.0)
     assert steering.step({"b": rule}, {}, {}).steered == {}
     steering.heard(told(market(number=1)), {"b": rule}, 1.0)
@@ -108,7 +108,7 @@ def test_a_brand_of_which_little_was_seen_keeps_its_nights_lambda():
 
 
 def test_a_rush_is_watched_for_a_while_before_lambda_moves():
-    steering, rule = Steering(watch_s=300.0), rules(budget_micros=100_000)
+    steering, rule = Controller(watch_s=300.0), rules(budget_micros=100_000)
     steering.heard(told(market()), {"b": rule}, 1000.0)
     steering.heard(told(market()), {"b": rule}, 1299.0)
     assert steering.step({"b": rule}, {}, {}).steered == {}
@@ -117,7 +117,7 @@ def test_a_rush_is_watched_for_a_while_before_lambda_moves():
 
 
 def test_without_a_limit_that_binds_lambda_falls_to_where_the_day_meets_its_target():
-    steering, rule = Steering(), rules(now_s=600.0, target_roas=2.6)
+    steering, rule = Controller(), rules(now_s=600.0, target_roas=2.6)
     steering.heard(told(market(number=20_000)), {"b": rule}, 0.0)
     kappa = kappa_of(steering, rule)
     won = [one for one in market(number=20_000, seed=9) if one.revenue_micros >= kappa * one.cost_micros]
@@ -128,7 +128,7 @@ def test_without_a_limit_that_binds_lambda_falls_to_where_the_day_meets_its_targ
 
 def test_a_budget_that_is_nearly_spent_raises_lambda():
     def after(spent):
-        steering, rule = Steering(), rules(budget_micros=10_000_000)
+        steering, rule = Controller(), rules(budget_micros=10_000_000)
         steering.heard(told(market(number=20_000)), {"b": rule}, 0.0)
         return kappa_of(steering, rule, Results(settled_micros=spent))
 
@@ -137,7 +137,7 @@ def test_a_budget_that_is_nearly_spent_raises_lambda():
 
 def test_of_more_than_can_be_kept_each_stands_for_several(monkeypatch):
     monkeypatch.setattr("ledger.bidding.demand.MOST", 1000)
-    seen = Seen()
+    seen = Demand()
     for start in range(0, 5000, 100):
         seen.add(market(number=5000)[start : start + 100])
     (found,) = added_up([unpacked(seen.take())]).values()
@@ -151,7 +151,7 @@ def test_what_others_win_is_not_counted_on():
     """Half of what λ lets through is lost to better bids: the same budget then lasts for a lower λ."""
 
     def with_fates(*fates):
-        steering, rule = Steering(), rules(budget_micros=2_000_000, now_s=600.0)
+        steering, rule = Controller(), rules(budget_micros=2_000_000, now_s=600.0)
         parts = [one._replace(fate=fates[n % len(fates)]) for n, one in enumerate(market(number=20_000))]
         steering.heard(told(parts[:10_000]), {"b": rule}, 0.0)
         steering.heard(told(parts[10_000:]), {"b": rule}, 1.0)
@@ -163,7 +163,7 @@ def test_what_others_win_is_not_counted_on():
 
 def test_members_share_their_portfolios_budget():
     def both(budget):
-        steering = Steering()
+        steering = Controller()
         rule = rules(portfolio_id="f", now_s=600.0)
         members = {"b": rule, "c": rule}
         steering.heard(told([*market("b", 5000), *market("c", 5000, seed=3)]), members, 0.0)
@@ -176,7 +176,7 @@ def test_members_share_their_portfolios_budget():
 
 
 def test_a_new_day_starts_with_the_nights_lambda_again():
-    steering, rule = Steering(), rules(budget_micros=1_000_000)
+    steering, rule = Controller(), rules(budget_micros=1_000_000)
     steering.heard(told(market()), {"b": rule}, 0.0)
     kappa_of(steering, rule, Results(settled_micros=999_000))
     tomorrow = rules(day=DAY + dt.timedelta(days=1), budget_micros=1_000_000, now_s=1.0)
@@ -185,7 +185,7 @@ def test_a_new_day_starts_with_the_nights_lambda_again():
 
 
 def test_a_brand_that_is_no_longer_ours_is_forgotten():
-    steering, rule = Steering(), rules()
+    steering, rule = Controller(), rules()
     steering.heard(told(market()), {"b": rule}, 0.0)
     assert steering.step({"b": rule}, {}, {}).steered
     assert steering.step({}, {}, {}).steered == {}
@@ -194,7 +194,7 @@ def test_a_brand_that_is_no_longer_ours_is_forgotten():
 
 
 def test_spending_far_beyond_its_pace_freezes_the_brand_until_it_is_calm():
-    steering = Steering()
+    steering = Controller()
 
     def look(minute, settled, wins=30):
         rule = rules(budget_micros=1_000_000, now_s=NOON + 60.0 * minute, exploration=0.05, night_kappa=1.5)
@@ -214,7 +214,7 @@ def test_spending_far_beyond_its_pace_freezes_the_brand_until_it_is_calm():
 
 
 def test_a_few_dear_wins_are_no_pace():
-    steering = Steering()
+    steering = Controller()
     for minute, settled in ((0, 100_000), (10, 500_000)):
         rule = rules(budget_micros=1_000_000, now_s=NOON + 60.0 * minute)
         seen = market(number=5000, fate=OUTBID) + market(number=5)
@@ -223,7 +223,7 @@ def test_a_few_dear_wins_are_no_pace():
 
 
 def test_a_budget_that_is_spent_has_no_price():
-    steering, rule = Steering(), rules(budget_micros=1_000_000, night_kappa=1.5)
+    steering, rule = Controller(), rules(budget_micros=1_000_000, night_kappa=1.5)
     steering.heard(told(market()), {"b": rule}, 0.0)
     results = {"b": Results(settled_micros=600_000, reserved_micros=400_000)}
     assert steering.step({"b": rule}, results, {}).steered["b"] == (1.5, 1.0), "the ledger says no, not λ"
@@ -231,7 +231,7 @@ def test_a_budget_that_is_spent_has_no_price():
 
 def test_midnight_reaches_brands_of_which_nothing_is_heard():
     """A member that spent the portfolio's budget and fell silent does not take it into the next day."""
-    steering, limits = Steering(), {"f": Limits(None, 1_000_000.0)}
+    steering, limits = Controller(), {"f": Limits(None, 1_000_000.0)}
     today = rules(portfolio_id="f", budget_micros=1_000_000)
     members = {"b": today, "c": today}
     steering.heard(told([*market("b"), *market("c", seed=1)]), members, 0.0)
@@ -249,7 +249,7 @@ def test_midnight_reaches_brands_of_which_nothing_is_heard():
 
 def test_revenue_below_its_prediction_raises_lambda():
     def with_revenue(revenue):
-        steering, rule = Steering(), rules(now_s=600.0)
+        steering, rule = Controller(), rules(now_s=600.0)
         steering.heard(told(market(number=20_000)), {"b": rule}, 0.0)
         return kappa_of(steering, rule, Results(settled_micros=1_000_000, revenue_micros=revenue))
 

@@ -14,7 +14,7 @@ from ledger.bidding.sketch import Sketch
 from ledger.bidding.solver import (
     CALM_LOOKS,
     FACTOR_BOUNDS,
-    Brand,
+    BrandState,
     Earned,
     Envelope,
     Feedback,
@@ -38,8 +38,10 @@ def market(seed: int = 0, quality: float = 1.5, sigma: float = 1.0, n: int = EVE
     return sketch
 
 
-def at_noon(limits: Limits, seen: Sketch | None = None, night: float | None = None, earned: Earned = NOTHING) -> Brand:
-    brand = Brand(limits, night)
+def at_noon(
+    limits: Limits, seen: Sketch | None = None, night: float | None = None, earned: Earned = NOTHING
+) -> BrandState:
+    brand = BrandState(limits, night)
     brand.fade(0.5)
     brand.saw(market() if seen is None else seen)
     brand.earns(earned)
@@ -83,7 +85,7 @@ def test_kappa_stays_within_its_bounds_when_no_budget_asks_for_more(target, shar
 
 
 def test_without_anything_seen_kappa_is_the_target_or_last_nights():
-    cold, warm = Brand(Limits(2.0)), Brand(Limits(2.0), 0.7)
+    cold, warm = BrandState(Limits(2.0)), BrandState(Limits(2.0), 0.7)
     resolve([Group({"cold": cold}), Group({"warm": warm})], 0.0)
     assert (cold.kappa, warm.kappa) == (2.0, 0.7)
 

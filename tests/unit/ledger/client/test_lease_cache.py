@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ledger.client import lease_cache
-from ledger.client.lease_cache import AHEAD_S, AHEAD_WINS, IDLE_S, NO_LEASE, REFUSED_MOST_S, REFUSED_S, Leases
+from ledger.client.lease_cache import AHEAD_S, AHEAD_WINS, IDLE_S, NO_LEASE, REFUSED_MOST_S, REFUSED_S, LeaseCache
 from ledger.domain import reservation_ids
-from ledger.domain.messages import Grant, Line, Reply, Terms, WinRecord
+from ledger.domain.messages import Grant, LeaseLine, Reply, Terms, WinRecord
 from tests.unit.ledger.books import LIVES, NOW, claim, offer
 from tests.unit.ledger.books import terms_of as terms
 
@@ -24,7 +24,7 @@ class Replica:
     """Leases with a clock that is moved by hand, and a ledger that says what the test says."""
 
     def __init__(self, **brands) -> None:
-        self.leases = Leases(LIVES)
+        self.leases = LeaseCache(LIVES)
         self.now_s = 1000.0
         self.day_begins = NOW - dt.timedelta(seconds=1000.0)  # the wall when the monotonic clock began
         self.say(terms=Terms(1, {"b": terms(), **brands}))
@@ -57,7 +57,7 @@ class Replica:
     def want(self, amount: int = 100, **fields) -> None:
         self.leases.want(offer(amount=amount, **fields))
 
-    def lines(self) -> list[Line]:
+    def lines(self) -> list[LeaseLine]:
         """What the next beat says; it is lost on its way."""
         beat = self.leases.beat(self.now_s)
         self.leases.failed(beat)
@@ -83,7 +83,7 @@ def test_a_win_is_drawn_and_its_id_says_so():
     win = replica.draw(300)
     assert (win.reserved_micros, replica.leases.left("b")) == (300, 700)
     drawn = reservation_ids.decode(win.reservation_id)
-    assert drawn == reservation_ids.Drawn(drawn.created_ms, 7, 1, 300, TODAY, "cpm")
+    assert drawn == reservation_ids.DecodedId(drawn.created_ms, 7, 1, 300, TODAY, "cpm")
     assert drawn.created_at == NOW + dt.timedelta(seconds=2.5), "by the ledger's clock"
     assert reservation_ids.is_genuine(win.reservation_id, "b", "p", b"secret")
     assert win.expires_at == drawn.created_at + dt.timedelta(seconds=LIVES.reservation_ttl_s)
@@ -99,7 +99,7 @@ def test_no_more_is_drawn_than_was_lent():
 
 
 def test_nothing_is_drawn_before_a_session_is_open():
-    leases = Leases(LIVES)
+    leases = LeaseCache(LIVES)
     assert not leases.is_open
     assert leases.refusal(offer(), 0.0) == NO_LEASE
     leases.want(offer())
@@ -108,7 +108,7 @@ def test_nothing_is_drawn_before_a_session_is_open():
     leases.heard(beat, Reply(7, b"secret", NOW, LEASE_S, terms=Terms(1, {"b": terms()})), 0.0, 0.0)
     assert leases.is_open
     assert leases.refusal(offer(), 0.0) == NO_LEASE
-    assert leases.beat(0.0).lines == (Line("b", TODAY, 0, 100, AHEAD_WINS * 100, False),), "the want has been kept"
+    assert leases.beat(0.0).lines == (LeaseLine("b", TODAY, 0, 100, AHEAD_WINS * 100, False),), "the want has been kept"
 
 
 def test_a_lease_ends_by_the_clock_of_its_beats_sending():
@@ -134,7 +134,7 @@ def test_a_lease_ends_at_the_brands_midnight_and_its_rest_goes_back_to_its_day()
     assert replica.refusal() == NO_LEASE
     replica.want(100)
     first, *_ = replica.lines()
-    assert first == Line("b", TODAY, 0)
+    assert first == LeaseLine("b", TODAY, 0)
 
 
 def test_a_new_days_grant_does_not_mix_with_the_old_days():
@@ -144,7 +144,7 @@ def test_a_new_days_grant_does_not_mix_with_the_old_days():
     drawn = reservation_ids.decode(replica.draw(10).reservation_id)
     assert drawn.day == TOMORROW
     lines = replica.lines()
-    assert Line("b", TODAY, 0) in lines
+    assert LeaseLine("b", TODAY, 0) in lines
     assert [line.holds_micros for line in lines if line.day == TOMORROW] == [40]
 
 
@@ -271,7 +271,7 @@ def test_what_an_offer_needs_is_asked_for_and_something_ahead():
     replica.want(100)
     replica.want(300)
     replica.want(200, model="cpa")
-    assert replica.lines() == [Line("b", TODAY, 0, 300, AHEAD_WINS * 300, True)]
+    assert replica.lines() == [LeaseLine("b", TODAY, 0, 300, AHEAD_WINS * 300, True)]
 
 
 def test_a_brand_that_is_not_in_the_terms_is_not_asked_for():
@@ -283,7 +283,7 @@ def test_a_brand_that_is_not_in_the_terms_is_not_asked_for():
 def test_beside_what_is_left_only_the_rest_is_needed():
     replica = leasing(60)
     replica.want(100)
-    assert replica.lines() == [Line("b", TODAY, 60, 40, AHEAD_WINS * 100 - 60, False)]
+    assert replica.lines() == [LeaseLine("b", TODAY, 60, 40, AHEAD_WINS * 100 - 60, False)]
 
 
 @pytest.mark.parametrize(("drawn", "asks"), [(1, False), (16, False), (17, True), (32, True)])
@@ -434,7 +434,7 @@ def test_with_another_budget_or_day_what_was_lent_goes_back(change):
     replica = leasing(1000)
     replica.say(terms=Terms(2, {"b": replace(terms(), **change)}, is_whole=False))
     assert replica.refusal() == NO_LEASE
-    assert replica.lines() == [Line("b", TODAY, 0)]
+    assert replica.lines() == [LeaseLine("b", TODAY, 0)]
 
 
 def test_it_goes_back_even_if_the_news_came_with_the_answer_to_a_beat_that_spoke_of_it():
@@ -444,7 +444,7 @@ def test_it_goes_back_even_if_the_news_came_with_the_answer_to_a_beat_that_spoke
     paused = Terms(2, {"b": replace(terms(), active=False)}, is_whole=False)
     beat = replica.say(terms=paused)
     assert [line.holds_micros for line in beat.lines] == [900]
-    assert replica.say().lines == (Line("b", TODAY, 0),)
+    assert replica.say().lines == (LeaseLine("b", TODAY, 0),)
     assert replica.lines() == [], "once is enough"
 
 
@@ -472,7 +472,7 @@ def test_what_nobody_draws_on_goes_back():
     replica.say()
     assert replica.lines() == []
     replica.now_s += 1.5
-    assert replica.say().lines == (Line("b", TODAY, 0),)
+    assert replica.say().lines == (LeaseLine("b", TODAY, 0),)
     assert replica.refusal() == NO_LEASE
 
 
@@ -492,7 +492,7 @@ def test_a_recalled_lease_that_was_not_drawn_on_lately_goes_back():
     replica = leasing(1000)
     replica.say(recalled=("b",))
     replica.now_s += 1.0
-    assert replica.say().lines == (Line("b", TODAY, 0),)
+    assert replica.say().lines == (LeaseLine("b", TODAY, 0),)
     assert replica.refusal() == NO_LEASE
 
 
@@ -511,7 +511,7 @@ def test_after_a_lost_answer_everything_it_may_have_changed_is_said_again():
     replica = leasing(60)
     replica.want(100)
     replica.lines()
-    assert replica.say().lines == (Line("b", TODAY, 60), Line("b", TOMORROW, 0))
+    assert replica.say().lines == (LeaseLine("b", TODAY, 60), LeaseLine("b", TOMORROW, 0))
     assert replica.lines() == []
 
 
@@ -522,7 +522,7 @@ def test_what_may_have_been_lent_unheard_is_returned_before_anything_new_is_aske
     replica.lines()
     replica.want(100)
     lines = replica.lines()
-    assert lines.index(Line("b", TOMORROW, 0)) < lines.index(Line("b", TODAY, 0, 100, AHEAD_WINS * 100))
+    assert lines.index(LeaseLine("b", TOMORROW, 0)) < lines.index(LeaseLine("b", TODAY, 0, 100, AHEAD_WINS * 100))
 
 
 def test_a_lapsed_sessions_last_wins_go_with_its_last_beat():

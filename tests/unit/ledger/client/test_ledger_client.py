@@ -10,7 +10,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from ledger.client import ledger_client, shard_client
 from ledger.client.lease_cache import NO_LEASE
 from ledger.client.ledger_client import LedgerClient
-from ledger.client.shard_client import Shard
+from ledger.client.shard_client import ShardClient
 from ledger.domain.errors import LedgerUnavailable, NotFound
 from ledger.domain.messages import Award, Beat, Event, Grant, Reply, Result, Terms
 from ledger.domain.settings import LedgerSettings
@@ -124,7 +124,7 @@ async def serve():
 
     async def start(*ledgers: Fake, replace=None, silence_s=3.0, **shard) -> LedgerClient:
         settings = SETTINGS.model_copy(update={"silence_s": silence_s})
-        client = LedgerClient([Shard(one.connect, settings, replace, **shard) for one in ledgers])
+        client = LedgerClient([ShardClient(one.connect, settings, replace, **shard) for one in ledgers])
         running.append(asyncio.create_task(client.keep_beating()))
         await client.beat_within(LONG_S)  # opens the sessions, brings the terms
         assert all(shard.is_reachable for shard in client._shards)
@@ -458,7 +458,7 @@ async def test_a_beat_that_takes_for_ever_is_given_up(serve, monkeypatch):
 async def test_beats_come_by_themselves_and_go_on_after_an_outage():
     ledger = Fake(a=10**6)
     ledger.error = RayActorError()
-    shard = Shard(ledger.connect, LedgerSettings(beat_s=0.001))
+    shard = ShardClient(ledger.connect, LedgerSettings(beat_s=0.001))
     beating = asyncio.create_task(shard.keep_beating())
     await until(lambda: len(ledger.beats) > 2)
     assert not shard.is_reachable
@@ -548,7 +548,7 @@ async def test_every_brand_is_its_own_shards(serve):
 
 async def test_terms_wait_until_every_shard_has_been_heard():
     one, two = Fake(a=1), Fake(b=1)
-    shards = [Shard(ledger.connect, SETTINGS) for ledger in (one, two)]
+    shards = [ShardClient(ledger.connect, SETTINGS) for ledger in (one, two)]
     client = LedgerClient(shards)
     await shards[0].beat()
     assert client.terms.version == -1, "half of the brands would look unknown"

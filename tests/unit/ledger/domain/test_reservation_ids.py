@@ -10,10 +10,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ledger.domain.budget import MONEY_MOST
-from ledger.domain.reservation_ids import MODELS, Drawn, decode, decode_all, encode, is_genuine
+from ledger.domain.reservation_ids import MODELS, DecodedId, decode, decode_all, encode, is_genuine
 
 ALPHABET = string.ascii_letters + string.digits + "-_"
-DRAWN = Drawn(1_714_564_800_000, 7, 1, 300, dt.date(2024, 5, 1), "cpm")
+DRAWN = DecodedId(1_714_564_800_000, 7, 1, 300, dt.date(2024, 5, 1), "cpm")
 LENGTH = len(encode(DRAWN, "b", "p", b"secret"))
 BYTES = len(base64.urlsafe_b64decode(encode(DRAWN, "b", "p", b"secret")))
 NAMES = st.text(st.sampled_from(string.ascii_letters + string.digits + "._:-é"), min_size=1, max_size=64)
@@ -22,7 +22,7 @@ LAST_MS = (
     int((dt.datetime(9999, 12, 31, tzinfo=dt.UTC) - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)).total_seconds()) * 1000
 )
 WINS = st.builds(
-    Drawn,
+    DecodedId,
     st.integers(0, LAST_MS),
     st.integers(0, 2**63 - 1),
     st.integers(0, 2**32 - 1),
@@ -33,8 +33,8 @@ WINS = st.builds(
 
 
 @given(drawn=WINS, brand=NAMES, partner=NAMES, secret=SECRETS)
-@example(Drawn(0, 0, 0, 0, dt.date.min, "cpm"), "b", "p", b"")
-@example(Drawn(LAST_MS, 2**63 - 1, 2**32 - 1, MONEY_MOST, dt.date.max, "revshare"), "b" * 64, "p" * 64, bytes(64))
+@example(DecodedId(0, 0, 0, 0, dt.date.min, "cpm"), "b", "p", b"")
+@example(DecodedId(LAST_MS, 2**63 - 1, 2**32 - 1, MONEY_MOST, dt.date.max, "revshare"), "b" * 64, "p" * 64, bytes(64))
 def test_what_was_drawn_is_read_again(drawn, brand, partner, secret):
     id_ = encode(drawn, brand, partner, secret)
     assert decode(id_) == drawn

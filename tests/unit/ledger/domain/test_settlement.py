@@ -5,7 +5,7 @@ import datetime as dt
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger.domain.messages import Tuple
+from ledger.domain.messages import Placement
 from ledger.domain.settlement import Fact, effect_of_group, essential
 
 START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
@@ -22,7 +22,7 @@ def facts(draw):
                 event_id=f"e{number}",
                 type=draw(st.sampled_from(["conversion", "conversion_update"])),
                 occurred_at=START + dt.timedelta(hours=draw(st.integers(0, 3))),
-                place=None if slot is None else Tuple("b", "p", slot, "d", "c", None),
+                place=None if slot is None else Placement("b", "p", slot, "d", "c", None),
                 day=START.date() + dt.timedelta(days=draw(st.integers(0, 1))),
                 portfolio_id=None,
                 reservation_id=draw(st.sampled_from([None, "r1", "r2"])),

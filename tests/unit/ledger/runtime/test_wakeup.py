@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from ledger.runtime import wakeup
-from ledger.runtime.wakeup import Summons
+from ledger.runtime.wakeup import Wakeup
 
 LONG_S = 3600.0
 
@@ -16,7 +16,7 @@ LONG_S = 3600.0
 class Replica:
     """Listens, and beats when it is called and may."""
 
-    def __init__(self, calls: Summons, name: str) -> None:
+    def __init__(self, calls: Wakeup, name: str) -> None:
         self._calls, self._name = calls, name
         self.knows, self.told = 0, 0
         self.may = asyncio.Event()
@@ -34,8 +34,8 @@ class Replica:
 
 
 @pytest.fixture
-async def replicas() -> AsyncIterator[tuple[Summons, list[Replica]]]:
-    calls = Summons()
+async def replicas() -> AsyncIterator[tuple[Wakeup, list[Replica]]]:
+    calls = Wakeup()
     found = [Replica(calls, name) for name in "abc"]
     await asyncio.sleep(0.01)
     yield calls, found
@@ -43,7 +43,7 @@ async def replicas() -> AsyncIterator[tuple[Summons, list[Replica]]]:
         replica.task.cancel()
 
 
-async def test_all_others_have_told_what_they_knew(replicas: tuple[Summons, list[Replica]]) -> None:
+async def test_all_others_have_told_what_they_knew(replicas: tuple[Wakeup, list[Replica]]) -> None:
     calls, found = replicas
     for number in (1, 2, 3):
         for replica in found:
@@ -53,7 +53,7 @@ async def test_all_others_have_told_what_they_knew(replicas: tuple[Summons, list
     assert found[0].beats == 0
 
 
-async def test_a_beat_that_is_under_way_does_not_count(replicas: tuple[Summons, list[Replica]]) -> None:
+async def test_a_beat_that_is_under_way_does_not_count(replicas: tuple[Wakeup, list[Replica]]) -> None:
     calls, (_, b, c) = replicas
     b.may.clear()
     first = asyncio.create_task(calls.others_within(LONG_S, "a"))
@@ -68,13 +68,13 @@ async def test_a_beat_that_is_under_way_does_not_count(replicas: tuple[Summons, 
     assert (b.told, c.told) == (7, 7)
 
 
-async def test_several_who_ask_at_once_share_a_beat(replicas: tuple[Summons, list[Replica]]) -> None:
+async def test_several_who_ask_at_once_share_a_beat(replicas: tuple[Wakeup, list[Replica]]) -> None:
     calls, (a, b, c) = replicas
     await asyncio.gather(*(calls.others_within(LONG_S, "elsewhere") for _ in range(20)))
     assert max(a.beats, b.beats, c.beats) <= 2
 
 
-async def test_who_has_died_is_waited_for_once(replicas: tuple[Summons, list[Replica]]) -> None:
+async def test_who_has_died_is_waited_for_once(replicas: tuple[Wakeup, list[Replica]]) -> None:
     calls, (_, b, c) = replicas
     b.task.cancel()
     await asyncio.sleep(0.01)
@@ -86,7 +86,7 @@ async def test_who_has_died_is_waited_for_once(replicas: tuple[Summons, list[Rep
 
 async def test_a_replica_that_nobody_calls_listens_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wakeup, "LISTEN_S", 0.01)
-    calls = Summons()
+    calls = Wakeup()
     replica = Replica(calls, "a")
     await asyncio.sleep(0.1)
     assert replica.beats == 0
@@ -99,10 +99,10 @@ async def test_a_replica_that_nobody_calls_listens_again(monkeypatch: pytest.Mon
 
 
 async def test_nobody_to_call_is_nothing_to_wait_for() -> None:
-    await asyncio.wait_for(Summons().others_within(LONG_S, "a"), 10)
+    await asyncio.wait_for(Wakeup().others_within(LONG_S, "a"), 10)
 
 
-async def test_a_slow_replica_that_listens_anew_is_called_again(replicas: tuple[Summons, list[Replica]]) -> None:
+async def test_a_slow_replica_that_listens_anew_is_called_again(replicas: tuple[Wakeup, list[Replica]]) -> None:
     calls, (_, b, c) = replicas
     c.task.cancel()
     b.may.clear()

@@ -8,7 +8,7 @@ import pytest
 from ledger.domain.errors import Fenced, LedgerUnavailable, StatementRefused
 from ledger.domain.messages import Beat, Result
 from ledger.domain.settings import LedgerSettings
-from ledger.service.write_queue import BEATS_TOGETHER, Writer
+from ledger.service.write_queue import BEATS_TOGETHER, WriteQueue
 from tests.unit.ledger.books import event
 
 POISON, REFUSED = 1000, 1001
@@ -51,7 +51,7 @@ class FakeLedger:
 
 class Running:
     def __init__(self, ledger) -> None:
-        self.writer = Writer(ledger)
+        self.writer = WriteQueue(ledger)
 
     async def __aenter__(self):
         self._task = asyncio.create_task(self.writer.keep_writing())
@@ -61,7 +61,7 @@ class Running:
         self._task.cancel()
 
 
-async def beat_of(writer: Writer, number: int):
+async def beat_of(writer: WriteQueue, number: int):
     return await writer.beat(Beat(1, number))
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from db.brands import BrandSettings
 from ledger.domain.budget import MONEY_MOST
-from ledger.domain.messages import Grant, Line
+from ledger.domain.messages import Grant, LeaseLine
 from ledger.domain.reservation_ids import decode_all
 from ledger.transaction.lease_granting import NOBODY, LeaseMismatch, block
 from ledger.transaction.working_set import LeaseKey, Lent
@@ -23,11 +23,11 @@ def brand(budget: int | None = 1000, **fields) -> BrandSettings:
     return BrandSettings(daily_budget_micros=budget, **fields)
 
 
-def line(holds=0, least=0, want=0, brand_id="b", lasting=False, day=TODAY) -> Line:
-    return Line(brand_id, day, holds, least, want, lasting)
+def line(holds=0, least=0, want=0, brand_id="b", lasting=False, day=TODAY) -> LeaseLine:
+    return LeaseLine(brand_id, day, holds, least, want, lasting)
 
 
-def state(books: Books, *lines: Line, session_id: int = 1, holders: int = 1):
+def state(books: Books, *lines: LeaseLine, session_id: int = 1, holders: int = 1):
     page, leasing = books.leasing(holders)
     answers = [leasing.state(session_id, one) for one in lines]
     books.write_beats(page, leasing)

@@ -11,7 +11,7 @@ import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from serve_app.http.response_coalescing import SCORE, Entrance, HeadWithBody
+from serve_app.http.response_coalescing import SCORE, HeadWithBody, ResponseCoalescer
 
 BODY = b"x" * 20_000
 
@@ -80,7 +80,7 @@ def test_a_head_without_a_body_is_not_lost_and_an_interim_answer_does_not_wait()
 async def served() -> AsyncIterator[int]:
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(Entrance(application), lifespan="off", log_config=None))
+        server = uvicorn.Server(uvicorn.Config(ResponseCoalescer(application), lifespan="off", log_config=None))
         task = asyncio.create_task(server.serve([listening]))
         while not server.started:  # noqa: ASYNC110  uvicorn has no event for it
             await asyncio.sleep(0.01)

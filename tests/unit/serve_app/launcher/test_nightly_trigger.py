@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from serve_app.launcher import nightly_trigger
-from serve_app.launcher.nightly_trigger import Night, ended, next_night
+from serve_app.launcher.nightly_trigger import NightlyTrigger, ended, next_night
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_how_a_night_ended_is_told_in_a_line(logs: str, told: str) -> None:
 
 def test_a_night_is_submitted_followed_to_its_end_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    clock = Night("http://nowhere", Path("."), said.append)
+    clock = NightlyTrigger("http://nowhere", Path("."), said.append)
     states = ["RUNNING", "RUNNING", "FAILED"]
 
     def status(_job: str) -> SimpleNamespace:
@@ -67,7 +67,7 @@ def test_a_night_is_submitted_followed_to_its_end_and_told(monkeypatch: pytest.M
 
 def test_a_night_that_cannot_be_submitted_is_told_and_the_clock_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    clock = Night("http://nowhere", Path("."), said.append)
+    clock = NightlyTrigger("http://nowhere", Path("."), said.append)
     tries = iter((1, 2))
 
     def refuse() -> None:

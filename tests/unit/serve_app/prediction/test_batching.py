@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from serve_app.prediction.batching import CallLost, Coalescer
+from serve_app.prediction.batching import Batcher, CallLost
 
 
 class Recorder:
@@ -28,8 +28,8 @@ class Recorder:
 
 def coalescer(
     recorder: Recorder, most: int = 100, in_flight: int = 1, abandoned: list[int] | None = None
-) -> Coalescer[int, int]:
-    return Coalescer(
+) -> Batcher[int, int]:
+    return Batcher(
         recorder, lambda _: 1, most, in_flight, None if abandoned is None else lambda item, _: abandoned.append(item)
     )
 
@@ -89,7 +89,7 @@ async def test_a_call_that_is_broken_off_fails_its_askers_and_frees_the_way() ->
             raise asyncio.CancelledError
         return list(items)
 
-    c: Coalescer[int, int] = Coalescer(cancelled_once, lambda _: 1, 10)
+    c: Batcher[int, int] = Batcher(cancelled_once, lambda _: 1, 10)
     with pytest.raises(CallLost):
         await asyncio.wait_for(c.submit(1), 1)
     assert await asyncio.wait_for(c.submit(2), 1) == 2
@@ -101,7 +101,7 @@ async def test_a_call_does_not_run_in_the_context_of_one_of_its_askers() -> None
     async def who(items: Sequence[int]) -> list[str]:
         return [caller.get()] * len(items)
 
-    c: Coalescer[int, str] = Coalescer(who, lambda _: 1, 10)
+    c: Batcher[int, str] = Batcher(who, lambda _: 1, 10)
     caller.set("somebody")
     assert await c.submit(1) == "nobody"
 
@@ -110,6 +110,6 @@ async def test_too_few_answers_are_an_error() -> None:
     async def short(items: Sequence[int]) -> list[int]:
         return list(items[1:])
 
-    c: Coalescer[int, int] = Coalescer(short, lambda _: 1, 10)
+    c: Batcher[int, int] = Batcher(short, lambda _: 1, 10)
     with pytest.raises(RuntimeError, match="0 answers"):
         await c.submit(1)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve_app.prediction import codec
-from serve_app.prediction.cache import HOUR_S, Expectations
+from serve_app.prediction.cache import HOUR_S, PredictionCache
 from serve_app.prediction.columns import Key, columns_of
 from serve_app.prediction.expectation import Expectation
 from training.model.model import Columns
@@ -78,7 +78,7 @@ steps = st.tuples(st.text("abcdefgh", min_size=1, max_size=6), st.integers(0, 2)
 def test_an_answer_is_always_the_version_s_own_whole_one(asked: list[tuple[str, int, str]], most: int) -> None:
     async def play() -> None:
         predictions = Predictions()
-        expectations = Expectations(predictions, 4000, 1, most)
+        expectations = PredictionCache(predictions, 4000, 1, most)
         for names, hour, version in asked:
             predictions.version, at = version, hour * HOUR_S + 5
             keys = [key(name) for name in names]
@@ -97,7 +97,7 @@ def test_an_answer_is_always_the_version_s_own_whole_one(asked: list[tuple[str, 
 @given(st.lists(steps, max_size=25), st.sampled_from([0, 1, 3, 5, 100]))
 def test_a_prediction_here_is_the_same_without_waiting(asked: list[tuple[str, int, str]], most: int) -> None:
     predictions = Predictions(is_here=True)
-    expectations = Expectations(predictions, 4000, 1, most)
+    expectations = PredictionCache(predictions, 4000, 1, most)
     for names, hour, version in asked:
         predictions.version, at = version, hour * HOUR_S + 5
         keys, rows = [key(name) for name in names], predictions.rows
@@ -112,16 +112,16 @@ def test_a_prediction_here_is_the_same_without_waiting(asked: list[tuple[str, in
 
 
 async def test_what_is_not_predicted_here_has_to_be_asked_for() -> None:
-    expectations = Expectations(Predictions(), 4000, 1, 100)
+    expectations = PredictionCache(Predictions(), 4000, 1, 100)
     assert expectations.at_once([key("a")], 0) is None
     none_yet = Predictions(is_here=True)
     none_yet.version = None
-    assert Expectations(none_yet, 4000, 1, 100).at_once([key("a")], 0) is None
+    assert PredictionCache(none_yet, 4000, 1, 100).at_once([key("a")], 0) is None
 
 
 async def test_only_what_is_not_known_is_asked_for() -> None:
     predictions = Predictions()
-    expectations = Expectations(predictions, 4000, 1, 100)
+    expectations = PredictionCache(predictions, 4000, 1, 100)
     assert expectations.known([key("a")], 0) is None
     await expectations.of([key("a"), key("b")], 0)
     await expectations.of([key("a"), key("c"), key("c"), key("b")], 0)
@@ -132,7 +132,7 @@ async def test_only_what_is_not_known_is_asked_for() -> None:
 
 async def test_what_is_known_is_neither_asked_for_nor_learnt_again() -> None:
     predictions = Predictions()
-    expectations = Expectations(predictions, 4000, 1, 3)
+    expectations = PredictionCache(predictions, 4000, 1, 3)
     for _ in range(10):
         right(await expectations.of([key("a"), key("b"), key("a")], 0), "aba", 0)
     assert predictions.rows == 2
@@ -142,14 +142,14 @@ async def test_what_is_known_is_neither_asked_for_nor_learnt_again() -> None:
 
 async def test_requests_that_wait_together_are_one_call() -> None:
     predictions = Predictions()
-    expectations = Expectations(predictions, 4000, 1, 0)
+    expectations = PredictionCache(predictions, 4000, 1, 0)
     await asyncio.gather(*(expectations.of([key(name)], 0) for name in "abcdef"))
     assert predictions.calls == 2, "the first alone, the others while it was under way"
 
 
 async def test_a_version_that_changes_on_the_way_answers_for_all_bids() -> None:
     predictions = Predictions()
-    expectations = Expectations(predictions, 4000, 1, 100)
+    expectations = PredictionCache(predictions, 4000, 1, 100)
     await expectations.of([key("a")], 0)
     predictions.comes_from = "v2"  # the pool has swapped, this process has not heard of it
     found = await expectations.of([key("a"), key("b")], 0)
@@ -159,7 +159,7 @@ async def test_a_version_that_changes_on_the_way_answers_for_all_bids() -> None:
 
 async def test_another_time_than_now_is_neither_remembered_nor_taken_from_memory() -> None:
     predictions = Predictions()
-    expectations = Expectations(predictions, 4000, 1, 100)
+    expectations = PredictionCache(predictions, 4000, 1, 100)
     await expectations.of([key("a")], 0)
     right(await expectations.of([key("a")], 5 * HOUR_S, is_now=False), "a", 5 * HOUR_S)
     assert expectations.known([key("a")], 0) is not None

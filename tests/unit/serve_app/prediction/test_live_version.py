@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from serve_app.prediction.live_version import DATABASE_S, WITHOUT_REDIS_S, Watch
+from serve_app.prediction.live_version import DATABASE_S, WITHOUT_REDIS_S, LiveVersion
 
 
 class World:
@@ -16,7 +16,7 @@ class World:
         self.now_s = 0.0
         self.asked = 0
         self.is_down = False
-        self.watch = Watch(self.truth, self.hint, lambda: self.now_s)
+        self.watch = LiveVersion(self.truth, self.hint, lambda: self.now_s)
 
     async def truth(self) -> str | None:
         self.asked += 1

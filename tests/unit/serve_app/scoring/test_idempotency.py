@@ -7,10 +7,10 @@ import asyncio
 import pytest
 
 from serve_app.scoring import idempotency
-from serve_app.scoring.idempotency import Remembered, Repeats
+from serve_app.scoring.idempotency import IdempotencyCache, Remembered
 
 
-def remember(known: Repeats, name: str, content: bytes) -> Remembered:
+def remember(known: IdempotencyCache, name: str, content: bytes) -> Remembered:
     entry = Remembered(f"hash-{name}", 0.0, content)
     known.begin(("sub", name), entry)
     return entry
@@ -18,7 +18,7 @@ def remember(known: Repeats, name: str, content: bytes) -> Remembered:
 
 async def test_an_answer_is_kept_for_its_time_and_per_caller() -> None:
     now = 0.0
-    known = Repeats(120, 10, clock=lambda: now)
+    known = IdempotencyCache(120, 10, clock=lambda: now)
     entry = remember(known, "r", b"answer")
     assert known.find(("sub", "r")) is entry
     assert known.find(("another", "r")) is None
@@ -27,7 +27,7 @@ async def test_an_answer_is_kept_for_its_time_and_per_caller() -> None:
 
 
 async def test_work_under_way_is_found_and_then_its_answer() -> None:
-    known = Repeats(120, 10, clock=lambda: 0.0)
+    known = IdempotencyCache(120, 10, clock=lambda: 0.0)
     go = asyncio.Event()
 
     async def work() -> bytes:
@@ -46,7 +46,7 @@ async def test_work_under_way_is_found_and_then_its_answer() -> None:
 
 
 async def test_a_failure_is_forgotten_so_that_it_can_be_tried_again() -> None:
-    known = Repeats(120, 10, clock=lambda: 0.0)
+    known = IdempotencyCache(120, 10, clock=lambda: 0.0)
 
     async def work() -> bytes:
         raise RuntimeError("no")
@@ -61,7 +61,7 @@ async def test_a_failure_is_forgotten_so_that_it_can_be_tried_again() -> None:
 
 
 async def test_memory_is_bounded_by_number_and_by_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    known = Repeats(120, 3, clock=lambda: 0.0)
+    known = IdempotencyCache(120, 3, clock=lambda: 0.0)
     for i in range(5):
         remember(known, str(i), b"x")
     assert [known.find(("sub", str(i))) is not None for i in range(5)] == [False, False, True, True, True]

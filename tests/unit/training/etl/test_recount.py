@@ -10,7 +10,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger.domain.messages import Tuple
+from ledger.domain.messages import Placement
 from ledger.domain.settlement import Figures, RowKey
 from training.etl.reader import Rows
 from training.etl.recount import Difference, compare
@@ -24,7 +24,7 @@ keys = st.builds(
     st.sampled_from(("hour", "day")),
     st.sampled_from([dt.datetime(2024, 4, 1, hour, tzinfo=dt.UTC) for hour in (0, 23)]),
     st.builds(
-        Tuple, st.sampled_from("bB"), st.just("p"), st.sampled_from("st"), st.just("d"), st.just("c"),
+        Placement, st.sampled_from("bB"), st.just("p"), st.sampled_from("st"), st.just("d"), st.just("c"),
         st.sampled_from((None, 0.5, 0.0, -0.0)),
     ),
 )  # fmt: skip
@@ -41,7 +41,7 @@ def columns(given: Sequence[Row]) -> Rows:
         "hour": np.array([key.hour.hour for key, _ in given], np.int64),
         "knows_cost": np.array([figures.cost_micros is not None for _, figures in given], np.bool_),
     }
-    for name in Tuple._fields:
+    for name in Placement._fields:
         kind: Any = np.float64 if name == "placement_score" else object
         made[name] = np.array([getattr(key.place, name) for key, _ in given], kind)
     for name in Figures._fields:

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from training.gate.gate import BrandDuel, BrandShift, Comparison, Duel, Rows, decide, report
+from training.gate.gate import BrandDuel, BrandShift, Comparison, Duel, RowCounts, decide, report
 from training.gate.metrics import Metrics
 from training.settings import ModelSettings
 
@@ -77,12 +77,12 @@ BRANDS = [
 ]
 
 ROWS = [
-    ("nothing to compare with", Rows(10), None),
-    ("all there", Rows(100, 100.0, 900, 900), None),
-    ("some went", Rows(100, 100.0, 460, 900), None),
-    ("half the history went", Rows(100, 100.0, 440, 900), "rows of the history"),
-    ("a quiet day", Rows(30, 100.0, 900, 900), None),
-    ("hardly any of the day came", Rows(20, 100.0, 900, 900), "rows of the newest day"),
+    ("nothing to compare with", RowCounts(10), None),
+    ("all there", RowCounts(100, 100.0, 900, 900), None),
+    ("some went", RowCounts(100, 100.0, 460, 900), None),
+    ("half the history went", RowCounts(100, 100.0, 440, 900), "rows of the history"),
+    ("a quiet day", RowCounts(30, 100.0, 900, 900), None),
+    ("hardly any of the day came", RowCounts(20, 100.0, 900, 900), "rows of the newest day"),
 ]
 
 SHIFT = [
@@ -126,14 +126,16 @@ def test_a_rule_fails_alone_and_says_so(given, lost):
 
 
 def test_without_a_champion_something_must_be_live():
-    alone = Comparison(False, Duel(judged(9.0, calibration=9.0), None), Duel(None, None), rows=Rows(1, 100.0, 1, 100))
+    alone = Comparison(
+        False, Duel(judged(9.0, calibration=9.0), None), Duel(None, None), rows=RowCounts(1, 100.0, 1, 100)
+    )
     assert decide(alone, ModelSettings()).accepted
 
 
 def test_all_that_failed_is_told_with_its_figures():
     worst = [brand(judged(7.0), judged(1.0), "brand-9")]
     verdict = decide(
-        compared(duel(judged(2.0), judged(1.0)), rows=Rows(1, 100.0, 90, 90), brands=worst), ModelSettings()
+        compared(duel(judged(2.0), judged(1.0)), rows=RowCounts(1, 100.0, 90, 90), brands=worst), ModelSettings()
     )
     assert not verdict.accepted
     for words in ("1 rows, usual are 100", "deviance 2 on the newest day", "deviance 7 for brand-9"):
@@ -148,8 +150,8 @@ def test_all_that_failed_is_told_with_its_figures():
         ("gate_calibration", 4.0, compared(duel(judged(1.0, 3.0), judged(1.0)))),
         ("gate_brand_deviance", 3.0, compared(brands=[brand(judged(2.0), judged(1.0))])),
         ("gate_brand_calibration", 5.0, compared(brands=[brand(judged(1.0, 4.0), judged(1.0))])),
-        ("gate_history_rows", 0.1, compared(rows=Rows(100, 100.0, 200, 900))),
-        ("gate_day_rows", 0.1, compared(rows=Rows(20, 100.0, 900, 900))),
+        ("gate_history_rows", 0.1, compared(rows=RowCounts(100, 100.0, 200, 900))),
+        ("gate_day_rows", 0.1, compared(rows=RowCounts(20, 100.0, 900, 900))),
         ("gate_score_shift", 9.0, compared(score_shift=math.log(5.0))),
         ("gate_brand_score_shift", 12.0, compared(brand_shift=BrandShift("brand-7", math.log(10.0)))),
     ],
@@ -162,7 +164,7 @@ def test_every_bound_is_a_setting(name, loose, given):
 def test_the_report_has_the_whole_comparison_and_no_nan():
     given = compared(
         duel(judged(1.0, NAN), judged(1.0, NAN)),
-        rows=Rows(20, 100.0, 900, 900),
+        rows=RowCounts(20, 100.0, 900, 900),
         brands=[brand(judged(1.0), judged(1.0)), brand(judged(1.3), judged(1.0), "brand-9")],
         score_shift=0.2,
     )

@@ -19,8 +19,8 @@ from tests.unit.training.conftest import KEY
 from training.features.layout import FEATURES
 from training.model.bundle import TREES, ModelRefused, ModelUnavailable, Parts, parts_in
 from training.model.model import Model
-from training.model.sandbox import Limits, verify_in_child
-from training.model.sandbox_cache import KEPT, LOCK, NodeCheck
+from training.model.sandbox import ResourceLimits, verify_in_child
+from training.model.sandbox_cache import KEPT, LOCK, SandboxCache
 from training.trees.bitvector_tables import Ready, checked, packed, ready, unpacked
 from training.trees.tree_format import NotCompilable
 
@@ -49,7 +49,7 @@ def parts(model: Model) -> Parts:
 def test_many_who_ask_at_once_are_served_by_one_child(tmp_path: Path) -> None:
     child = Child(takes_s=0.2)
     with ThreadPoolExecutor(8) as pool:  # a lock of each, as of processes
-        found = list(pool.map(lambda _: NodeCheck(tmp_path, KEY, child).tried(VERSION, {}), range(8)))
+        found = list(pool.map(lambda _: SandboxCache(tmp_path, KEY, child).tried(VERSION, {}), range(8)))
     assert child.asked == 1
     assert found == [{"a1": "too many leaves"}] * 8
 
@@ -58,13 +58,13 @@ def test_a_refusal_is_remembered_with_its_reason(tmp_path: Path) -> None:
     child = Child(ModelRefused("v1", "it is odd"))
     for _ in range(3):
         with pytest.raises(ModelRefused, match="v1 refused: it is odd"):
-            NodeCheck(tmp_path, KEY, child).tried(VERSION, {})
+            SandboxCache(tmp_path, KEY, child).tried(VERSION, {})
     assert child.asked == 1
 
 
 def test_what_could_not_be_asked_is_asked_again(tmp_path: Path) -> None:
     child = Child(ModelUnavailable("v1", "no memory"))
-    check = NodeCheck(tmp_path, KEY, child)
+    check = SandboxCache(tmp_path, KEY, child)
     with pytest.raises(ModelUnavailable):
         check.tried(VERSION, {})
     child.answer = None
@@ -74,7 +74,7 @@ def test_what_could_not_be_asked_is_asked_again(tmp_path: Path) -> None:
 
 def test_versions_are_found_out_one_by_one(tmp_path: Path) -> None:
     child = Child(ModelRefused("v1", "it is odd"))
-    check = NodeCheck(tmp_path, KEY, child)
+    check = SandboxCache(tmp_path, KEY, child)
     with pytest.raises(ModelRefused):
         check.tried(VERSION, {})
     child.answer = None
@@ -96,7 +96,7 @@ def test_versions_are_found_out_one_by_one(tmp_path: Path) -> None:
 )
 def test_a_finding_that_we_have_not_signed_counts_for_nothing(tmp_path: Path, forge) -> None:
     child = Child()
-    check = NodeCheck(tmp_path, KEY, child)
+    check = SandboxCache(tmp_path, KEY, child)
     check.tried(OTHER, {})
     (other,) = (path for path in tmp_path.iterdir() if path.name != LOCK)
     child.answer = ModelRefused("v1", "it is odd")
@@ -108,11 +108,11 @@ def test_a_finding_that_we_have_not_signed_counts_for_nothing(tmp_path: Path, fo
         check.tried(VERSION, {})
     assert child.asked == 3
     with pytest.raises(ModelRefused):
-        NodeCheck(tmp_path, b"another key", child).tried(OTHER, {})
+        SandboxCache(tmp_path, b"another key", child).tried(OTHER, {})
 
 
 def test_only_so_many_findings_are_kept(tmp_path: Path) -> None:
-    check = NodeCheck(tmp_path, KEY, Child())
+    check = SandboxCache(tmp_path, KEY, Child())
     for number in range(KEPT + 5):
         check.tried({"version": f"v{number}"}, {})
     assert len(list(tmp_path.iterdir())) == KEPT + 1
@@ -123,12 +123,12 @@ def test_where_nothing_can_be_remembered_everybody_finds_out_alone(tmp_path: Pat
     (tmp_path / "file").write_text("")
     child = Child()
     for _ in range(2):
-        NodeCheck(tmp_path / folder, KEY, child).tried(VERSION, {})
+        SandboxCache(tmp_path / folder, KEY, child).tried(VERSION, {})
     assert child.asked == 2
 
 
 def _holds_the_lock(folder: Path) -> None:
-    NodeCheck(folder, KEY, Child(takes_s=60.0)).tried(VERSION, {})
+    SandboxCache(folder, KEY, Child(takes_s=60.0)).tried(VERSION, {})
 
 
 def test_whoever_dies_at_it_leaves_no_lock(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_whoever_dies_at_it_leaves_no_lock(tmp_path: Path) -> None:
         time.sleep(0.02)
     time.sleep(0.2)
     child = Child()
-    waiting = threading.Thread(target=NodeCheck(tmp_path, KEY, child).tried, args=(VERSION, {}))
+    waiting = threading.Thread(target=SandboxCache(tmp_path, KEY, child).tried, args=(VERSION, {}))
     waiting.start()
     time.sleep(0.3)
     assert child.asked == 0, "the other one is at it"
@@ -166,17 +166,17 @@ def test_trees_that_turn_in_circles_are_refused_for_the_cpu_they_take(parts: Par
     text = every_child.sub(lambda line: re.sub(r"-?\d+", "0", line[0]), parts.texts[TREES])
     circling = signed_anew(parts, KEY, trees=_with_right_sizes(text))
     with pytest.raises(ModelRefused, match="more than 3 s of CPU"):
-        verify_in_child(circling.body, circling.texts, Limits(3, 60.0, 4 << 30))
+        verify_in_child(circling.body, circling.texts, ResourceLimits(3, 60.0, 4 << 30))
 
 
 def test_a_child_that_cannot_begin_says_nothing_against_the_version(parts: Parts) -> None:
     with pytest.raises(ModelUnavailable):
-        verify_in_child(parts.body, parts.texts, Limits(10, 60.0, 60 << 20))
+        verify_in_child(parts.body, parts.texts, ResourceLimits(10, 60.0, 60 << 20))
 
 
 def test_a_child_that_the_clock_stops_says_nothing_against_the_version(parts: Parts) -> None:
     with pytest.raises(ModelUnavailable, match="longer than"):
-        verify_in_child(parts.body, parts.texts, Limits(10, 0.01, 4 << 30))
+        verify_in_child(parts.body, parts.texts, ResourceLimits(10, 0.01, 4 << 30))
 
 
 def _with_right_sizes(text: str) -> str:

@@ -17,7 +17,7 @@ from training.fitting.dataset import TrainingSet
 from training.fitting.engines import fit_in_process
 from training.gate.gate import BrandDuel, Comparison, Duel
 from training.gate.metrics import Metrics
-from training.registry.activations import Price
+from training.registry.activations import LivePrice
 from training.reports.night_report import Ended, Standing, duels_of, render, report
 from training.settings import Engine, ModelSettings
 
@@ -35,7 +35,7 @@ GATE = {
 DUEL = {"brand_id": EVIL, "challenger": SIDE | {"deviance": 3.0}, "champion": SIDE}
 FIT = {"brand_id": "b1", "kappa": 0.7, "converged": False}
 NOW = dt.datetime(2020, 4, 13, 2, tzinfo=dt.UTC)
-STANDING = Standing({"b1": 1.5}, {"b1": Price("b1", None, None, 1.25, 1.25, NOW)})
+STANDING = Standing({"b1": 1.5}, {"b1": LivePrice("b1", None, None, 1.25, 1.25, NOW)})
 
 
 def told(
