@@ -19,9 +19,10 @@ run: venv ## start everything; Ctrl-C stops it (DATA=file.csv.gz PORT=8000 STATE
 test: venv-dev ## all tests, real MySQL, Redis and Ray included (ARGS="-k lease" for some)
 	exec $(VENV) -m pytest $(ARGS)
 
-check: venv-dev ## formatting, lint, types
+check: venv-dev ## formatting, lint, types, direction of imports
 	$(VENV) -m ruff format --check
 	$(VENV) -m ruff check
+	.venv/bin/lint-imports --no-logo
 	$(VENV) -m mypy --strict
 
 bench: venv-dev ## the benchmarks, with peers beside

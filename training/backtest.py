@@ -26,7 +26,7 @@ from training.fitting.dataset import TrainingSet
 from training.fitting.engines import fit_before, predicted
 from training.gate.gate import plain
 from training.gate.metrics import Metrics, judge
-from training.registry.replication import Say
+from training.progress import Say
 from training.reports.backtest_report import render
 from training.reports.report_data import brand_days, deciles, importance, payout_breaks, payouts, shap
 from training.settings import Engine, ModelSettings, model_settings

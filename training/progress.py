@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from training.registry.replication import Say
-
 STEPS = ("etl", "features", "fit", "gate", "lambda", "publish", "swap", "verify")
+Say = Callable[[str], None]
+"""Takes a line for whoever watches."""
 KEPT_WORDS = "kept from the run before"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from collections.abc import Callable
 from pathlib import Path
 
 from db.environment import BadSetting
@@ -18,10 +17,10 @@ from training.etl.simulated_market import performance
 from training.fitting.engines import FitFailed
 from training.model.bundle import ModelRefused, ModelUnavailable
 from training.nightly.pipeline import AnotherNight, NothingToLearn, first_model
+from training.progress import Say
 from training.registry.publish import announce
 
 SIMULATED = "simulated"
-Say = Callable[[str], None]
 
 
 class CannotPrepare(Exception):

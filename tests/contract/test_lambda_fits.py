@@ -15,9 +15,9 @@ from db.tables import brands, lambda_fits, portfolios, score_log
 from ledger.storage.store import Store
 from training.etl.importer import import_frame
 from training.etl.simulated_market import performance
+from training.nightly.lambda_fits import fit_lambdas
 from training.nightly.pipeline import run
 from training.pricing import lagrange, opportunities
-from training.pricing.opportunities import fit_lambdas
 from training.settings import ModelSettings
 
 LAST = dt.date(2020, 11, 21)

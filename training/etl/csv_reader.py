@@ -21,6 +21,7 @@ import pandas as pd
 
 from db.brands import MOST_MICROS
 from training.columns import ID_COLUMNS
+from training.progress import Say
 
 CANONICAL = ("ts", *ID_COLUMNS, "placement_score", "impressions", "clicks", "conversions", "cost", "revenue")
 COUNTS = ("impressions", "clicks", "conversions")
@@ -34,7 +35,6 @@ FIRST_YEAR, LAST_YEAR = 1970, 2199
 KEY = ("hour", *ID_COLUMNS, "placement_score")
 VALUES = ("impressions", "clicks", "conversions", "cost_micros", "revenue_micros", "pending_revenue_micros")
 
-Say = Callable[[str], None]
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 

@@ -31,7 +31,8 @@ from db.session import Database
 from db.state import State
 from db.tables import brands, imports, performance_hourly
 from training.columns import ID_COLUMNS
-from training.etl.csv_reader import COUNTS, MICROS, VALUES, Reject, Say, Unreadable, read_file, short, summed
+from training.etl.csv_reader import COUNTS, MICROS, VALUES, Reject, Unreadable, read_file, short, summed
+from training.progress import Say
 
 TRANSACTION_ROWS = 2_000
 """SQLite has one writer: the ledger must get its turn between two of ours."""

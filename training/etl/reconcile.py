@@ -33,8 +33,8 @@ from training.etl.parquet_store import Manifest, Partition, Partitions, frame_of
 from training.etl.reader import Rows, day_of_rows, read_day, read_history, read_rows
 from training.etl.recount import Difference, Recount, recount, repair
 from training.etl.watermark import BrandDays, Watermark, all_days, touched
+from training.progress import Say
 
-Say = Callable[[str], None]
 PATIENCE_S = 3600.0
 """How long MySQL may take for one of the looks, which may be at millions of events."""
 

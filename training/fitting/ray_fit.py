@@ -20,7 +20,7 @@ from db.state import State, secret_file
 from training.arrays import Singles
 from training.fitting.dataset import Examples, TrainingSet
 from training.fitting.engines import Boosters, FitFailed, fit
-from training.registry.publish import Say
+from training.progress import Say
 from training.settings import ModelSettings
 from training.trees.engines import LightGbmTrees, XgboostTrees, reference
 

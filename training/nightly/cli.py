@@ -24,8 +24,7 @@ from training.fitting.engines import FitFailed, fit_in_process
 from training.gate.gate import plain as plain
 from training.model.bundle import ModelRefused, ModelUnavailable
 from training.nightly.pipeline import AnotherNight, ChampionChanged, Fitter, Night, NothingToLearn, night_lock, run
-from training.progress import Progress
-from training.registry.replication import Say as Say
+from training.progress import Progress, Say
 from training.settings import ModelSettings, model_settings
 
 LIVE, FAILED, STAYED, ANOTHER, UNVERIFIED = range(5)

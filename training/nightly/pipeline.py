@@ -44,12 +44,11 @@ from training.nightly.checkpoints import (
     save_features,
     save_fit,
 )
-from training.pricing.opportunities import fit_lambdas
-from training.progress import Progress
+from training.nightly.lambda_fits import fit_lambdas
+from training.progress import Progress, Say
 from training.registry.activations import REMEMBERED, activated, current, forget
 from training.registry.publish import activate, fetch, model_key, prune, publish_version, tell_redis
 from training.registry.release_check import confirm
-from training.registry.replication import Say as Say
 from training.reports.night_report import Ended, duels_of, write_report
 from training.reports.report_data import RECENT_DAYS, payout_breaks
 from training.reports.report_data import told as told_break

@@ -1,8 +1,7 @@
-"""λ of the night: the score log's opportunities, the brands' limits, and `lagrange.fit` between them."""
+"""λ of the night, pure: logged opportunities become what a day brings, brands become groups, groups are fitted."""
 
 from __future__ import annotations
 
-import asyncio
 import datetime as dt
 import math
 from collections import defaultdict
@@ -10,21 +9,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from sqlalchemy import func, select
 
-from db.session import Database
-from db.tables import brands, portfolios, score_log
 from training.pricing.lagrange import BrandFit, Brands, Constraint, Floats, LpCheck, Opportunities, fit, lp_gap, sample
 
-WINDOW_DAYS = 7
 LEAST_SPAN_DAYS = 1 / 24
 MOST_SILENCE_DAYS = 1.0
 """A brand that is not heard of for longer was away: that time does not count among its days."""
-MOST_ROWS = 500_000
 MOST_CHECKS = 20
 """Groups of brands whose fits are checked against their LPs, drawn anew every night."""
-TURN, CIRCLE = 618_034, 1_000_003
-"""Steps of the golden ratio: rows drawn by them fall on no rhythm of the log, such as the bids of a request."""
 
 
 class Logged(NamedTuple):
@@ -77,32 +69,6 @@ class NightFits(NamedTuple):
         ]
 
 
-async def fit_lambdas(database: Database, now: dt.datetime | None = None) -> NightFits:
-    """κ of every active brand with enough logged opportunities in the log's newest week, checked against LPs."""
-    now = now or dt.datetime.now(dt.UTC)
-    async with database.read() as connection:
-        newest = (await connection.execute(select(func.max(score_log.c.at)))).scalar_one_or_none()
-        if newest is None:
-            return NightFits([], [])
-        since = newest - dt.timedelta(days=WINDOW_DAYS)
-        seqs = select(func.min(score_log.c.seq), func.max(score_log.c.seq)).where(score_log.c.at > since)
-        first, last = (await connection.execute(seqs)).one()
-        # More rows than fit are thinned, evenly over the week: its newest minutes alone are no week.
-        kept = min(CIRCLE, math.ceil(CIRCLE * MOST_ROWS / (last - first + 1)))
-        logged = select(
-            score_log.c.brand_id,
-            score_log.c.at,
-            score_log.c.predicted_revenue_micros,
-            score_log.c.predicted_cost_micros,
-            score_log.c.weight,
-        ).where(score_log.c.at > since, score_log.c.status != "rejected", score_log.c.seq * TURN % CIRCLE < kept)
-        rows = (await connection.execute(logged.order_by(score_log.c.seq))).all()
-        members = (await connection.execute(select(brands).where(brands.c.active))).all()
-        shared = {row.portfolio_id: _limits(row) for row in await connection.execute(select(portfolios))}
-    seen = await asyncio.to_thread(lambda: daily(_columns(rows, CIRCLE / kept)))
-    return await asyncio.to_thread(_fitted, _groups(seen, members, shared, now), shared, newest.toordinal())
-
-
 def daily(logged: Logged) -> dict[str, Opportunities]:
     """What each brand is offered in a day: a row's weight is how many such opportunities a day of the brand's brings.
 
@@ -127,7 +93,7 @@ def daily(logged: Logged) -> dict[str, Opportunities]:
     return found
 
 
-def _columns(rows: Sequence[Any], times: float) -> Logged:
+def logged_of(rows: Sequence[Any], times: float) -> Logged:
     brand, at, revenue, cost, weight = zip(*rows, strict=True) if rows else ((),) * 5
     return Logged(
         list(brand),
@@ -138,7 +104,7 @@ def _columns(rows: Sequence[Any], times: float) -> Logged:
     )
 
 
-def _groups(
+def groups_of(
     seen: Mapping[str, Opportunities], members: Sequence[Any], shared: Mapping[str, Constraint], now: dt.datetime
 ) -> list[tuple[str | None, Brands]]:
     """(portfolio_id, its active brands) and (None, one brand that stands alone), by their ids."""
@@ -148,11 +114,11 @@ def _groups(
         portfolio_id = brand.next_portfolio_id if moved else brand.portfolio_id
         if brand.brand_id in seen:
             key = (portfolio_id, "") if portfolio_id in shared else ("", brand.brand_id)
-            groups[key][brand.brand_id] = (seen[brand.brand_id], _limits(brand))
+            groups[key][brand.brand_id] = (seen[brand.brand_id], limits_of(brand))
     return [(key[0] or None, groups[key]) for key in sorted(groups)]
 
 
-def _fitted(groups: Sequence[tuple[str | None, Brands]], shared: Mapping[str, Constraint], seed: int) -> NightFits:
+def fit_groups(groups: Sequence[tuple[str | None, Brands]], shared: Mapping[str, Constraint], seed: int) -> NightFits:
     fits: list[BrandFit] = []
     fitted: list[tuple[Brands, Constraint | None]] = []
     for portfolio_id, group in groups:
@@ -186,7 +152,7 @@ def _row(fit: BrandFit) -> dict[str, Any]:
     }
 
 
-def _limits(row: Any) -> Constraint:
+def limits_of(row: Any) -> Constraint:
     return Constraint(row.target_roas, row.daily_budget_micros)
 
 

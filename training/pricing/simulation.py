@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -18,8 +18,8 @@ from ledger.bidding.solver import BrandState, Earned, Group, Limits, reach_at, r
 from ledger.domain.budget import Budget
 from training.pricing.auctions import Auctions, AuctionTerms, Floats, Market, read_auctions, read_market
 from training.pricing.lagrange import Constraint, Opportunities, fit
+from training.progress import Say
 
-Say = Callable[[str], None]
 DAY = dt.date(2024, 1, 1)
 """A budget needs a day; which one does not matter here."""
 PROGRESS_S = 5.0

@@ -27,9 +27,9 @@ from training.model.bundle import ModelRefused, ModelUnavailable, Parts, parts_i
 from training.model.model import Model
 from training.model.sandbox_cache import SandboxCache
 from training.model.store import bundle_of, parts_of
+from training.progress import Say
 from training.registry.activations import activated, current
 from training.registry.replication import CURRENT, DOCUMENT, client_of, from_redis, redis_key, to_git, to_redis
-from training.registry.replication import Say as Say
 from training.settings import model_settings
 
 MOST_NAME = 64

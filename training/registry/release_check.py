@@ -14,9 +14,10 @@ from db.session import Database
 from db.state import State
 from training.model.bundle import ModelRefused, ModelUnavailable
 from training.model.store import bundle_of
+from training.progress import Say
 from training.registry.activations import current
 from training.registry.publish import fetch
-from training.registry.replication import CURRENT, DOCUMENT, Say, client_of, git, redis_key, remote_of, repository
+from training.registry.replication import CURRENT, DOCUMENT, client_of, git, redis_key, remote_of, repository
 
 WITHIN_S = 30.0
 """How long replicas may take: they look every `model_poll_s`, load, and predict the golden rows in a child."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from redis.exceptions import RedisError
 
 from db.state import State
 from training.model.bundle import ModelUnavailable
+from training.progress import Say
 from training.settings import model_settings
 
 CURRENT = "roas_model:current"
@@ -26,8 +26,6 @@ IDENTITY = {
     "GIT_COMMITTER_NAME": "Paceline",
     "GIT_COMMITTER_EMAIL": "paceline@localhost",
 }
-
-Say = Callable[[str], None]
 
 
 def redis_key(version: str) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from training.pricing.lagrange import Constraint, Convergence, LpCheck, fit
-from training.pricing.opportunities import LEAST_SPAN_DAYS, Logged, NightFits, _fitted, _groups, daily
+from training.pricing.opportunities import LEAST_SPAN_DAYS, Logged, NightFits, daily, fit_groups, groups_of
 
 NOW = dt.datetime(2026, 3, 1, 2, tzinfo=dt.UTC)
 
@@ -71,7 +71,7 @@ def test_brands_are_fitted_with_those_whose_budget_they_share():
         brand("left", "f", None, NOW),
         brand("silent", "f"),
     ]
-    groups = _groups(seen, members, {"f": Constraint(1.0, 1e6)}, NOW)
+    groups = groups_of(seen, members, {"f": Constraint(1.0, 1e6)}, NOW)
     by_portfolio = [(portfolio, sorted(group)) for portfolio, group in groups]
     assert by_portfolio == [
         (None, ["alone"]),
@@ -109,9 +109,9 @@ def test_every_night_checks_its_fits_against_the_lp_and_says_what_it_found():
     )
     shared = {"f": Constraint(1.2, 100_000)}
     members = [brand("a", "f"), brand("b", "f"), brand("c", target_roas=1e9)]
-    groups = _groups(daily(rows), members, shared, NOW)
-    night = _fitted(groups, shared, seed=1)
-    assert night == _fitted(groups, shared, seed=1)
+    groups = groups_of(daily(rows), members, shared, NOW)
+    night = fit_groups(groups, shared, seed=1)
+    assert night == fit_groups(groups, shared, seed=1)
     assert len(night.checks) == 2
     summary = night.summary()
     assert summary["fitted"] == 3
@@ -122,7 +122,7 @@ def test_every_night_checks_its_fits_against_the_lp_and_says_what_it_found():
 
 
 def test_a_fit_that_did_not_converge_is_told_and_not_used():
-    night = _fitted(_groups(daily(logged(a=np.linspace(0, 1, 300))), [brand("a")], {}, NOW), {}, seed=1)
+    night = fit_groups(groups_of(daily(logged(a=np.linspace(0, 1, 300))), [brand("a")], {}, NOW), {}, seed=1)
     off = Convergence(2, 0.25, 0.5, False)
     night = NightFits([night.fits[0]._replace(convergence=off)], [LpCheck(10, math.nan, math.nan)])
     assert night.usable == []
