@@ -15,9 +15,10 @@ from db.tables import brands, lambda_fits, portfolios, score_log
 from ledger.storage.store import Store
 from training.etl.importer import import_frame
 from training.etl.simulated_market import performance
-from training.nightly.lambda_fits import fit_lambdas
+from training.nightly import lambda_step
+from training.nightly.lambda_step import fit_lambdas
 from training.nightly.pipeline import run
-from training.pricing import lagrange, opportunities
+from training.pricing import lagrange
 from training.settings import ModelSettings
 
 LAST = dt.date(2020, 11, 21)
@@ -133,7 +134,7 @@ async def test_a_log_with_more_rows_than_fit_is_thinned_evenly(database, monkeyp
     await put(database, "b", budget=300_000_000)
     await log(database, "a", "b", n=200, bids=25)
     whole = await fit_lambdas(database, NOW)
-    monkeypatch.setattr(opportunities, "MOST_ROWS", 1_000)
+    monkeypatch.setattr(lambda_step, "MOST_ROWS", 1_000)
     thinned = await fit_lambdas(database, NOW)
     assert [one.opportunities for one in whole.fits] == [5_000, 5_000]
     assert [one.opportunities for one in thinned.fits] == pytest.approx([500, 500], rel=0.02)

@@ -44,7 +44,7 @@ from training.nightly.checkpoints import (
     save_features,
     save_fit,
 )
-from training.nightly.lambda_fits import fit_lambdas
+from training.nightly.lambda_step import fit_lambdas
 from training.progress import Progress, Say
 from training.registry.activations import REMEMBERED, activated, current, forget
 from training.registry.publish import activate, fetch, model_key, prune, publish_version, tell_redis
