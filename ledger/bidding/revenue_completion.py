@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ledger.former_names import pickled_as
+
 DELAYS_LEAST = 50
 """Observed conversion delays below which revenue is taken as complete."""
 
@@ -21,6 +23,7 @@ PRIOR_WEIGHT = 10.0
 """How many decisions of its own outweigh what is believed of all brands."""
 
 
+@pickled_as("ledger.pacing")
 class DaySums(NamedTuple):
     """A brand's day. Revenue and cost only of rows whose cost is known: they match."""
 

@@ -16,11 +16,15 @@ LedgerError
 
 from __future__ import annotations
 
+from ledger.former_names import pickled_as
 
+
+@pickled_as("ledger.errors")
 class LedgerError(Exception):
     """The ledger declined. An answer to handle, not a bug."""
 
 
+@pickled_as("ledger.errors")
 class Fenced(LedgerError):
     def __init__(self, shard: int, epoch: int, newest: int) -> None:
         super().__init__(shard, epoch, newest)  # pickle rebuilds from these
@@ -30,6 +34,7 @@ class Fenced(LedgerError):
         return f"shard {self.shard}: epoch {self.epoch} has been replaced by {self.newest}"
 
 
+@pickled_as("ledger.errors")
 class LayoutReplaced(Fenced):
     def __init__(self, shard: int, epoch: int, newest: int, shards: int) -> None:
         super().__init__(shard, epoch, newest)
@@ -42,6 +47,7 @@ class LayoutReplaced(Fenced):
         )
 
 
+@pickled_as("ledger.errors")
 class LedgerUnavailable(LedgerError):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -51,11 +57,13 @@ class LedgerUnavailable(LedgerError):
         return f"the ledger is not available: {self.reason}"
 
 
+@pickled_as("ledger.errors")
 class StatementRefused(LedgerUnavailable):
     def __str__(self) -> str:
         return f"the ledger's database refused: {self.reason}"
 
 
+@pickled_as("ledger.errors")
 class OtherShard(LedgerUnavailable):
     def __init__(self, kind: str, id_: str, shard: int) -> None:
         super().__init__(f"{kind} {id_} is another shard's")
@@ -63,6 +71,7 @@ class OtherShard(LedgerUnavailable):
         self.kind, self.id, self.shard = kind, id_, shard
 
 
+@pickled_as("ledger.errors")
 class BudgetExhausted(LedgerError):
     def __init__(self, owner: str, owner_id: str, amount_micros: int, available_micros: int) -> None:
         super().__init__(owner, owner_id, amount_micros, available_micros)
@@ -73,6 +82,7 @@ class BudgetExhausted(LedgerError):
         return f"{self.owner} {self.owner_id}: {self.amount_micros} µ asked, {self.available_micros} µ available"
 
 
+@pickled_as("ledger.errors")
 class MoneyOutOfRange(LedgerError):
     def __init__(self, micros: int) -> None:
         super().__init__(micros)
@@ -82,6 +92,7 @@ class MoneyOutOfRange(LedgerError):
         return f"{self.micros} µ is beyond what an account can hold exactly (2^53 − 1)"
 
 
+@pickled_as("ledger.errors")
 class NotFound(LedgerError):
     def __init__(self, kind: str, id_: str) -> None:
         super().__init__(kind, id_)
@@ -91,6 +102,7 @@ class NotFound(LedgerError):
         return f"no such {self.kind}: {self.id}"
 
 
+@pickled_as("ledger.errors")
 class CurrencyFixed(LedgerError):
     def __init__(self, kind: str, id_: str, currency: str) -> None:
         super().__init__(kind, id_, currency)
@@ -100,6 +112,7 @@ class CurrencyFixed(LedgerError):
         return f"{self.kind} {self.id}: money has moved in {self.currency}, its currency cannot change any more"
 
 
+@pickled_as("ledger.errors")
 class PortfolioUnknown(LedgerError):
     def __init__(self, portfolio_id: str) -> None:
         super().__init__(portfolio_id)
@@ -109,6 +122,7 @@ class PortfolioUnknown(LedgerError):
         return f"no such portfolio: {self.portfolio_id}"
 
 
+@pickled_as("ledger.errors")
 class PortfolioMismatch(LedgerError):
     def __init__(self, portfolio_id: str, brand_id: str, field: str, wanted: str, has: str) -> None:
         super().__init__(portfolio_id, brand_id, field, wanted, has)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from ledger.former_names import pickled_as
+
 
 class Placement(NamedTuple):
     """Where an impression happened."""
@@ -100,6 +102,7 @@ class Beat:
     seen: bytes = b""  # the opportunities since the last beat, as `sketch.py` writes them
 
 
+@pickled_as("ledger.types")
 class Grant(NamedTuple):
     """An addition to a lease."""
 
@@ -110,6 +113,7 @@ class Grant(NamedTuple):
     ends_in_s: float  # until the brand's midnight
 
 
+@pickled_as("ledger.types")
 @dataclass(frozen=True, slots=True)
 class Reply:
     session_id: int
@@ -123,6 +127,7 @@ class Reply:
     terms: Terms | None = None  # None: those that are known
 
 
+@pickled_as("ledger.types")
 @dataclass(frozen=True, slots=True)
 class Event:
     """One item of POST /api/performance, already validated and allowed for its caller."""
@@ -150,6 +155,7 @@ class Event:
     restates: bool = True  # the caller may change a conversion that is already there; partners may not
 
 
+@pickled_as("ledger.types")
 class Result(NamedTuple):
     """What became of an event."""
 
@@ -159,6 +165,7 @@ class Result(NamedTuple):
     message: str | None = None
 
 
+@pickled_as("ledger.types")
 @dataclass(frozen=True, slots=True)
 class BrandTerms:
     """What an ingress replica needs to score one brand's bids, in memory."""
@@ -177,6 +184,7 @@ class BrandTerms:
     portfolio_budget_micros: int | None
 
 
+@pickled_as("ledger.types")
 @dataclass(frozen=True, slots=True)
 class Terms:
     """A snapshot of all brands; `version` grows whenever something in it has changed."""

@@ -7,8 +7,10 @@ from typing import Annotated
 from pydantic import BaseModel, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from ledger.domain.sharding import SHARDS_MOST
+from ledger.former_names import pickled_as
 
 
+@pickled_as("ledger.settings")
 class LedgerSettings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
     reservation_ttl_s: PositiveFloat = 1800.0
     """How long a cpm or cpc win's predicted cost stays reserved without an event."""
@@ -32,6 +34,7 @@ class LedgerSettings(BaseModel, frozen=True, extra="forbid", use_attribute_docst
     """How soon changed budgets show in Redis for the monitor."""
 
 
+@pickled_as("ledger.settings")
 class RoasSettings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
     window: Annotated[str, Field(pattern=r"^[1-9]\d{0,2}d$")] = "7d"
     """Days of `brand_roas_current`, today included."""

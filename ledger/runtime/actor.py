@@ -19,6 +19,7 @@ from ledger.bidding.revenue_completion import DaySums
 from ledger.domain.errors import Fenced, LayoutReplaced, LedgerUnavailable
 from ledger.domain.messages import Event, Reply, Result
 from ledger.domain.settings import LedgerSettings, RoasSettings
+from ledger.former_names import pickled_as
 from ledger.runtime.beat_format import unpack_beat
 from ledger.runtime.generations import Identity, digest_of, has_successor
 from ledger.runtime.wakeup import Wakeup
@@ -37,6 +38,7 @@ LINGER_S = 10.0
 """How long the ledger of a former layout stays to say so: replicas of that layout would only start it again."""
 
 
+@pickled_as("ledger.actor")
 class LedgerActor:
     """A shard's ledger. It may be killed at any time: what it has answered is in the database.
 

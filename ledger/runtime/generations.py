@@ -26,6 +26,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 from db.settings import DatabaseSettings
 from ledger.domain.errors import LedgerUnavailable
 from ledger.domain.settings import LedgerSettings, RoasSettings
+from ledger.former_names import pickled_as
 
 logger = logging.getLogger("paceline.ledger")
 Handle = TypeVar("Handle")
@@ -33,6 +34,7 @@ NAMESPACE = "paceline"
 CONNECT_TRIES, CONNECT_RETRY_S = 10, 0.1
 
 
+@pickled_as("ledger.reach")
 class Identity(NamedTuple):
     """Which settings an actor runs with."""
 

@@ -7,9 +7,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ledger.former_names import pickled_as
+
 FloatArray = NDArray[np.float64]
 
 
+@pickled_as("serve_app.ranking")
 class Expectation(NamedTuple):
     """What winning each bid would bring, per impression: (n,) revenue in micros, clicks and conversions as rates."""
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from db.session import Database
 from db.state import State
+from ledger.former_names import pickled_as
 from serve_app.prediction.expectation import Expectation
 from serve_app.prediction.live_version import LiveVersion, Pointer
 from serve_app.settings import Settings
@@ -32,10 +33,12 @@ REFUSED_AGAIN_S, UNAVAILABLE_AGAIN_S = 30.0, 3.0
 logger = logging.getLogger("paceline.predictor")
 
 
+@pickled_as("serve_app.predictor")
 class NoModel(Exception):
     """There is no model yet: nothing was published, or nothing that this replica accepts."""
 
 
+@pickled_as("serve_app.predictor")
 class Slot(NamedTuple):
     """One slot looked at as one impression."""
 
@@ -46,6 +49,7 @@ class Slot(NamedTuple):
     model_version: str
 
 
+@pickled_as("serve_app.predictor")
 class Live(NamedTuple):
     version: str
     made_at: float  # epoch seconds

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
+from ledger.former_names import pickled_as
 from training.arrays import Floats, Integers, Singles
 from training.features.encoder import Confidence, Encoder
 from training.features.layout import FEATURES
@@ -38,6 +39,7 @@ LEAST_EXPECTATION_MICROS = 1e-9
 """Nothing has a logarithm."""
 
 
+@pickled_as("training.model")
 @dataclass(frozen=True, slots=True)
 class Columns:
     """Bids as columns, n of each."""
@@ -73,6 +75,7 @@ class Prediction(NamedTuple):
     impressions: Floats  # of the tuple's own history, decayed; 0 where one of its ids is new there
 
 
+@pickled_as("training.model")
 class Explanation(NamedTuple):
     names: tuple[str, ...]
     contributions: Floats  # (n, len(names)), log of revenue

@@ -1,0 +1,115 @@
+"""Replicas and ledgers of the version before understand this version's, and the other way round: by pickles of both."""
+
+import base64
+import io
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ray import cloudpickle
+
+from ledger.bidding.revenue_completion import DaySums
+from ledger.domain import errors, messages
+from ledger.domain.settings import LedgerSettings, RoasSettings
+from ledger.runtime.actor import LedgerActor
+from ledger.runtime.generations import Identity
+from serve_app.prediction.expectation import Expectation
+from serve_app.prediction.predictor import Live, NoModel, Slot
+from serve_app.settings import Settings
+from training.model.model import Columns, Explanation
+
+BEFORE = {
+    name: base64.b64decode(text)
+    for name, text in json.loads((Path(__file__).parents[1] / "data" / "before" / "pickles.json").read_text()).items()
+}
+OURS = ("ledger", "serve_app", "training", "db")
+CLASSES = {
+    "event": messages.Event,
+    "result": messages.Result,
+    "reply": messages.Reply,
+    "identity": Identity,
+    "ledger_settings": LedgerSettings,
+    "roas_settings": RoasSettings,
+    "settings": Settings,
+    "slot": Slot,
+    "live": Live,
+    "no_model": NoModel,
+    "expectation": Expectation,
+    "columns": Columns,
+    "explanation": Explanation,
+    "fenced": errors.Fenced,
+    "layout_replaced": errors.LayoutReplaced,
+    "ledger_unavailable": errors.LedgerUnavailable,
+    "statement_refused": errors.StatementRefused,
+    "other_shard": errors.OtherShard,
+    "budget_exhausted": errors.BudgetExhausted,
+    "money_out_of_range": errors.MoneyOutOfRange,
+    "not_found": errors.NotFound,
+    "currency_fixed": errors.CurrencyFixed,
+    "portfolio_unknown": errors.PortfolioUnknown,
+    "portfolio_mismatch": errors.PortfolioMismatch,
+}
+
+
+class Reader(pickle.Unpickler):
+    """Notes what a pickle wants imported."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(io.BytesIO(data))
+        self.names: set[str] = set()
+
+    def find_class(self, module: str, name: str):
+        self.names.add(f"{module}.{name}")
+        return super().find_class(module, name)
+
+
+def names_in(data: bytes) -> set[str]:
+    """Of ours."""
+    reader = Reader(data)
+    reader.load()
+    return {name for name in reader.names if name.startswith(OURS)}
+
+
+@pytest.mark.parametrize(("name", "wanted"), CLASSES.items(), ids=str)
+def test_what_the_version_before_sends_is_todays(name, wanted):
+    assert type(pickle.loads(BEFORE[name])) is wanted
+
+
+def test_what_lies_inside_is_todays_too():
+    reply = pickle.loads(BEFORE["reply"])
+    inside = type(reply.grants[0]), type(reply.terms), type(reply.terms.brands["b-1"])
+    assert inside == (messages.Grant, messages.Terms, messages.BrandTerms)
+    assert type(pickle.loads(BEFORE["day_sums"])[0]) is DaySums
+    settings = pickle.loads(BEFORE["settings"])
+    assert (type(settings.ledger), type(settings.roas)) == (LedgerSettings, RoasSettings)
+    assert pickle.loads(BEFORE["actor_class"]) is LedgerActor
+
+
+@pytest.mark.parametrize("name", BEFORE)
+def test_what_is_sent_says_only_names_that_the_version_before_knows(name):
+    sent = cloudpickle.dumps(pickle.loads(BEFORE[name]))
+    assert names_in(sent) == names_in(BEFORE[name])
+
+
+def test_every_error_of_the_ledger_may_travel():
+    ours = {error for error in vars(errors).values() if isinstance(error, type) and error.__module__ == "ledger.errors"}
+    assert ours - {errors.LedgerError} == {cls for cls in CLASSES.values() if issubclass(cls, errors.LedgerError)}
+
+
+def test_a_fresh_process_finds_them_by_their_former_names():
+    """Ray restarts an actor that the version before has made in a process that has imported nothing."""
+    program = "import pickle, sys; print(pickle.loads(sys.stdin.buffer.read()).__qualname__)"
+    done = subprocess.run([sys.executable, "-c", program], input=BEFORE["actor_class"], capture_output=True, check=True)
+    assert done.stdout.split() == [b"LedgerActor"]
+
+
+def test_the_setting_of_running_clusters_still_names_the_middlewares():
+    program = (
+        "import importlib; print(importlib.import_module('serve_app.entrance').middlewares.__module__);"
+        "from serve_app.entrance import middlewares"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["serve_app.http.response_coalescing"]
