@@ -11,15 +11,19 @@ import contextlib
 import os
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
+from db.brands import BrandSettings, PortfolioSettings
 from ledger.bidding.demand import Opportunity
+from ledger.bidding.revenue_completion import DaySums
 from ledger.client.lease_cache import NO_LEASE
 from ledger.client.shard_client import BEAT_S, ShardClient, logger
 from ledger.domain.errors import LedgerError, OtherShard
 from ledger.domain.messages import Award, BrandTerms, Claim, Event, Offer, Result, Terms, Win
 from ledger.domain.sharding import shard_of
+from ledger.runtime.protocol import Call, LedgerCalls
 
+P = ParamSpec("P")
 T = TypeVar("T")
 ASK_AT_FIRST = 8
 """So many bids without a lease are asked for at once, then twice as many…"""
@@ -148,7 +152,7 @@ class LedgerClient:
         try:
             for shard, ids in self._by_shard(wins, lambda win: win[0]).items():
                 await shard.beaten()  # what is given back must have been recorded
-                await shard.call_within(30.0, "release", [reservation_id for _, reservation_id in ids])
+                await shard.call_within(30.0, LedgerCalls.release, [reservation_id for _, reservation_id in ids])
         except LedgerError as error:
             logger.warning("%d reservations stay until they expire: %s", len(wins), error)
 
@@ -167,28 +171,45 @@ class LedgerClient:
         """The same for all replicas: each tells what it knows, and hears what is new."""
         await _within(seconds, [shard.summon(seconds) for shard in self._shards])
 
-    async def of_brand(self, seconds: float, method: str, brand_id: str, *args: Any) -> Any:
-        """A call about a brand. Raises: LedgerError."""
-        return await self._whose(self._of(brand_id), seconds, method, brand_id, *args)
+    # Calls of the ledger (`LedgerCalls`), repeated for so many seconds while it restarts. Each raises LedgerError.
 
-    async def put_brand(self, seconds: float, brand_id: str, settings: Any) -> Any:
+    async def get_brand(self, seconds: float, brand_id: str) -> dict[str, Any]:
+        return await self._whose(self._of(brand_id), seconds, LedgerCalls.get_brand, brand_id)
+
+    async def put_brand(self, seconds: float, brand_id: str, settings: BrandSettings) -> dict[str, Any]:
         shard = self._owner.get(brand_id) or self._by_hash(settings.portfolio_id, brand_id)
-        return await self._whose(shard, seconds, "put_brand", brand_id, settings)
+        return await self._whose(shard, seconds, LedgerCalls.put_brand, brand_id, settings)
 
-    async def of_portfolio(self, seconds: float, method: str, portfolio_id: str, *args: Any) -> Any:
-        """A call about a portfolio. Raises: LedgerError."""
-        return await self._whose(self._by_hash(portfolio_id, ""), seconds, method, portfolio_id, *args)
+    async def slot_roas(
+        self, seconds: float, brand_id: str, days: Mapping[int, DaySums], window_days: int, today_fraction: float
+    ) -> float:
+        return await self._whose(
+            self._of(brand_id), seconds, LedgerCalls.slot_roas, brand_id, days, window_days, today_fraction
+        )
 
-    async def _whose(self, shard: ShardClient, seconds: float, method: str, *args: Any) -> Any:
+    async def get_portfolio(self, seconds: float, portfolio_id: str) -> dict[str, Any]:
+        return await self._whose(self._by_hash(portfolio_id, ""), seconds, LedgerCalls.get_portfolio, portfolio_id)
+
+    async def put_portfolio(self, seconds: float, portfolio_id: str, settings: PortfolioSettings) -> dict[str, Any]:
+        return await self._whose(
+            self._by_hash(portfolio_id, ""), seconds, LedgerCalls.put_portfolio, portfolio_id, settings
+        )
+
+    async def _whose(
+        self, shard: ShardClient, seconds: float, call: Call[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
         """A call that goes on to the shard that the asked one names: a brand may just have moved."""
         try:
-            return await shard.call_within(seconds, method, *args)
+            return await shard.call_within(seconds, call, *args, **kwargs)
         except OtherShard as error:
-            return await self._shards[error.shard].call_within(seconds, method, *args)
+            return await self._shards[error.shard].call_within(seconds, call, *args, **kwargs)
 
-    async def list_brands(self, seconds: float, cursor: str | None, limit: int) -> tuple[list[Any], str | None]:
+    async def list_brands(
+        self, seconds: float, cursor: str | None, limit: int
+    ) -> tuple[list[dict[str, Any]], str | None]:
+        """A page of all shards' brands by their ids, and the cursor of the next page (None: that was the last)."""
         pages = await asyncio.gather(
-            *(shard.call_within(seconds, "list_brands", cursor, limit) for shard in self._shards)
+            *(shard.call_within(seconds, LedgerCalls.list_brands, cursor, limit) for shard in self._shards)
         )
         brands = sorted((brand for page, _ in pages for brand in page), key=lambda brand: str(brand["brand_id"]))
         more = len(brands) > limit or any(next_cursor for _, next_cursor in pages)
@@ -200,7 +221,7 @@ class LedgerClient:
         results: dict[int, Result] = {}
         numbered = list(enumerate(events))
         for shard, items in self._by_shard(numbered, lambda item: item[1].brand_id).items():
-            answers = await shard.call_within(seconds, "record", [event for _, event in items])
+            answers = await shard.call_within(seconds, LedgerCalls.record, [event for _, event in items])
             results |= zip((number for number, _ in items), answers, strict=True)
         return [results[number] for number in range(len(events))]
 

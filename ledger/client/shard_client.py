@@ -8,7 +8,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from ray.exceptions import RayError, RayTaskError
 
@@ -19,8 +19,11 @@ from ledger.domain.messages import Beat, BrandTerms, Reply
 from ledger.domain.reservation import Lifetimes
 from ledger.domain.settings import LedgerSettings
 from ledger.runtime.beat_format import pack_beat
+from ledger.runtime.protocol import Call, LedgerCalls, remote
 from ledger.runtime.wakeup import LISTEN_S
 
+P = ParamSpec("P")
+T = TypeVar("T")
 logger = logging.getLogger("paceline.reserve")
 RETRY_S = 0.1
 BEAT_S = 10.0
@@ -61,8 +64,8 @@ class ShardClient:
         self._is_over = False
         self._name = os.urandom(8).hex()
 
-    async def call(self, method: str, *args: Any) -> Any:
-        """One call to the ledger.
+    async def call(self, call: Call[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """One call to the ledger, named as `LedgerCalls` has it.
 
         Raises:
             LedgerError: it declined, or (LedgerUnavailable) there is none.
@@ -70,7 +73,7 @@ class ShardClient:
         try:
             if self._handle is None:
                 self._handle = await self._connected()
-            return await getattr(self._handle, method).remote(*args)
+            return await remote(self._handle, call, *args, **kwargs)
         except RayTaskError as error:  # it is a LedgerError too, but its text is the remote traceback
             cause = getattr(error, "cause", None)
             if isinstance(cause, LedgerError):
@@ -95,13 +98,13 @@ class ShardClient:
         if not attempt.cancelled():
             attempt.exception()  # whoever waited has heard of it
 
-    async def call_within(self, seconds: float, method: str, *args: Any) -> Any:
+    async def call_within(self, seconds: float, call: Call[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """A call that may be repeated without harm, tried again while the ledger restarts."""
         end = self._clock() + seconds
         while True:
             try:
                 async with asyncio.timeout(max(0.0, end - self._clock())):
-                    return await self.call(method, *args)
+                    return await self.call(call, *args, **kwargs)
             except TimeoutError:
                 raise LedgerUnavailable("the ledger did not answer in time") from None
             except OtherShard:
@@ -133,7 +136,7 @@ class ShardClient:
 
     async def _summon_others(self, seconds: float) -> None:
         with contextlib.suppress(LedgerError):
-            await self.call("summon", seconds, self._name)
+            await self.call(LedgerCalls.summon, seconds, self._name)
 
     async def keep_beating(self) -> None:
         """Until the last beat has been sent."""
@@ -152,7 +155,7 @@ class ShardClient:
         while not self._is_over:
             try:
                 async with asyncio.timeout(LISTEN_S + BEAT_S):
-                    is_called = await self.call("listen", self._name)
+                    is_called = await self.call(LedgerCalls.listen, self._name)
             except (LedgerError, TimeoutError):
                 await asyncio.sleep(LISTEN_AGAIN_S)  # the beats find the way back to it
                 continue
@@ -211,7 +214,7 @@ class ShardClient:
         Raises:
             LedgerUnavailable, TimeoutError: it may have arrived all the same.
         """
-        call = asyncio.ensure_future(self.call("beat", pack_beat(beat)))
+        call = asyncio.ensure_future(self.call(LedgerCalls.beat, pack_beat(beat)))
         try:
             heard_s = began_s = self._clock()
             while not call.done():
@@ -232,15 +235,14 @@ class ShardClient:
                 elif not call.done():
                     self._is_away = True  # requests need not wait until it is replaced
                     self._let_go()
-            reply: Reply = await call
-            return reply
+            return await call
         finally:
             call.cancel()
 
     async def _says_its_name(self) -> bool:
         try:
             async with asyncio.timeout(self._settings.silence_s / 3):
-                await self.call("identity")
+                await self.call(LedgerCalls.identity)
         except (LedgerError, TimeoutError):
             return False
         return True

@@ -7,7 +7,7 @@ import datetime as dt
 import logging
 import math
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from redis.asyncio import Redis
@@ -22,6 +22,7 @@ from ledger.domain.settings import LedgerSettings, RoasSettings
 from ledger.former_names import pickled_as
 from ledger.runtime.beat_format import unpack_beat
 from ledger.runtime.generations import Identity, digest_of, has_successor
+from ledger.runtime.protocol import LedgerCalls
 from ledger.runtime.wakeup import Wakeup
 from ledger.service.controller_loop import ControllerLoop
 from ledger.service.lambda_history import LOOK_S, LambdaHistory
@@ -43,11 +44,11 @@ class LedgerActor:
     """A shard's ledger. It may be killed at any time: what it has answered is in the database.
 
     Ray starts it again by calling the constructor, on the event loop, with the same settings; it then takes the next
-    epoch, unless a younger generation has a name by now. The methods are those of `Ledger`; writes go through the one
+    epoch, unless a younger generation has a name by now. It answers `LedgerCalls`; writes go through the one
     `WriteQueue`.
 
     Args:
-        generation: its number in its shard (`reach.py`); 0: no other one is looked for.
+        generation: its number in its shard (`generations.py`); 0: no other one is looked for.
     """
 
     def __init__(
@@ -134,17 +135,12 @@ class LedgerActor:
         self._ledger = ledger
         logger.info("shard %d is open in epoch %d", self._shard, ledger.epoch)
 
+    # `LedgerCalls`
+
     async def identity(self) -> Identity:
-        """What it runs with; answered without the database."""
         return self._identity
 
-    # The replicas' way
-
     async def beat(self, packed: bytes) -> Reply:
-        """
-        Args:
-            packed: a `Beat`, by `pack_beat`.
-        """
         beat = unpack_beat(packed)
         reply = await self._write(lambda writer: writer.beat(beat))
         if self._pilot is not None:
@@ -152,11 +148,9 @@ class LedgerActor:
         return reply
 
     async def listen(self, replica: str) -> bool:
-        """Until the replica should beat at once; see `Wakeup`."""
         return await self._summons.listen(replica)
 
     async def summon(self, seconds: float, replica: str) -> None:
-        """Until all replicas but this one have beaten, or so long."""
         await self._summons.others_within(seconds, replica)
 
     async def end_sessions(self, since: dt.datetime) -> int:
@@ -167,8 +161,6 @@ class LedgerActor:
 
     async def record(self, events: Sequence[Event]) -> list[Result]:
         return await self._write(lambda writer: writer.record(events))
-
-    # Administration
 
     async def put_brand(self, brand_id: str, settings: BrandSettings) -> dict[str, Any]:
         return await self._write(lambda writer: writer.run(lambda: self._book.put_brand(brand_id, settings)))
@@ -189,9 +181,8 @@ class LedgerActor:
         return await self._book.get_portfolio(portfolio_id)
 
     async def slot_roas(
-        self, brand_id: str, days: dict[int, DaySums], window_days: int, today_fraction: float
+        self, brand_id: str, days: Mapping[int, DaySums], window_days: int, today_fraction: float
     ) -> float:
-        """The ROAS of a part of a brand, by the measure of `brand_roas_current`; NaN while it is not known."""
         await self.start()
         if self._counters is None:
             return math.nan
@@ -260,6 +251,10 @@ class LedgerActor:
         if self._generation == 0:
             return False
         return await asyncio.to_thread(has_successor, self._shard, self._generation)
+
+
+_LEDGER_CALLS: type[LedgerCalls] = LedgerActor
+"""It answers every call, with the arguments and answers that its callers were promised: mypy says so."""
 
 
 def _end_for_good() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import time
-from typing import Any
+from collections.abc import Awaitable
+from typing import Any, TypeVar
 
 from db.settings import DatabaseSettings
 from ledger.domain.errors import LedgerUnavailable
@@ -20,7 +21,9 @@ from ledger.runtime.generations import (
     logger,
     name_of,
 )
+from ledger.runtime.protocol import LedgerCalls, remote
 
+T = TypeVar("T")
 BORN_AT = time.time()
 """When this process began, near enough."""
 
@@ -112,12 +115,10 @@ class _RayGenerations:
             raise LedgerUnavailable(_first_line(error)) from None
 
     def identity(self, handle: Any) -> Identity:
-        import ray
         from ray.exceptions import GetTimeoutError, RayActorError
 
         try:
-            answer: Identity = ray.get(handle.identity.remote(), timeout=self._settings[2].silence_s)
-            return answer
+            return _answer(remote(handle, LedgerCalls.identity), self._settings[2].silence_s)
         except GetTimeoutError:
             if _has_started(handle):
                 raise Silent("its actor does not answer") from None
@@ -144,7 +145,7 @@ def end_sessions(seconds: float, draining_s: float) -> None:
     for shard, generations in living_generations().items():
         ledger = ray.get_actor(name_of(shard, max(generations)), NAMESPACE)
         while time.monotonic() < until:
-            if not ray.get(ledger.end_sessions.remote(since), timeout=max(until - time.monotonic(), 0.1)):
+            if not _answer(remote(ledger, LedgerCalls.end_sessions, since), max(until - time.monotonic(), 0.1)):
                 break
             time.sleep(0.1)
 
@@ -164,6 +165,19 @@ def _kill(name: str) -> None:
         ray.kill(ray.get_actor(name, namespace=NAMESPACE), no_restart=True)
     except ValueError:  # somebody was faster
         return
+
+
+def _answer(reference: Awaitable[T], within_s: float) -> T:
+    """Blocks until the call has been answered.
+
+    Raises:
+        RayError: it failed, or (GetTimeoutError) was not answered in time.
+    """
+    import ray
+
+    ray_reference: Any = reference
+    answer: T = ray.get(ray_reference, timeout=within_s)
+    return answer
 
 
 def _has_started(handle: Any) -> bool:

@@ -212,8 +212,8 @@ class Api:
         with database_problems():
             found = await roas_actuals.window(self._database, where, now.date(), days)
         with ledger_problems():
-            actual_roas = await self._ledger.of_brand(
-                LEDGER_WAIT_S, "slot_roas", query.brand_id, found.days, days, _share_of_day(now)
+            actual_roas = await self._ledger.slot_roas(
+                LEDGER_WAIT_S, query.brand_id, found.days, days, _share_of_day(now)
             )
         return reply(
             {
@@ -264,7 +264,7 @@ class Api:
         caller.must_own_brand(brand_id)
         await self._ledger.summon_within(SHOWN_WITHIN_S)
         with ledger_problems():
-            return reply(await self._ledger.of_brand(LEDGER_WAIT_S, "get_brand", brand_id))
+            return reply(await self._ledger.get_brand(LEDGER_WAIT_S, brand_id))
 
     async def _put_brand(self, request: Request) -> Response:
         _, body = await self._admin(request)
@@ -279,9 +279,7 @@ class Api:
         (await self._caller(request)).require("admin")
         await self._ledger.summon_within(SHOWN_WITHIN_S)
         with ledger_problems():
-            return reply(
-                await self._ledger.of_portfolio(LEDGER_WAIT_S, "get_portfolio", request.path_params["portfolio_id"])
-            )
+            return reply(await self._ledger.get_portfolio(LEDGER_WAIT_S, request.path_params["portfolio_id"]))
 
     async def _put_portfolio(self, request: Request) -> Response:
         _, body = await self._admin(request)
@@ -289,7 +287,7 @@ class Api:
         defaults = {**PortfolioSettings().model_dump(), "currency": self._settings.general.currency}
         settings = parse_over(PortfolioSettings, defaults, body)
         with ledger_problems():
-            shown = await self._ledger.of_portfolio(LEDGER_WAIT_S, "put_portfolio", portfolio_id, settings)
+            shown = await self._ledger.put_portfolio(LEDGER_WAIT_S, portfolio_id, settings)
         await self._ledger.summon_within(HEARD_WITHIN_S)
         return reply(shown)
 

@@ -505,10 +505,10 @@ async def test_what_the_ledger_declines_is_told_in_its_own_words(serve):
     ledger = Fake()
     client = await serve(ledger)
     with pytest.raises(NotFound, match="no such brand: x"):
-        await soon(client.of_brand(LONG_S, "get_brand", "x"))
+        await soon(client.get_brand(LONG_S, "x"))
     ledger.error = RayTaskError("get_brand", "remote traceback", NotFound("brand", "x"))
     with pytest.raises(NotFound) as told:
-        await soon(client.of_brand(LONG_S, "get_brand", "x"))
+        await soon(client.get_brand(LONG_S, "x"))
     assert str(told.value) == "no such brand: x"
 
 
@@ -516,14 +516,14 @@ async def test_a_call_is_tried_again_while_the_ledger_restarts(serve):
     ledger = Fake()
     client = await serve(ledger)
     ledger.error = RayActorError()
-    calling = asyncio.create_task(client.of_brand(LONG_S, "get_brand", "x"))
+    calling = asyncio.create_task(client.get_brand(LONG_S, "x"))
     await until(lambda: ledger.connected > 3)
     ledger.error = None
     with pytest.raises(NotFound):
         await soon(calling)
     ledger.error = RayActorError()
     with pytest.raises(LedgerUnavailable):
-        await soon(client.of_brand(0.01, "get_brand", "x"))
+        await soon(client.get_brand(0.01, "x"))
 
 
 # Two shards
