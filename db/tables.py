@@ -347,7 +347,7 @@ lambda_fits = Table(
 lambda_history = Table(
     "lambda_history",
     metadata,
-    # The λ that a brand's bids were scored with from then on. Sparse: see `ledger/lambda_record.py`.
+    # The λ that a brand's bids were scored with from then on. Sparse: see `ledger/service/lambda_history.py`.
     Column("seq", SEQUENCE, primary_key=True, autoincrement=True),
     Column("brand_id", ID, nullable=False),
     Column("at", UtcDateTime, nullable=False),
