@@ -22,7 +22,7 @@ from db.settings import DatabaseSettings
 from db.state import State
 from training.model.model import Columns, Model
 from training.registry.activations import current
-from training.registry.publish import fetch, publish_version
+from training.registry.publish import ModelRegistry
 
 BODIES = 32
 TIMEOUT_S = 10.0
@@ -284,13 +284,12 @@ def publish_variants(state: State, number: int) -> list[Model]:
         database = Database(DatabaseSettings(url=f"sqlite+aiosqlite:///{state.database}"))
         try:
             live = await current(database)
+            registry = ModelRegistry(database, state, f"unix://{state.redis_socket}", lambda _: None)
             assert live is not None
-            model = await fetch(state, live, verify=False)
+            model = await registry.files.fetch(live, verify=False)
             found = [varied(model, one) for one in range(1, number + 1)]
             for one in found:
-                await publish_version(
-                    database, state, one, redis_url=f"unix://{state.redis_socket}", say=lambda _: None
-                )
+                await registry.publish(one)
             return [model, *found]
         finally:
             await database.close()

@@ -18,7 +18,7 @@ from training.fitting.engines import FitFailed
 from training.model.bundle import ModelRefused, ModelUnavailable
 from training.nightly.pipeline import AnotherNight, NothingToLearn, first_model
 from training.progress import Say
-from training.registry.publish import announce
+from training.registry.publish import ModelRegistry
 
 SIMULATED = "simulated"
 
@@ -48,7 +48,7 @@ async def _prepare(settings: Settings, state: State, data: Path | None, say: Say
     try:
         await _import(database, state, data, say)
         redis_url = str(settings.redis.url)
-        live = await announce(database, state, redis_url, say)
+        live = await ModelRegistry(database, state, redis_url, say).announce()
         if live is None:
             say("fitting the first model")
             live = await first_model(

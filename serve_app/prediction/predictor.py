@@ -25,7 +25,7 @@ from serve_app.settings import Settings
 from training.model.bundle import ModelRefused, ModelUnavailable
 from training.model.model import Columns, Explanation, Model
 from training.registry.activations import current
-from training.registry.publish import fetch
+from training.registry.version_files import VersionFiles
 
 FIRST_LOOK_S = 30.0
 REFUSED_AGAIN_S, UNAVAILABLE_AGAIN_S = 30.0, 3.0
@@ -69,10 +69,10 @@ class Predictor:
 
     def __init__(self, settings: Settings, state: State) -> None:
         self._poll_s = settings.serve.model_poll_s
-        self._state = state
         self._database = Database(settings.database)
-        self._redis_url = str(settings.redis.url)
-        self._pointer = Pointer(self._redis_url)
+        redis_url = str(settings.redis.url)
+        self._files = VersionFiles(state, redis_url)
+        self._pointer = Pointer(redis_url)
         self._watch = LiveVersion(partial(current, self._database), self._pointer)
         self._model: Model | None = None
         self.trouble: Trouble | None = None
@@ -125,7 +125,7 @@ class Predictor:
             return
         try:
             # In threads: requests go on. What would take Python long there, a child has done once for the node.
-            model = await fetch(self._state, version, redis_url=self._redis_url)
+            model = await self._files.fetch(version)
         except ModelUnavailable as error:
             logger.warning("model %s is not to be had yet, asking again: %s", version, error)
             self.trouble = Trouble(version, error.reason, time.monotonic() + UNAVAILABLE_AGAIN_S)

@@ -12,14 +12,14 @@ from db.session import Database
 from db.state import State
 from db.tables import model_versions, nights
 from training.registry.activations import as_of, current
-from training.registry.publish import activate
+from training.registry.publish import ModelRegistry
 
 SHOWN = ("version", "parent", "engine", "trained_through", "status", "simulated", "created_at")
 
 
 class Versions:
     def __init__(self, database: Database, state: State, redis_url: str) -> None:
-        self._database, self._state, self._redis_url = database, state, redis_url
+        self._database, self._registry = database, ModelRegistry(database, state, redis_url)
 
     async def all(self) -> list[dict[str, Any]]:
         """Newest first; the items of `schemas.ModelPage`."""
@@ -61,5 +61,5 @@ class Versions:
             UnknownVersion: none of that name was published.
             ModelRefused: its files are not what was published; the live version stays.
         """
-        await activate(self._database, self._state, version, redis_url=self._redis_url, reason="api")
+        await self._registry.activate(version, reason="api")
         return next(entry for entry in await self.all() if entry["version"] == version)

@@ -1,4 +1,5 @@
-"""Nights that die at chosen places: `python -m tests.contract.killed` reads `before|after MODULE.FUNCTION` a line.
+"""Nights that die at chosen places: `python -m tests.contract.killed` reads `before|after MODULE.FUNCTION` or
+`before|after MODULE.CLASS.METHOD` a line.
 
 Each is a process of its own, forked from this one, which has imported everything and begun nothing; its exit code is
 told in a line.
@@ -6,9 +7,9 @@ told in a line.
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import os
+import pkgutil
 import signal
 import sys
 from collections.abc import Callable
@@ -40,8 +41,8 @@ def main() -> int:
             os.dup2(2, 1)
             when, where = line.split()
             home, _, name = where.rpartition(".")
-            module = importlib.import_module(home)
-            setattr(module, name, deadly(getattr(module, name), when))
+            owner = pkgutil.resolve_name(home)  # a module, or a class in one
+            setattr(owner, name, deadly(getattr(owner, name), when))
             os._exit(cli.main(["--in-process", "--json"]))
         _, status = os.waitpid(child, 0)
         print(os.waitstatus_to_exitcode(status), flush=True)

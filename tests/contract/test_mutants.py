@@ -30,8 +30,9 @@ from tests.unit.training.conftest import fitted, make_history
 from training.model.bundle import ModelRefused
 from training.model.model import Columns, Model
 from training.model.store import bundle_of, parts_of
-from training.registry.publish import activate, model_key, publish_version
+from training.registry.publish import ModelRegistry
 from training.registry.replication import redis_key
+from training.registry.version_files import model_key
 from training.settings import ModelSettings
 
 ASKED = Columns.of([["b1", "b9"], ["p1", "p1"], ["p1:s1", "x"], ["mobile", "mobile"], ["300x250"] * 2], np.ones(2))
@@ -83,9 +84,10 @@ async def served(sqlite_url, redis_url, tmp_path, models) -> AsyncIterator[Serve
     state.scratch.mkdir(mode=0o700)  # of a node that serves: what is found there is remembered
     database = Database(DatabaseSettings(url=sqlite_url))
     first, second = models
+    registry = ModelRegistry(database, state, redis_url, lambda _: None)
     for model in models:
-        await publish_version(database, state, model, redis_url=redis_url, say=lambda _: None)
-    await activate(database, state, first.version, redis_url=redis_url, say=lambda _: None)
+        await registry.publish(model)
+    await registry.activate(first.version)
     environ = {
         "PACELINE_DATABASE_URL": sqlite_url,
         "PACELINE_REDIS_URL": redis_url,
@@ -143,7 +145,7 @@ async def test_what_is_signed_and_does_not_work_is_stopped_by_the_child_process(
         reason = await served.refuses(what)
         assert "signature" not in reason and "manifest names" not in reason, (what, reason)
         with pytest.raises(ModelRefused):
-            await activate(served.database, served.state, served.second.version, say=lambda _: None)
+            await ModelRegistry(served.database, served.state, say=lambda _: None).activate(served.second.version)
         tried += 1
     assert tried >= 20
     served.still_predicts()

@@ -30,10 +30,12 @@ from training.etl.simulated_market import performance
 from training.model.model import Columns
 from training.nightly import cli
 from training.nightly.pipeline import ChampionChanged, night_lock, run
+from training.progress import Say
 from training.registry.activations import current
-from training.registry.publish import activate, fetch, publish_version, tell_redis
+from training.registry.publish import ModelRegistry
 from training.registry.release_check import confirm
 from training.registry.replication import git
+from training.registry.version_files import VersionFiles
 from training.settings import ModelSettings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,6 +63,10 @@ async def history(database: Database) -> None:
 
 def quiet(_line: str) -> None:
     pass
+
+
+def registry_of(database: Database, state: State, redis_url: str | None = None, say: Say = quiet) -> ModelRegistry:
+    return ModelRegistry(database, state, redis_url, say)
 
 
 async def night(database, state, **given):
@@ -128,13 +134,13 @@ DEATHS = [
     "after training.nightly.pipeline._keep_candidate",
     "after training.nightly.pipeline.fit_lambdas",
     "before training.model.store._sync",  # half of the version's directory is there
-    "before training.registry.publish.to_redis",  # the database knows the version, nobody else does
+    "before training.registry.replication.RedisCopies.put",  # the database knows the version, nobody else does
     "before training.registry.publish.to_git",
-    "before training.nightly.pipeline.activate",
-    "before training.registry.publish._pointed_at",  # live in the database, and Redis not told
+    "before training.registry.publish.ModelRegistry.activate",
+    "before training.registry.replication.RedisCopies.make_current",  # live in the database, and Redis not told
     "before training.nightly.pipeline.confirm",
 ]
-SWAPPED_AT = DEATHS.index("before training.registry.publish._pointed_at")
+SWAPPED_AT = DEATHS.index("before training.registry.replication.RedisCopies.make_current")
 
 
 async def test_a_night_that_was_killed_anywhere_is_finished_by_the_next_run(
@@ -147,7 +153,7 @@ async def test_a_night_that_was_killed_anywhere_is_finished_by_the_next_run(
         # What is live is whole, whatever lies beside it.
         live = await current(database)
         assert live is not None and (live == first) == (place < SWAPPED_AT), death
-        assert (await fetch(state, live, verify=place >= SWAPPED_AT)).version == live, death
+        assert (await VersionFiles(state).fetch(live, verify=place >= SWAPPED_AT)).version == live, death
         with redis.Redis.from_url(redis_url, decode_responses=True) as client:
             assert client.get("roas_model:current") == (first if place <= SWAPPED_AT else live), death
     done = desk.night()
@@ -170,8 +176,8 @@ async def test_a_night_that_was_killed_anywhere_is_finished_by_the_next_run(
         expected = await night(clean, State(tmp_path / "clean"))
     finally:
         await clean.close()
-    made = (await fetch(state, version, verify=False)).manifest
-    other = (await fetch(State(tmp_path / "clean"), expected.version, verify=False)).manifest
+    made = (await VersionFiles(state).fetch(version, verify=False)).manifest
+    other = (await VersionFiles(State(tmp_path / "clean")).fetch(expected.version, verify=False)).manifest
     assert made["golden"] == other["golden"]
     assert made["files"]["encoder.json"] == other["files"]["encoder.json"]
     assert made["training"]["rows"] == other["training"]["rows"]
@@ -228,13 +234,13 @@ async def test_a_champion_that_changed_meanwhile_is_judged_against_anew(database
         raise OSError("no database today")
 
     with monkeypatch.context() as patched:
-        patched.setattr("training.nightly.pipeline.publish_version", away)
+        patched.setattr(ModelRegistry, "publish", away)
         with pytest.raises(OSError, match="no database"):
             await night(database, state)
-    await activate(database, state, first, say=quiet)
+    await registry_of(database, state).activate(first)
     done = await night(database, state)
     assert done.kept[:2] == ["features", "fit"] and "gate" not in done.kept
-    model = await fetch(state, done.version, verify=False)
+    model = await VersionFiles(state).fetch(done.version, verify=False)
     assert model.manifest["parent"] == first != second
 
 
@@ -242,19 +248,21 @@ async def test_an_operator_who_rolls_back_while_the_night_runs_is_not_overruled(
     first = (await night(database, state, date=LAST - dt.timedelta(days=1))).version
     second = (await night(database, state, date=LAST)).version
 
+    publish = ModelRegistry.publish
+
     async def rolled_back(*given: object, **named: object) -> None:
-        await publish_version(*given, **named)
-        await activate(database, state, first, say=quiet)
+        await publish(*given, **named)
+        await registry_of(database, state).activate(first)
 
     with monkeypatch.context() as patched:
-        patched.setattr("training.nightly.pipeline.publish_version", rolled_back)
+        patched.setattr(ModelRegistry, "publish", rolled_back)
         with pytest.raises(ChampionChanged, match=f"{first} was made live meanwhile.* against {second}"):
             await night(database, state)
     assert await current(database) == first
     done = await night(database, state)
     assert done.kept[:2] == ["features", "fit"] and "gate" not in done.kept, "judged against what is live now"
     assert done.live == done.version
-    assert (await fetch(state, done.version, verify=False)).manifest["parent"] == first
+    assert (await VersionFiles(state).fetch(done.version, verify=False)).manifest["parent"] == first
 
 
 async def test_what_an_operator_made_live_after_the_swap_stays(database, state, history, monkeypatch):
@@ -267,7 +275,7 @@ async def test_what_an_operator_made_live_after_the_swap_stays(database, state, 
         patched.setattr("training.nightly.pipeline.confirm", broken)
         with pytest.raises(OSError, match="killed here"):
             await night(database, state, verify=True)
-    await activate(database, state, first, say=quiet)
+    await registry_of(database, state).activate(first)
     done = await night(database, state, verify=True)
     assert "swap" in done.kept and done.live == await current(database) == first
     assert done.problems[0] == f"the database says that {first} is live"
@@ -283,21 +291,21 @@ async def test_a_place_that_disagrees_is_found_and_looked_at_again_by_the_next_r
         assert bundle == client.get(f"roas_model:{version}") == (state.registry / "roas_model.json").read_text()
         client.set("roas_model:current", "another")
         client.set("roas_model.json", "{}")
-        assert await confirm(database, state, version, redis_url, quiet) == [
+        assert await confirm(registry_of(database, state, redis_url), version) == [
             "Redis's roas_model:current is another",
             "Redis's roas_model.json is not what was published",
         ]
-        await tell_redis(state, version, redis_url, quiet)
+        await VersionFiles(state, redis_url, quiet).tell_redis(version)
     said: list[str] = []
-    assert await confirm(database, state, version, "redis://127.0.0.1:1/0", said.append) == []
+    assert await confirm(registry_of(database, state, "redis://127.0.0.1:1/0", said.append), version) == []
     assert any("Redis was not compared" in line for line in said)
     (state.registry / "roas_model.json").write_text("{}")
     git(state.registry, "commit", "-qam", "x")
-    (problem,) = await confirm(database, state, version, redis_url, quiet)
+    (problem,) = await confirm(registry_of(database, state, redis_url), version)
     assert "holds another model" in problem
     trees = state.models / version / "model.txt"
     trees.write_text(trees.read_text().replace("leaf_value=", "leaf_value=9", 1))
-    (problem,) = await confirm(database, state, version, redis_url, quiet)
+    (problem,) = await confirm(registry_of(database, state, redis_url), version)
     assert "model.txt" in problem
 
 
@@ -328,7 +336,7 @@ async def test_replicas_are_asked_where_a_system_runs(database, state, history, 
         state.run.write_text(json.dumps({"url": f"http://127.0.0.1:{port}", "pid": os.getpid()}))
         said: list[str] = []
         within_s = 30.0 if says == "the version" else 0.5
-        found = await confirm(database, state, version, None, said.append, within_s)
+        found = await confirm(registry_of(database, state, say=said.append), version, within_s)
         server.shutdown()
     assert len(found) == problems
     assert any("nothing answers" in line for line in said) is (says == "nothing")
@@ -431,7 +439,7 @@ async def test_an_odd_history_gives_a_model_and_is_told(database, state, frame, 
         json.dumps(done._asdict(), allow_nan=False)
         assert sections_of((state.reports / f"{done.version}.html").read_text()) == SECTIONS
         frame, odd = frame.assign(ts=frame["ts"] + pd.Timedelta(days=1)), ""
-    model = await fetch(state, done.live, verify=False)
+    model = await VersionFiles(state).fetch(done.live, verify=False)
     ids = [["odd", "never-seen"], ["p", "never-seen"], ["s", "?"], ["mobile", "?"], ["300x250", "?"]]
     said = model.predict(Columns.of(ids, np.array([0.5, np.nan])))
     for values in (said.revenue_micros, said.ctr, said.cvr):

@@ -23,10 +23,12 @@ from training.etl.simulated_market import performance
 from training.model.bundle import ModelRefused, ModelUnavailable
 from training.model.model import Model
 from training.nightly.pipeline import AnotherNight, NothingToLearn, first_model, night_lock, run
+from training.progress import Say
 from training.registry import replication
 from training.registry.activations import as_of, current, live_at
-from training.registry.publish import UnknownVersion, activate, announce, fetch, model_key, prune, publish_version
+from training.registry.publish import ModelRegistry, UnknownVersion
 from training.registry.release_check import confirm
+from training.registry.version_files import VersionFiles, model_key
 from training.settings import ModelSettings
 
 LAST = dt.date(2020, 11, 21)
@@ -53,6 +55,10 @@ async def database(database_url: str) -> AsyncIterator[Database]:
 @pytest.fixture
 async def history(database: Database) -> None:
     await import_frame(database, performance(LAST, days=10), "simulated", simulated=True, say=quiet)
+
+
+def registry_of(database: Database, state: State, redis_url: str | None = None, say: Say = quiet) -> ModelRegistry:
+    return ModelRegistry(database, state, redis_url, say)
 
 
 async def night(database, state, **given):
@@ -87,8 +93,8 @@ async def test_a_version_can_be_activated_back_and_forth_and_the_past_is_known(d
     between = dt.datetime.now(dt.UTC)
     second = (await night(database, state, redis_url=redis_url)).version
     assert first != second
-    assert (await fetch(state, second)).manifest["parent"] == first
-    await activate(database, state, first, redis_url=redis_url, say=quiet)
+    assert (await VersionFiles(state).fetch(second)).manifest["parent"] == first
+    await registry_of(database, state, redis_url).activate(first)
     assert await current(database) == first
     with redis.Redis.from_url(redis_url, decode_responses=True) as client:
         assert client.get("roas_model:current") == first
@@ -103,7 +109,7 @@ async def test_redis_and_git_may_be_down(database, state):
     said: list[str] = []
     version = await first_model(database, state, SETTINGS, redis_url=NO_REDIS, say=said.append)
     assert await current(database) == version
-    assert (await fetch(state, version)).version == version
+    assert (await VersionFiles(state).fetch(version)).version == version
     assert {line.split()[2] for line in said if line.startswith("warning")} >= {"did"} or any(
         "Git" in line for line in said
     )
@@ -112,9 +118,9 @@ async def test_redis_and_git_may_be_down(database, state):
 
 @pytest.mark.usefixtures("history")
 async def test_an_empty_redis_is_told_what_is_live(database, state, redis_url):
-    assert await announce(database, state, redis_url, quiet) is None
+    assert await registry_of(database, state, redis_url).announce() is None
     version = await first_model(database, state, SETTINGS, say=quiet)
-    assert await announce(database, state, redis_url, quiet) == version
+    assert await registry_of(database, state, redis_url).announce() == version
     with redis.Redis.from_url(redis_url, decode_responses=True) as client:
         assert client.get("roas_model:current") == version
 
@@ -124,11 +130,11 @@ async def test_a_node_without_the_folder_takes_the_model_from_redis(database, st
     monkeypatch.setenv("PACELINE_MODEL_KEY", "a key that both nodes have been given")
     version = await first_model(database, state, SETTINGS, redis_url=redis_url, say=quiet)
     elsewhere = State(tmp_path / "elsewhere")
-    assert (await fetch(elsewhere, version, redis_url=redis_url)).version == version
+    assert (await VersionFiles(elsewhere, redis_url).fetch(version)).version == version
     with pytest.raises(ModelRefused):
-        await fetch(elsewhere, version)
+        await VersionFiles(elsewhere).fetch(version)
     with pytest.raises(ModelUnavailable, match="Redis does not answer"):
-        await fetch(elsewhere, version, redis_url=NO_REDIS)
+        await VersionFiles(elsewhere, NO_REDIS).fetch(version)
 
 
 @pytest.mark.usefixtures("history")
@@ -138,10 +144,10 @@ async def test_a_damaged_or_unknown_version_is_not_activated(database, state):
     trees = state.models / first / "model.txt"
     trees.write_text(trees.read_text()[:-100])
     with pytest.raises(ModelRefused):
-        await activate(database, state, first, say=quiet)
+        await registry_of(database, state).activate(first)
     for unknown in ("20200101T000000-000000", "", "v" * 65, "20200101T000000-é", "../" + second):
         with pytest.raises(UnknownVersion):
-            await activate(database, state, unknown, say=quiet)
+            await registry_of(database, state).activate(unknown)
     assert await current(database) == second
 
 
@@ -159,7 +165,7 @@ async def test_a_challenger_that_loses_is_kept_but_not_served(database, state, r
     with redis.Redis.from_url(redis_url) as client:
         assert client.get(f"roas_model:{lost.version}") is None
     with pytest.raises(ModelRefused, match="lost at the gate"):
-        await activate(database, state, lost.version, redis_url=redis_url, say=quiet)
+        await registry_of(database, state, redis_url).activate(lost.version)
     assert await current(database) == first
 
 
@@ -178,14 +184,14 @@ async def test_a_version_that_the_folder_lost_is_served_from_redis_and_made_anew
     version = await first_model(database, state, SETTINGS, redis_url=redis_url, say=quiet)
     harm(state, version)
     with pytest.raises(ModelRefused):
-        await fetch(state, version)
+        await VersionFiles(state).fetch(version)
     with pytest.raises(ModelUnavailable):
-        await fetch(state, version, redis_url=NO_REDIS)
-    assert (await fetch(state, version, redis_url=redis_url)).version == version
+        await VersionFiles(state, NO_REDIS).fetch(version)
+    assert (await VersionFiles(state, redis_url).fetch(version)).version == version
     said: list[str] = []
-    assert await announce(database, state, redis_url, said.append) == version
+    assert await registry_of(database, state, redis_url, said.append).announce() == version
     assert [line for line in said if line.startswith("warning") and "made anew" in line]
-    assert (await fetch(state, version)).version == version
+    assert (await VersionFiles(state).fetch(version)).version == version
 
 
 @pytest.mark.usefixtures("history")
@@ -198,7 +204,7 @@ async def test_where_the_live_version_is_lost_the_last_good_one_goes_live(databa
         forged = client.get(f"roas_model:{second}").replace('"calibration":1.0', '"calibration":2.0')
         client.set(f"roas_model:{second}", forged)
         said: list[str] = []
-        assert await announce(database, state, redis_url, said.append) == first
+        assert await registry_of(database, state, redis_url, said.append).announce() == first
         assert client.get("roas_model:current") == first
     assert await current(database) == first
     assert any(line.startswith("warning") and first in line and second in line for line in said)
@@ -208,7 +214,7 @@ async def test_where_the_live_version_is_lost_the_last_good_one_goes_live(databa
     harm(state, first)
     with redis.Redis.from_url(redis_url) as client:
         client.set(f"roas_model:{first}", b"\xff")
-    assert await announce(database, state, redis_url, quiet) is None
+    assert await registry_of(database, state, redis_url).announce() is None
 
 
 @pytest.mark.usefixtures("history")
@@ -217,7 +223,7 @@ async def test_what_fails_for_now_does_not_take_a_version_back(database, state, 
     second = (await night(database, state, redis_url=redis_url)).version
     delete(state, second)
     said: list[str] = []
-    assert await announce(database, state, NO_REDIS, said.append) == second
+    assert await registry_of(database, state, NO_REDIS, said.append).announce() == second
     assert any("Redis does not answer" in line for line in said)
     assert await current(database) == second
     with pytest.raises(ModelUnavailable):  # rather than to let a challenger go live unopposed
@@ -231,24 +237,24 @@ async def test_old_versions_are_pruned_and_never_the_live_one_or_its_parent(data
         (await night(database, state, date=LAST - dt.timedelta(days=back), redis_url=redis_url)).version
         for back in (4, 3, 2, 1, 0)
     ]
-    await activate(database, state, nights[1], redis_url=redis_url, say=quiet)
+    await registry_of(database, state, redis_url).activate(nights[1])
     kept = {nights[0], nights[1], nights[4]}  # the live one's parent, the live one, the newest
-    await prune(database, state, 1, redis_url=redis_url, say=quiet)
+    await registry_of(database, state, redis_url).prune(1)
     assert {path.name for path in state.models.iterdir()} == kept
     with redis.Redis.from_url(redis_url, decode_responses=True) as client:
         pointers = {"roas_model:current", "roas_model.json"}
         assert set(client.keys("roas_model*")) == {f"roas_model:{version}" for version in kept} | pointers
-    assert (await fetch(state, nights[1])).version == nights[1]
+    assert (await VersionFiles(state).fetch(nights[1])).version == nights[1]
     async with database.read() as connection:
         assert len((await connection.execute(select(model_versions))).all()) == 5
     old, new = state.models / ".old.1", state.models / ".new.2"
     for draft in (old, new):
         draft.mkdir()
     os.utime(old, (0, 0))
-    await prune(database, state, 1, redis_url=redis_url, say=quiet)
+    await registry_of(database, state, redis_url).prune(1)
     assert (old.exists(), new.exists()) == (False, True), "what was killed goes, what is being written stays"
     with pytest.raises(ModelRefused):
-        await activate(database, state, nights[2], redis_url=redis_url, say=quiet)
+        await registry_of(database, state, redis_url).activate(nights[2])
 
 
 @pytest.mark.usefixtures("history")
@@ -261,7 +267,7 @@ async def test_the_night_prunes_and_a_redis_that_is_away_is_a_warning(database, 
             database, state, date=date, settings=settings, redis_url=NO_REDIS, say=said.append, verify=False
         )
     assert len(list(state.models.iterdir())) == 2
-    assert (await fetch(state, done.version)).version == done.version
+    assert (await VersionFiles(state).fetch(done.version)).version == done.version
     assert any("Redis keeps its old models" in line for line in said)
 
 
@@ -282,9 +288,9 @@ async def test_a_version_is_simulated_while_anything_simulated_is_among_what_it_
 @pytest.mark.usefixtures("history")
 async def test_publishing_again_after_a_crash_changes_nothing(database, state):
     version = (await night(database, state)).version
-    model = await fetch(state, version)
-    await publish_version(database, state, model, say=quiet)
-    assert (await fetch(state, version)).to_bundle(model_key(state)) == model.to_bundle(model_key(state))
+    model = await VersionFiles(state).fetch(version)
+    await registry_of(database, state).publish(model)
+    assert (await VersionFiles(state).fetch(version)).to_bundle(model_key(state)) == model.to_bundle(model_key(state))
     assert git(state, "log", "--format=%s").count(version) == 1
 
 
@@ -299,19 +305,19 @@ async def test_every_version_is_pushed_to_the_remote_that_is_set(database, state
     assert replication.git(bare, "log", "--format=%s").splitlines() == [f"Model {second}", f"Model {first}"]
     bundle = replication.git(bare, "show", "HEAD:roas_model.json")
     assert Model.from_bundle(bundle, model_key(state), second).version == second
-    assert await confirm(database, state, second, None, quiet) == []
+    assert await confirm(registry_of(database, state), second) == []
     # A remote that is behind is seen; one that is away is a warning, and gets it all the next time.
     replication.git(bare, "update-ref", "refs/heads/main", "HEAD~1")
-    (problem,) = await confirm(database, state, second, None, quiet)
+    (problem,) = await confirm(registry_of(database, state), second)
     assert "has not got the last commit" in problem
     bare.rename(tmp_path / "away.git")
     said: list[str] = []
     replication.to_git(state, second, bundle, said.append)
-    assert await confirm(database, state, second, None, said.append) == []
+    assert await confirm(registry_of(database, state, None, said.append), second) == []
     assert len([line for line in said if line.startswith("warning")]) == 2
     (tmp_path / "away.git").rename(bare)
     replication.to_git(state, second, bundle, said.append)
-    assert await confirm(database, state, second, None, quiet) == []
+    assert await confirm(registry_of(database, state), second) == []
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -343,7 +349,7 @@ async def test_the_registry_tells_which_model_and_which_price_were_live_at_a_tim
     first = (await night(database, state, date=LAST)).version
     between = dt.datetime.now(dt.UTC)
     second = (await night(database, state)).version
-    await activate(database, state, first, reason="api", say=quiet)
+    await registry_of(database, state).activate(first, reason="api")
     hour, minute = dt.timedelta(hours=1), dt.timedelta(minutes=1)
     fit = {"model_version": first, "mu_brand": 0.0, "mu_portfolio": 0.0, "nu_brand": 0.0, "nu_portfolio": 0.0}
     fit |= {"opportunities": 500}
@@ -412,7 +418,7 @@ async def test_a_history_without_revenue_or_with_one_row_still_gives_a_model(dat
     frame = performance(LAST, days=3).head(1).assign(revenue=0.0, pending_revenue=0.0)
     await import_frame(database, frame, "tiny", say=quiet)
     version = await first_model(database, state, SETTINGS, say=quiet)
-    assert (await fetch(state, version)).simulated is False
+    assert (await VersionFiles(state).fetch(version)).simulated is False
 
 
 async def test_without_history_there_is_nothing_to_learn(database, state):

@@ -22,7 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from db.session import Database
 from db.state import State
-from db.tables import imports, model_versions, nights
+from db.tables import imports, nights
 from training.etl.approvals import pending_shares
 from training.etl.data_quality import oddities
 from training.etl.reader import day_of
@@ -47,8 +47,9 @@ from training.nightly.checkpoints import (
 from training.nightly.lambda_step import fit_lambdas
 from training.progress import Progress, Say
 from training.registry.activations import REMEMBERED, activated, current, forget
-from training.registry.publish import activate, fetch, model_key, prune, publish_version, tell_redis
+from training.registry.publish import ModelRegistry
 from training.registry.release_check import confirm
+from training.registry.version_files import model_key
 from training.reports.night_report import Ended, duels_of, write_report
 from training.reports.report_data import RECENT_DAYS, payout_breaks
 from training.reports.report_data import told as told_break
@@ -193,6 +194,7 @@ async def _steps(
     verify: bool,
     progress: Progress,
 ) -> Night:
+    registry = ModelRegistry(database, state, redis_url, progress.hear)
     with progress.step("etl") as done:
         frame, new = await _read(database, state, date, progress)
         newest = int(frame["day"].max())
@@ -224,7 +226,7 @@ async def _steps(
         candidate = await _judged_before(database, state, kept, made_from, live)
         was_kept = candidate is not None
         if candidate is None:
-            champion = await _champion(state, live, redis_url, progress)
+            champion = await _champion(registry, live)
             candidate = await asyncio.to_thread(
                 _judge, data, newest, boosters, settings, champion, live, simulated, recent
             )
@@ -240,27 +242,19 @@ async def _steps(
         progress.warn(line)
     with progress.step("publish") as done:
         model = model.with_manifest(**{"lambda": prices.kappas})
-        was_kept = await _is_published(database, model.version)
-        await publish_version(
-            database,
-            state,
-            model,
-            redis_url=redis_url,
-            accepted=accepted,
-            lambdas=prices.rows,
-            say=progress.hear,
-        )
+        was_kept = await registry.is_published(model.version)
+        await registry.publish(model, accepted=accepted, lambdas=prices.rows)
         words = f"{model.version}{' (simulated market)' if simulated else ''}"
         done(progress.keeps(words) if was_kept else words)
     problems: list[str] = []
     if accepted:
         with progress.step("swap") as done:
-            done(await _swap(database, state, model, redis_url, progress))
-    await prune(database, state, settings.keep, redis_url=redis_url, say=progress.hear)
+            done(await _swap(registry, model, progress))
+    await registry.prune(settings.keep)
     await forget(database, dt.datetime.now(dt.UTC) - REMEMBERED)
     if accepted and verify:
         with progress.step("verify") as done:
-            problems = await confirm(database, state, model.version, redis_url, progress.hear)
+            problems = await confirm(registry, model.version)
             done("; ".join(problems) or "database, files, Redis, Git and replicas agree")
     live = await current(database)
     ended = Ended(model, live, candidate.duels, prices.rows, problems, progress.warnings)
@@ -452,13 +446,13 @@ async def _rejected(database: Database) -> list[str]:
     return [f"{row.rejected} rows of the import {row.source} cannot be used: see its .rejects.csv" for row in found]
 
 
-async def _champion(state: State, version: str | None, redis_url: str | None, progress: Progress) -> Model | None:
+async def _champion(registry: ModelRegistry, version: str | None) -> Model | None:
     if version is None:
         return None
     try:
-        return await fetch(state, version, redis_url=redis_url, verify=False)
+        return await registry.files.fetch(version, verify=False)
     except ModelRefused as error:
-        progress.warn(f"no champion to compare with: {error}")
+        registry.say(f"warning: no champion to compare with: {error}")
         return None
 
 
@@ -472,27 +466,21 @@ async def _is_simulated(database: Database, through: dt.date) -> bool:
     return False
 
 
-async def _is_published(database: Database, version: str) -> bool:
-    asked = select(model_versions.c.version).where(model_versions.c.version == version)
-    async with database.read() as connection:
-        return (await connection.execute(asked)).first() is not None
-
-
-async def _swap(database: Database, state: State, model: Model, redis_url: str | None, progress: Progress) -> str:
+async def _swap(registry: ModelRegistry, model: Model, progress: Progress) -> str:
     """Once a night: what an operator has made live since then stays.
 
     Raises:
         ChampionChanged: an operator was first; the next run judges the challenger against what is live now.
     """
-    version, parent = model.version, model.manifest["parent"]
+    database, version, parent = registry.database, model.version, model.manifest["parent"]
     if version not in await activated(database):
         if (live := await current(database)) != parent:
             raise ChampionChanged(f"{live} was made live meanwhile, the challenger was judged against {parent}")
-        await activate(database, state, version, redis_url=redis_url, reason="nightly", say=progress.hear)
+        await registry.activate(version, reason="nightly")
         return f"{version} is live"
     live = await current(database)
-    if live == version and redis_url is not None:  # the night may have been killed between database and Redis
-        await tell_redis(state, version, redis_url, progress.hear)
+    if live == version and registry.files.redis.url is not None:  # it may have been killed between database and Redis
+        await registry.files.tell_redis(version)
     return progress.keeps(f"{version} was made live" + ("" if live == version else f", {live} is now"))
 
 

@@ -10,14 +10,14 @@ from pathlib import Path
 import httpx
 from redis.exceptions import RedisError
 
-from db.session import Database
 from db.state import State
 from training.model.bundle import ModelRefused, ModelUnavailable
 from training.model.store import bundle_of
 from training.progress import Say
 from training.registry.activations import current
-from training.registry.publish import fetch
+from training.registry.publish import ModelRegistry
 from training.registry.replication import CURRENT, DOCUMENT, client_of, git, redis_key, remote_of, repository
+from training.registry.version_files import VersionFiles
 
 WITHIN_S = 30.0
 """How long replicas may take: they look every `model_poll_s`, load, and predict the golden rows in a child."""
@@ -27,20 +27,23 @@ PAUSE_S = 0.05
 TIMEOUT_S = 5.0
 
 
-async def confirm(
-    database: Database, state: State, version: str, redis_url: str | None, say: Say, within_s: float = WITHIN_S
-) -> list[str]:
-    """What speaks against the version being live everywhere; nothing, if all is well."""
+async def confirm(registry: ModelRegistry, version: str, within_s: float = WITHIN_S) -> list[str]:
+    """What speaks against the version being live everywhere; nothing, if all is well.
+
+    Args:
+        within_s: how long replicas may take.
+    """
     problems = []
-    live = await current(database)
+    state, say = registry.state, registry.say
+    live = await current(registry.database)
     if live != version:
         problems.append(f"the database says that {live} is live")
     try:
-        await fetch(state, version)
+        await VersionFiles(state).fetch(version)
         bundle = await asyncio.to_thread(bundle_of, state.models / version)
     except (ModelRefused, ModelUnavailable) as error:
         return [*problems, str(error)]
-    if redis_url is not None:
+    if (redis_url := registry.files.redis.url) is not None:
         problems += await _redis(redis_url, version, bundle, say)
     problems += await asyncio.to_thread(_git, state, version, bundle, say)
     return problems + await _replicas(state, version, within_s, say)

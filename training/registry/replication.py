@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,36 +38,68 @@ def repository(state: State) -> Path:
     return model_settings().registry or state.registry
 
 
-async def from_redis(url: str, version: str) -> str | None:
+class RedisCopies:
+    """The bundles of accepted versions, one of them pointed at as the live one.
+
+    Args:
+        url: None: there is no Redis; nothing is kept, and nothing is found.
     """
-    Raises:
-        ModelUnavailable: Redis does not answer.
-    """
-    try:
-        async with client_of(url) as client:
-            stored = await client.get(redis_key(version))
-    except (RedisError, OSError) as error:
-        raise ModelUnavailable(version, f"not whole in the state folder, and Redis does not answer: {error}") from None
-    except UnicodeDecodeError:
-        return None  # as good as none
-    return None if stored is None else str(stored)
+
+    def __init__(self, url: str | None, say: Say) -> None:
+        self.url, self._say = url, say
+
+    async def get(self, version: str) -> str | None:
+        """The version's bundle, unchecked.
+
+        Raises:
+            ModelUnavailable: Redis does not answer.
+        """
+        if self.url is None:
+            return None
+        try:
+            async with client_of(self.url) as client:
+                stored = await client.get(redis_key(version))
+        except (RedisError, OSError) as error:
+            reason = f"not whole in the state folder, and Redis does not answer: {error}"
+            raise ModelUnavailable(version, reason) from None
+        except UnicodeDecodeError:
+            return None  # as good as none
+        return None if stored is None else str(stored)
+
+    async def put(self, version: str, bundle: str) -> None:
+        """Keep a published version; a Redis that is away is a warning, here and below."""
+        await self._set({redis_key(version): bundle})
+
+    async def make_current(self, version: str, bundle: str) -> None:
+        """Keep it, as the live one: the pointer goes with what it points at."""
+        await self._set({redis_key(version): bundle, DOCUMENT: bundle, CURRENT: version})
+
+    async def remove(self, versions: Sequence[str]) -> None:
+        if self.url is None or not versions:
+            return
+        try:
+            async with client_of(self.url) as client:
+                await client.unlink(*map(redis_key, versions))
+        except (RedisError, OSError) as error:
+            self._say(f"warning: Redis keeps its old models ({error})")
+
+    async def _set(self, values: dict[str, str]) -> None:
+        """In one transaction."""
+        if self.url is None:
+            return
+        try:
+            async with client_of(self.url) as client, client.pipeline(transaction=True) as pipe:
+                for key, value in values.items():
+                    pipe.set(key, value)
+                await pipe.execute()
+        except (RedisError, OSError) as error:
+            self._say(f"warning: Redis did not take the model ({error}); the database and the folder have it")
 
 
 def client_of(url: str) -> Any:
     return redis.asyncio.from_url(
         url, socket_timeout=REDIS_TIMEOUT_S, socket_connect_timeout=REDIS_TIMEOUT_S, decode_responses=True
     )
-
-
-async def to_redis(url: str, values: dict[str, str], say: Say) -> None:
-    """In one transaction; the pointer goes with what it points at."""
-    try:
-        async with client_of(url) as client, client.pipeline(transaction=True) as pipe:
-            for key, value in values.items():
-                pipe.set(key, value)
-            await pipe.execute()
-    except (RedisError, OSError) as error:
-        say(f"warning: Redis did not take the model ({error}); the database and the folder have it")
 
 
 def to_git(state: State, version: str, bundle: str, say: Say) -> None:
