@@ -28,7 +28,7 @@ from ledger.domain.messages import Claim, Offer, Placement
 from ledger.domain.settings import LedgerSettings, RoasSettings
 from ledger.runtime.actor import LedgerActor
 from serve_app import schemas
-from serve_app.http.problem_details import encode
+from serve_app.http.json_response import encode
 from serve_app.prediction.cache import Memory
 from serve_app.prediction.columns import Wanted, read
 from serve_app.prediction.expectation import Expectation

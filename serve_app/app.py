@@ -34,7 +34,7 @@ from serve_app.prediction import codec
 from serve_app.prediction.expectation import Expectation
 from serve_app.prediction.predictor import Live, Predictor, Slot
 from serve_app.routes.api import Api
-from serve_app.routes.model_versions import Versions
+from serve_app.routes.model_versions import ModelVersions
 from serve_app.settings import Settings, load, with_state
 from training.model.model import Columns, Explanation
 
@@ -205,7 +205,7 @@ class IngressReplica:
             database,
             Monitor(redis),
             Authenticator(keys),
-            Versions(database, state, str(settings.redis.url)),
+            ModelVersions(database, state, str(settings.redis.url)),
         )
 
     def ledger(self, settings: Settings, decided_at: float) -> LedgerClient:

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
-import msgspec
 from pydantic import BaseModel, ValidationError
 from starlette.responses import Response
 
@@ -24,8 +23,7 @@ from ledger.domain.errors import (
     PortfolioMismatch,
     PortfolioUnknown,
 )
-
-encode = msgspec.json.Encoder().encode
+from serve_app.http.json_response import encode
 
 
 class Problem(Exception):

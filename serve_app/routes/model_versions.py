@@ -1,4 +1,4 @@
-"""Model versions as the API shows them: which there are, which is and was live, and the way back to an older one."""
+"""Model versions as the API shows them: which there are, which is and was live, how the last night ended."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ from training.registry.publish import ModelRegistry
 SHOWN = ("version", "parent", "engine", "trained_through", "status", "simulated", "created_at")
 
 
-class Versions:
+class ModelVersions:
+    """
+    Args:
+        state: the folder whose models an activation checks.
+    """
+
     def __init__(self, database: Database, state: State, redis_url: str) -> None:
         self._database, self._registry = database, ModelRegistry(database, state, redis_url)
 

@@ -1,4 +1,4 @@
-"""What really happened to a slot, for GET /api/roas. Reads the database; never on the hot path."""
+"""What really happened to a slot, summed by the database for GET /api/roas."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from db.session import Database
 from ledger.bidding.revenue_completion import DaySums
 
 
-class Actual(NamedTuple):
+class Actuals(NamedTuple):
     """Totals of a window, and its days by how long ago they were (0: the last)."""
 
     impressions: int
@@ -23,8 +23,8 @@ class Actual(NamedTuple):
     days: dict[int, DaySums]  # revenue of rows whose cost is known
 
 
-class Where(NamedTuple):
-    """A device or creative of None counts all of them."""
+class SlotFilter(NamedTuple):
+    """Which rows count. A device or creative of None counts all of them."""
 
     brand_id: str
     partner_id: str
@@ -49,12 +49,12 @@ def _sums(names: tuple[str, ...]) -> TextualSelect:
     )
 
 
-async def window(database: Database, where: Where, last: dt.date, days: int) -> Actual:
-    """The last `days` days, `last` included."""
-    wanted = {name: value for name, value in where._asdict().items() if value is not None}
-    values = {**wanted, "first": last - dt.timedelta(days=days - 1), "last": last}
+async def actuals(database: Database, where: SlotFilter, last: dt.date, days: int) -> Actuals:
+    """Totals of the last `days` days, `last` included. Raises: SQLAlchemyError, OSError."""
+    conditions = {name: value for name, value in where._asdict().items() if value is not None}
+    values = {**conditions, "first": last - dt.timedelta(days=days - 1), "last": last}
     async with database.read() as connection:
-        rows = (await connection.execute(_sums(tuple(wanted)), values)).all()
+        rows = (await connection.execute(_sums(tuple(conditions)), values)).all()
     costs = [int(row[4]) for row in rows if row[4] is not None]
     by_day = {
         (last - row[0]).days: DaySums(*(int(value or 0) for value in (*row[1:5], row[7], row[8]))) for row in rows
@@ -62,4 +62,4 @@ async def window(database: Database, where: Where, last: dt.date, days: int) -> 
     impressions, clicks, conversions, revenue, pending = (
         sum(int(row[column]) for row in rows) for column in (1, 2, 3, 5, 6)
     )
-    return Actual(impressions, clicks, conversions, sum(costs) if costs else None, revenue, pending, by_day)
+    return Actuals(impressions, clicks, conversions, sum(costs) if costs else None, revenue, pending, by_day)

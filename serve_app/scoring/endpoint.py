@@ -16,8 +16,10 @@ from ledger.client.ledger_client import LedgerClient
 from ledger.domain.messages import Award, Claim
 from serve_app import schemas
 from serve_app.http.auth import Authenticator, Caller
+from serve_app.http.json_response import encode
+from serve_app.http.openapi import Operation
 from serve_app.http.parsing import parse
-from serve_app.http.problem_details import Invalid, Problem, encode, unavailable
+from serve_app.http.problem_details import Invalid, Problem, unavailable
 from serve_app.http.request_middleware import header, read_body
 from serve_app.monitor import Monitor
 from serve_app.prediction.cache import PredictionCache, Predictions
@@ -279,3 +281,15 @@ def _add_contributions(items: Sequence[Ranked], bids: Bids, explanation: Explana
         row = bids.bid_id.index(item.bid_id)
         features = dict(zip(explanation.names, explanation.contributions[row].tolist(), strict=True))
         item.contributions = Contributions(float(explanation.base[row]), features)
+
+
+OPERATIONS = (
+    Operation(
+        "post",
+        "/api/score",
+        "Rank bids and reserve for the winners",
+        schemas.ScoreResponse,
+        schemas.ScoreRequest,
+        problems=("409", "413"),
+    ),
+)

@@ -24,7 +24,7 @@ from serve_app.http.auth import Authenticator, Secret
 from serve_app.monitor import Monitor
 from serve_app.prediction.predictor import Predictor
 from serve_app.routes.api import Api
-from serve_app.routes.model_versions import Versions
+from serve_app.routes.model_versions import ModelVersions
 from serve_app.settings import Settings, load
 from training.etl.importer import import_frame
 from training.etl.simulated_market import performance
@@ -131,7 +131,7 @@ async def world(
         beating = asyncio.create_task(ledger.keep_beating())
         stack.callback(beating.cancel)
         await ledger.beat_within(10.0)
-        versions = Versions(database, state, redis_url)
+        versions = ModelVersions(database, state, redis_url)
         api = Api(settings, predictor, ledger, database, Monitor(redis), Authenticator(Secret(SECRET)), versions)
         transport = httpx.ASGITransport(api.app(), raise_app_exceptions=False)
         http = await stack.enter_async_context(httpx.AsyncClient(transport=transport, base_url="http://paceline"))

@@ -1,0 +1,65 @@
+"""/api/models: which model versions there are, what was live when, and the way back to an older one."""
+
+from __future__ import annotations
+
+import logging
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from serve_app import schemas
+from serve_app.http.json_response import json_response
+from serve_app.http.openapi import Operation
+from serve_app.http.parsing import parse_query
+from serve_app.http.problem_details import Problem, not_found, unavailable
+from serve_app.http.request_reader import RequestReader
+from serve_app.routes.model_versions import ModelVersions
+from serve_app.scoring.upstream_errors import database_problems
+from training.model.bundle import ModelRefused, ModelUnavailable
+from training.registry.publish import UnknownVersion
+
+logger = logging.getLogger("paceline.ingress")
+
+
+class ModelRoutes:
+    def __init__(self, requests: RequestReader, versions: ModelVersions) -> None:
+        self._requests, self._versions = requests, versions
+
+    async def page(self, request: Request) -> Response:
+        """All versions; what was live at a time, if one is asked for."""
+        await self._requests.caller(request, "admin")
+        query = parse_query(schemas.ModelsQuery, request)
+        with database_problems():
+            as_of = None if query.at is None else await self._versions.as_of(query.at, query.brand_id)
+            return json_response({"models": await self._versions.all(), "as_of": as_of})
+
+    async def activate(self, request: Request) -> Response:
+        """Make a version the live one."""
+        await self._requests.caller_and_body(request, "admin")
+        version = request.path_params["version"]
+        if not schemas.ID_PATTERN.fullmatch(version):
+            raise not_found("model version")
+        try:
+            with database_problems():
+                return json_response(await self._versions.activate(version))
+        except UnknownVersion:
+            raise not_found("model version") from None
+        except ModelRefused as error:
+            raise Problem(409, str(error), "model-refused") from None
+        except ModelUnavailable as error:
+            logger.warning("%s", error)
+            raise unavailable("the model's files cannot be had just now; try again", "model-unavailable") from None
+
+
+OPERATIONS = (
+    Operation(
+        "get",
+        "/api/models",
+        "Model versions with their gate results, the live one marked; what was live at a time",
+        schemas.ModelPage,
+        query=schemas.ModelsQuery,
+    ),
+    Operation(
+        "post", "/api/models/{version}/activate", "Roll back or forward", schemas.ModelVersion, problems=("404", "409")
+    ),
+)

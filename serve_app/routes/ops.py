@@ -1,0 +1,87 @@
+"""For who operates the system: /metrics, /healthz, /readyz."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
+from redis.exceptions import RedisError
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ledger.client.ledger_client import LedgerClient
+from serve_app.http.json_response import json_response
+from serve_app.http.problem_details import unavailable
+from serve_app.http.request_reader import RequestReader
+from serve_app.monitor import CONTENT_TYPE, Monitor
+from serve_app.prediction.cache import Predictions
+from serve_app.prediction.predictor import Live
+from serve_app.routes.model_versions import ModelVersions
+
+LOOK_S = 1.5
+"""For the live version, and for the last night: a silent pool or database holds up nobody's probe."""
+
+
+class OpsRoutes:
+    """
+    Args:
+        are_metrics_open: /metrics needs no token.
+    """
+
+    def __init__(
+        self,
+        requests: RequestReader,
+        predictions: Predictions,
+        ledger: LedgerClient,
+        monitor: Monitor,
+        versions: ModelVersions,
+        are_metrics_open: bool,
+    ) -> None:
+        self._requests, self._predictions, self._ledger = requests, predictions, ledger
+        self._monitor, self._versions, self._are_metrics_open = monitor, versions, are_metrics_open
+
+    async def metrics(self, request: Request) -> Response:
+        """Counters and gauges of the whole application, as Prometheus reads them."""
+        if not self._are_metrics_open:
+            await self._requests.caller(request, "admin")
+        live = await self._live()
+        try:
+            model = (live.version, live.made_at) if live else None
+            text = await self._monitor.render(model, *await self._last_night())
+        except (RedisError, OSError):
+            raise unavailable("Redis is not available", "redis-unavailable") from None
+        return Response(text, media_type=CONTENT_TYPE)
+
+    async def healthz(self, _request: Request) -> Response:
+        """200: the process answers."""
+        return json_response({"status": "ok"})
+
+    async def readyz(self, _request: Request) -> Response:
+        """200: bids can be scored and won."""
+        missing = [] if self._ledger.terms.version >= 0 else ["ledger"]
+        live = await self._live()
+        if live is None:
+            missing.append("model")
+        if missing:
+            raise unavailable(f"not ready: no {' and no '.join(missing)} yet", "starting")
+        assert live is not None
+        return json_response({"status": "ready", "model_version": live.version, "simulated": live.simulated})
+
+    async def _live(self) -> Live | None:
+        """What the pool serves; None while it does not answer."""
+        try:
+            async with asyncio.timeout(LOOK_S):
+                return await self._predictions.live()
+        except (RayError, RayServeException, TimeoutError):
+            return None
+
+    async def _last_night(self) -> tuple[str | None, list[str]]:
+        """(how it ended, brands whose payouts broke); nothing while the database is away, too: the other figures are
+        shown all the same."""
+        with contextlib.suppress(SQLAlchemyError, OSError, TimeoutError):
+            async with asyncio.timeout(LOOK_S):
+                return await self._versions.last_night(), await self._versions.broken_payouts()
+        return None, []

@@ -1,0 +1,90 @@
+"""POST /api/performance: what happened, from whoever may say so."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ledger.client.ledger_client import LedgerClient
+from ledger.domain.messages import Event, Result
+from serve_app import schemas
+from serve_app.http.auth import Caller
+from serve_app.http.json_response import json_response
+from serve_app.http.openapi import Operation
+from serve_app.http.parsing import parse
+from serve_app.http.request_reader import RequestReader
+from serve_app.monitor import Tally
+from serve_app.scoring.upstream_errors import ledger_problems
+
+RECORD_WAIT_S = 30.0
+"""For the ledger to record a batch."""
+
+
+class PerformanceRoutes:
+    def __init__(self, requests: RequestReader, ledger: LedgerClient, tally: Tally) -> None:
+        self._requests, self._ledger, self._tally = requests, ledger, tally
+
+    async def report(self, request: Request) -> Response:
+        """Record what the caller may report; the answer has an item for each event, in order."""
+        caller, body = await self._requests.caller_and_body(request, "admin", "partner", "brand")
+        events = parse(schemas.PerformanceRequest, body).events
+        refusals = [_refusal(caller, event) for event in events]
+        allowed = [event for event, refusal in zip(events, refusals, strict=True) if refusal is None]
+        recorded = iter(await self._record(caller, allowed))
+        results = [refusal or next(recorded) for refusal in refusals]
+        counted = Counter(result.status for result in results)
+        self._tally.events(counted)
+        return json_response(
+            {
+                "accepted": counted["accepted"],
+                "duplicates": counted["duplicate"],
+                "rejected": counted["rejected"] + counted["conflict"],
+                "items": [_item(result) for result in results],
+            }
+        )
+
+    async def _record(self, caller: Caller, events: list[schemas.PerformanceEvent]) -> list[Result]:
+        """Results in the order of the events. Raises: Problem, what the ledger declined."""
+        if not events:
+            return []
+        with ledger_problems():
+            return await self._ledger.record(RECORD_WAIT_S, [_event(caller, event) for event in events])
+
+
+def _refusal(caller: Caller, event: schemas.PerformanceEvent) -> Result | None:
+    """Why the caller may not report an event; None: they may."""
+    owns_brand = caller.owns_brand(event.brand_id)
+    if not owns_brand and not caller.owns_partner(event.partner_id):
+        return Result(event.event_id, "rejected", "not_found", "no such brand or partner")
+    decides = event.type in ("conversion_update", "aggregate") or event.status in ("approved", "rejected")
+    if decides and not owns_brand:
+        why = "only the brand or an admin may approve, reject, restate or aggregate"
+        return Result(event.event_id, "rejected", "forbidden", why)
+    return None
+
+
+def _event(caller: Caller, event: schemas.PerformanceEvent) -> Event:
+    """As the ledger takes it."""
+    counts = {name: getattr(event, name) or 0 for name in schemas.COUNTS}
+    return Event(**{**event.model_dump(), **counts}, restates=caller.owns_brand(event.brand_id))
+
+
+def _item(result: Result) -> dict[str, Any]:
+    """Of `schemas.PerformanceResponse.items`; code and message only where there is a code."""
+    item = {"event_id": result.event_id, "status": result.status}
+    return item | {"code": result.code, "message": result.message} if result.code else item
+
+
+OPERATIONS = (
+    Operation(
+        "post",
+        "/api/performance",
+        "Report what happened",
+        schemas.PerformanceResponse,
+        schemas.PerformanceRequest,
+        problems=("413",),
+    ),
+)
