@@ -51,7 +51,7 @@ def title(words: list[str]) -> str:
     >>> title(["ray::ServeReplica:paceline:Ingress.handle", ""]), title(["/usr/bin/redis-server unixsocket:/tmp/s"])
     ('ray::ServeReplica:paceline:Ingress', 'redis-server')
     >>> title(["/bin/python3.11", "-u", "/ray/monitor.py", "--x"]), title(["python", "-m", "serve_app.run"])
-    ('monitor.py', 'serve_app.launcher.system')
+    ('monitor.py', 'serve_app.run')
     >>> title(["python", "-B", "-c", "from multiprocessing.spawn import main; main()"])
     'multiprocessing.spawn'
     """
