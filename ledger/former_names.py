@@ -13,7 +13,7 @@ import importlib.abc
 import importlib.machinery
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import TypeVar
 
 Class = TypeVar("Class", bound=type)
@@ -28,6 +28,10 @@ def pickled_as(module: str) -> Callable[[Class], Class]:
     def named(cls: Class) -> Class:
         if module in _finder.moved:
             sys.modules.setdefault(module, sys.modules[cls.__module__])
+        for member in vars(cls).values():
+            # Ray sends an actor's class with each of its functions by name.
+            if isinstance(member, FunctionType) and member.__module__ == cls.__module__:
+                member.__module__ = module
         cls.__module__ = module
         return cls
 
