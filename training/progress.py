@@ -5,11 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 STEPS = ("etl", "features", "fit", "gate", "lambda", "publish", "swap", "verify")
 Say = Callable[[str], None]
 """Takes a line for whoever watches."""
 KEPT_WORDS = "kept from the run before"
+
+
+class Done(Protocol):
+    def __call__(self, words: str, *, kept: bool = False) -> None:
+        """
+        Args:
+            words: what the step has done.
+            kept: an earlier run had.
+        """
 
 
 class Progress:
@@ -23,20 +33,22 @@ class Progress:
         self.warnings: list[str] = []
 
     @contextmanager
-    def step(self, name: str) -> Iterator[Callable[[str], None]]:
-        """Call what it gives with what the step has done."""
-        self.now, started, told = name, time.monotonic(), [""]
+    def step(self, name: str) -> Iterator[Done]:
+        """Call what it gives once the step has done its work."""
+        self.now, started, line = name, time.monotonic(), ""
+
+        def done(words: str, *, kept: bool = False) -> None:
+            nonlocal line
+            line = f"{words}: {KEPT_WORDS}" if kept else words
+            if kept:
+                self.kept.append(name)
+
         if name == "fit":  # the long one
             self.say(f"  {_number(name)} fit …")
-        yield lambda words: told.append(words)
+        yield done
         taken = time.monotonic() - started
         self.seconds[name] = round(taken, 3)
-        self.say(f"  {_number(name)} {name}: {told[-1]} ({taken:.1f} s)")
-
-    def keeps(self, words: str) -> str:
-        """The current step was finished by an earlier run."""
-        self.kept.append(str(self.now))
-        return f"{words}: {KEPT_WORDS}"
+        self.say(f"  {_number(name)} {name}: {line} ({taken:.1f} s)")
 
     def warn(self, line: str) -> None:
         self.warnings.append(line.removeprefix("warning: "))

@@ -16,7 +16,8 @@ from training.etl.importer import import_file, import_frame, is_imported, known_
 from training.etl.simulated_market import performance
 from training.fitting.engines import FitFailed
 from training.model.bundle import ModelRefused, ModelUnavailable
-from training.nightly.pipeline import AnotherNight, NothingToLearn, first_model
+from training.nightly.errors import AnotherNight, NothingToLearn
+from training.nightly.pipeline import first_model
 from training.progress import Say
 from training.registry.publish import ModelRegistry
 

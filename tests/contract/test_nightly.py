@@ -29,7 +29,8 @@ from training.etl.importer import import_frame
 from training.etl.simulated_market import performance
 from training.model.model import Columns
 from training.nightly import cli
-from training.nightly.pipeline import ChampionChanged, night_lock, run
+from training.nightly.errors import ChampionChanged
+from training.nightly.pipeline import night_lock, run
 from training.progress import Say
 from training.registry.activations import current
 from training.registry.publish import ModelRegistry
@@ -128,17 +129,17 @@ def desk(state: State, sqlite_url: str, redis_url: str) -> Iterator[Desk]:
 
 # Every place is reached by continuing from the one before, so that each run also finishes what the one before began.
 DEATHS = [
-    "after training.nightly.pipeline._read",
-    "after training.nightly.pipeline.save_features",  # written, and not in its place
-    "before training.nightly.pipeline.save_fit",
-    "after training.nightly.pipeline._keep_candidate",
-    "after training.nightly.pipeline.fit_lambdas",
+    "after training.nightly.etl_step._read",
+    "after training.nightly.learning_steps.save_features",  # written, and not in its place
+    "before training.nightly.learning_steps.save_fit",
+    "after training.nightly.gate_step._keep_candidate",
+    "after training.nightly.lambda_step.fit_lambdas",
     "before training.model.store._sync",  # half of the version's directory is there
     "before training.registry.replication.RedisCopies.put",  # the database knows the version, nobody else does
     "before training.registry.publish.to_git",
     "before training.registry.publish.ModelRegistry.activate",
     "before training.registry.replication.RedisCopies.make_current",  # live in the database, and Redis not told
-    "before training.nightly.pipeline.confirm",
+    "before training.nightly.release_steps.confirm",
 ]
 SWAPPED_AT = DEATHS.index("before training.registry.replication.RedisCopies.make_current")
 
@@ -272,7 +273,7 @@ async def test_what_an_operator_made_live_after_the_swap_stays(database, state, 
         raise OSError("killed here")
 
     with monkeypatch.context() as patched:
-        patched.setattr("training.nightly.pipeline.confirm", broken)
+        patched.setattr("training.nightly.release_steps.confirm", broken)
         with pytest.raises(OSError, match="killed here"):
             await night(database, state, verify=True)
     await registry_of(database, state).activate(first)

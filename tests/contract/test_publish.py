@@ -22,7 +22,8 @@ from training.etl.importer import import_frame
 from training.etl.simulated_market import performance
 from training.model.bundle import ModelRefused, ModelUnavailable
 from training.model.model import Model
-from training.nightly.pipeline import AnotherNight, NothingToLearn, first_model, night_lock, run
+from training.nightly.errors import AnotherNight, NothingToLearn
+from training.nightly.pipeline import first_model, night_lock, run
 from training.progress import Say
 from training.registry import replication
 from training.registry.activations import as_of, current, live_at

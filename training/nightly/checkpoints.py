@@ -10,10 +10,11 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -26,6 +27,7 @@ from training.trees.engines import LightGbmTrees, XgboostTrees, reference
 
 HASHES = "hashes.json"
 KEY_LENGTH = 16
+Made = TypeVar("Made")
 
 
 class Checkpoints:
@@ -63,6 +65,24 @@ class Checkpoints:
             draft.rename(self._folder(step, key))
         finally:
             shutil.rmtree(draft, ignore_errors=True)
+
+    def load_or_make(
+        self,
+        step: str,
+        key: str,
+        *,
+        load: Callable[[Path], Made],
+        make: Callable[[], Made],
+        save: Callable[[Made, Path], None],
+    ) -> tuple[Made, bool]:
+        """(what the step gives, whether an earlier run had made it)."""
+        folder = self.find(step, key)
+        if folder is not None:
+            return load(folder), True
+        made = make()
+        with self.making(step, key) as draft:
+            save(made, draft)
+        return made, False
 
     def forget(self) -> None:
         """The night is over, or is to begin anew."""

@@ -21,9 +21,10 @@ from db.session import Database
 from db.settings import database_settings, redis_url
 from db.state import State
 from training.fitting.engines import FitFailed, fit_in_process
-from training.gate.gate import plain as plain
 from training.model.bundle import ModelRefused, ModelUnavailable
-from training.nightly.pipeline import AnotherNight, ChampionChanged, Fitter, Night, NothingToLearn, night_lock, run
+from training.nightly.errors import AnotherNight, ChampionChanged, NothingToLearn
+from training.nightly.night import Fitter
+from training.nightly.pipeline import NightSummary, night_lock, run
 from training.progress import Progress, Say
 from training.settings import ModelSettings, model_settings
 
@@ -63,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         state, settings = State.here(), model_settings()
         _stop_at_signals(state, progress)
         with night_lock(state):
-            night = asyncio.run(_night(state, settings, chosen.date, chosen.in_process, chosen.restart, progress))
+            summary = asyncio.run(_night(state, settings, chosen.date, chosen.in_process, chosen.restart, progress))
     except AnotherNight as error:
         return _failed(ANOTHER, str(error), progress)
     except (BadSetting, CannotMigrate, ChampionChanged, NothingToLearn, FitFailed) as error:
@@ -73,15 +74,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (SQLAlchemyError, OSError) as error:
         said = str(getattr(error, "orig", None) or error or type(error).__name__).splitlines()[0]
         return _failed(FAILED, f"the night failed: {said}", progress)
-    print(json.dumps(night._asdict() | {"outcome": night.outcome}, default=str), flush=True)
-    return {"live": LIVE, "stayed": STAYED, "unverified": UNVERIFIED}[night.outcome]
+    print(json.dumps(summary._asdict() | {"outcome": summary.outcome}, default=str), flush=True)
+    return {"live": LIVE, "stayed": STAYED, "unverified": UNVERIFIED}[summary.outcome]
 
 
 def _failed(code: int, why: str, progress: Progress) -> int:
     print(why, file=sys.stderr)
     outcome = "failed" if code == FAILED else "another night"
-    told = {"outcome": outcome, "error": why, "step": progress.now}
-    print(json.dumps(told | {"warnings": progress.warnings, "seconds": progress.seconds}), flush=True)
+    said = {"outcome": outcome, "error": why, "step": progress.now}
+    print(json.dumps(said | {"warnings": progress.warnings, "seconds": progress.seconds}), flush=True)
     return code
 
 
@@ -104,7 +105,7 @@ async def _night(
     in_process: bool,
     restart: bool,
     progress: Progress,
-) -> Night:
+) -> NightSummary:
     database = Database(database_settings())
     is_fitted = not restart and any(state.night.glob("fit-*"))
     try:

@@ -1,21 +1,54 @@
-"""λ of the night: the score log is read here, and fitted in a thread by the pure rules of `training.pricing`."""
+"""Step 5, lambda: the score log is read here, and λ is fitted to it by the pure rules of `training.pricing`."""
 
 from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import json
 import math
+from typing import Any, NamedTuple
 
 from sqlalchemy import func, select
 
 from db.session import Database
 from db.tables import brands, portfolios, score_log
+from training.nightly.checkpoints import fingerprint
+from training.nightly.night import Night
 from training.pricing.opportunities import NightFits, daily, fit_groups, groups_of, limits_of, logged_of
 
 WINDOW_DAYS = 7
 MOST_ROWS = 500_000
 TURN, CIRCLE = 618_034, 1_000_003
 """Steps of the golden ratio: rows drawn by them fall on no rhythm of the log, such as the bids of a request."""
+
+
+class Prices(NamedTuple):
+    """λ of the night, as its checkpoint holds it."""
+
+    rows: list[dict[str, Any]]  # of `lambda_fits`
+    kappas: dict[str, float]  # of those that converged
+    summary: dict[str, Any]
+    warnings: list[str]
+
+
+async def price(night: Night, version: str) -> Prices:
+    """λ for the bids of this version: fitted once, for the version's manifest names it. What could not be fitted is a
+    warning."""
+    with night.progress.step("lambda") as done:
+        key = fingerprint(version)
+        folder = night.checkpoints.find("lambda", key)
+        if folder is not None:
+            prices = Prices(**json.loads((folder / "prices.json").read_text()))
+        else:
+            fitted = await fit_lambdas(night.database)
+            kappas = {fit.brand_id: fit.kappa for fit in fitted.usable}
+            prices = Prices(fitted.rows(), kappas, fitted.summary(), fitted.warnings())
+            with night.checkpoints.making("lambda", key) as draft:
+                (draft / "prices.json").write_text(json.dumps(prices._asdict()))
+        done(f"{len(prices.kappas)} brands fitted from logged opportunities", kept=folder is not None)
+    for line in prices.warnings:
+        night.progress.warn(line)
+    return prices
 
 
 async def fit_lambdas(database: Database, now: dt.datetime | None = None) -> NightFits:

@@ -6,7 +6,6 @@ published and nothing else. Reports go when their version's files go.
 
 from __future__ import annotations
 
-import asyncio
 import datetime as dt
 import html
 import json
@@ -84,30 +83,8 @@ def duels_of(compared: Comparison) -> dict[str, list[Plain]]:
     return {"newest_day": of(compared.brands), "week": of(compared.week_brands)}
 
 
-async def write_report(
-    database: Database,
-    state: State,
-    data: TrainingSet,
-    newest: int,
-    boosters: Boosters,
-    broken: Sequence[PayoutBreak],
-    ended: Ended,
-) -> Path:
-    """
-    Args:
-        broken: all of `data.payout_breaks()`.
-
-    Returns:
-        The page.
-
-    Raises:
-        SQLAlchemyError, OSError: the database cannot be asked, the folder cannot be written.
-    """
-    standing = await _standing(database)
-    return await asyncio.to_thread(lambda: _write(state, report(data, newest, boosters, broken, ended, standing)))
-
-
-async def _standing(database: Database) -> Standing:
+async def standing_of(database: Database) -> Standing:
+    """Every brand's target, and its λ now."""
     async with database.read() as connection:
         rows = await connection.execute(select(brands.c.brand_id, brands.c.target_roas))
         targets = {row.brand_id: float(row.target_roas) for row in rows}
@@ -115,7 +92,18 @@ async def _standing(database: Database) -> Standing:
     return Standing(targets, {price.brand_id: price for price in then.prices})
 
 
-def _write(state: State, found: Plain) -> Path:
+def write_report(state: State, found: Plain) -> Path:
+    """The page and its figures, as JSON; those of versions whose files are gone go, too.
+
+    Args:
+        found: what `report` gives.
+
+    Returns:
+        The page.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
     state.reports.mkdir(parents=True, exist_ok=True)
     path = state.reports / f"{found['version']}.html"
     path.with_suffix(".json").write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
@@ -134,7 +122,11 @@ def report(
     ended: Ended,
     standing: Standing,
 ) -> Plain:
-    """What the report's JSON says."""
+    """What the report's JSON says.
+
+    Args:
+        broken: all of `data.payout_breaks()`.
+    """
     manifest = ended.model.manifest
     gate = manifest["metrics"]["gate"]
     recent = np.arange(np.searchsorted(data.days, newest - DAYS, side="right"), len(data.days))

@@ -13,7 +13,7 @@ from training.fitting.dataset import TrainingSet
 from training.fitting.engines import Boosters, fit_in_process, predicted
 from training.gate.compare import both_know, compare, count_rows, said_as_of, said_by, score_shifts
 from training.model.model import Model
-from training.nightly.pipeline import assemble
+from training.nightly.gate_step import assemble
 from training.settings import ModelSettings
 
 SETTINGS = ModelSettings(trees=20, min_rows_in_leaf=5)

@@ -1,0 +1,15 @@
+"""Why a night ends before its time; each text is for whoever started it."""
+
+from __future__ import annotations
+
+
+class NothingToLearn(Exception):
+    """There is no history with impressions or clicks before the date."""
+
+
+class AnotherNight(Exception):
+    """The lock is held: a night is running on this state folder."""
+
+
+class ChampionChanged(Exception):
+    """Another version was made live while the night ran: the challenger was not compared with that one."""

@@ -1,0 +1,108 @@
+"""Steps 2 and 3, features and fit: the history becomes a training set, and the training set becomes trees."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from training.etl.approvals import pending_shares
+from training.fitting.dataset import PayoutBreak, TrainingSet
+from training.fitting.engines import Boosters
+from training.nightly.checkpoints import (
+    fingerprint,
+    load_features,
+    load_fit,
+    of_history,
+    of_program,
+    save_features,
+    save_fit,
+)
+from training.nightly.errors import NothingToLearn
+from training.nightly.night import Night
+from training.reports.report_data import RECENT_DAYS, payout_breaks
+from training.reports.report_data import told as told_break
+from training.settings import ModelSettings
+
+MOST_BREAKS = 10
+"""Broken payouts that have a warning each."""
+
+
+class Features(NamedTuple):
+    data: TrainingSet
+    newest: int  # day, since 1970
+    key: str  # fingerprint of all that they were made from
+    broken: list[PayoutBreak]  # of the whole history
+
+    @property
+    def recently_broken(self) -> list[dict[str, Any]]:
+        """The broken payouts that are news, for JSON."""
+        return payout_breaks(self.broken, self.newest - RECENT_DAYS + 1)
+
+
+class Fitted(NamedTuple):
+    boosters: Boosters
+    key: str  # as of `Features`
+
+
+async def make_features(night: Night, frame: pd.DataFrame) -> Features:
+    """The training set; a payout that has broken of late is a warning.
+
+    Args:
+        frame: the history.
+
+    Raises:
+        NothingToLearn: no row of it has impressions or clicks.
+    """
+    newest = int(frame["day"].max())
+    with night.progress.step("features") as done:
+        pending = await pending_shares(night.database, night.settings.pending_share)
+        key = await asyncio.to_thread(lambda: fingerprint(of_program(), of_history(frame), pending))
+        data, was_kept = await asyncio.to_thread(
+            night.checkpoints.load_or_make,
+            "features",
+            key,
+            load=lambda folder: load_features(folder, frame),
+            make=lambda: TrainingSet.of(frame, pending),
+            save=save_features,
+        )
+        done(f"{data.matrix.shape[0]:,} × {data.matrix.shape[1]}", kept=was_kept)
+    if not data.before(newest + 1).any():
+        raise NothingToLearn("no row of the history has impressions or clicks")
+    features = Features(data, newest, key, await asyncio.to_thread(data.payout_breaks))
+    for line in _broken(features.recently_broken):
+        night.progress.warn(line)
+    return features
+
+
+async def fit_trees(night: Night, features: Features) -> Fitted:
+    """
+    Raises:
+        FitFailed: the fitter's reason.
+    """
+    settings = night.settings
+    with night.progress.step("fit") as done:
+        key = fingerprint(features.key, _settings_of_fit(settings))
+        boosters, was_kept = await asyncio.to_thread(
+            night.checkpoints.load_or_make,
+            "fit",
+            key,
+            load=load_fit,
+            make=lambda: night.fitter(features.data, features.newest, settings),
+            save=save_fit,
+        )
+        done(f"{settings.trees} trees of {settings.leaves} leaves", kept=was_kept)
+    return Fitted(boosters, key)
+
+
+def _broken(recent: list[dict[str, Any]]) -> list[str]:
+    lines = [told_break(one) for one in recent[:MOST_BREAKS]]
+    if len(recent) > MOST_BREAKS:
+        lines.append(f"{len(recent) - MOST_BREAKS} more payouts broke: see the night's report")
+    return lines
+
+
+def _settings_of_fit(settings: ModelSettings) -> dict[str, Any]:
+    dumped = settings.model_dump(mode="json", exclude={"key", "keep", "registry", "threads"})
+    return {name: value for name, value in dumped.items() if not name.startswith("gate_")}
