@@ -1,4 +1,4 @@
-"""Brands and portfolios as the ledger remembers them between transactions. No money here: that is only in the rows."""
+"""Brands, portfolios and λ fits as the ledger remembers them between transactions. Money is only in the rows."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import datetime as dt
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from ledger.domain.budget_day import day_of
+from ledger.domain.budget_day import day_ends_at, day_of
 from ledger.domain.pricing import kappa
 
 if TYPE_CHECKING:  # they are pydantic models, and the rules of money run on bare Python
@@ -78,7 +78,22 @@ class Brand:
         settings = self.settings.model_copy(update=moved)
         return replace(self, settings=settings, updated_at=self.scheduled.start, scheduled=None)
 
+    def put(self, settings: BrandSettings, now: dt.datetime) -> Brand:
+        """With new settings, but portfolio and time zone stay what they are until the brand's next midnight."""
+        here = {"portfolio_id": self.settings.portfolio_id, "timezone": self.settings.timezone}
+        if here == {"portfolio_id": settings.portfolio_id, "timezone": settings.timezone}:
+            return Brand(self.brand_id, settings, now)
+        start = self.scheduled.start if self.scheduled else day_ends_at(self.settings.timezone, now)
+        scheduled = Scheduled(settings.portfolio_id, settings.timezone, start)
+        return Brand(self.brand_id, settings.model_copy(update=here), now, scheduled)
+
+    def is_member(self, portfolio_id: str) -> bool:
+        """Whether it is in the portfolio, or will be from its next midnight on."""
+        coming = self.scheduled.portfolio_id if self.scheduled else None
+        return portfolio_id in (self.settings.portfolio_id, coming)
+
     def day(self, at: dt.datetime) -> dt.date:
+        """The budget day that it has at that moment."""
         return day_of(self.settings.timezone, at)
 
 

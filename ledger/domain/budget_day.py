@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 ONE_DAY = dt.timedelta(days=1)
@@ -26,6 +27,25 @@ def midnight(timezone: str, day: dt.date) -> dt.datetime:
     datetime.datetime(2024, 6, 30, 23, 0, tzinfo=datetime.timezone.utc)
     """
     return dt.datetime(day.year, day.month, day.day, tzinfo=ZoneInfo(timezone)).astimezone(dt.UTC)
+
+
+class BudgetDay(NamedTuple):
+    """A day and its two midnights, in UTC."""
+
+    day: dt.date
+    starts_at: dt.datetime
+    ends_at: dt.datetime
+
+
+def budget_day(timezone: str, at: dt.datetime) -> BudgetDay:
+    """The day on the wall at that moment.
+
+    >>> day = budget_day("America/New_York", dt.datetime(2024, 3, 10, 12, tzinfo=dt.UTC))
+    >>> day.ends_at - day.starts_at
+    datetime.timedelta(seconds=82800)
+    """
+    day = day_of(timezone, at)
+    return BudgetDay(day, midnight(timezone, day), midnight(timezone, day + ONE_DAY))
 
 
 def day_ends_at(timezone: str, at: dt.datetime) -> dt.datetime:

@@ -24,6 +24,7 @@ from ledger.runtime.beat_format import unpack_beat
 from ledger.runtime.generations import Identity, digest_of, has_successor
 from ledger.runtime.protocol import LedgerCalls
 from ledger.runtime.wakeup import Wakeup
+from ledger.service.administration import Administration
 from ledger.service.controller_loop import ControllerLoop
 from ledger.service.lambda_history import LOOK_S, LambdaHistory
 from ledger.service.ledger import Ledger
@@ -154,31 +155,33 @@ class LedgerActor:
         await self._summons.others_within(seconds, replica)
 
     async def end_sessions(self, since: dt.datetime) -> int:
-        return await self._write(lambda writer: writer.run(lambda: self._book.end_sessions(since)))
+        return await self._write(lambda writer: writer.run(lambda: self._opened.end_sessions(since)))
 
     async def release(self, reservation_ids: Sequence[str]) -> int:
-        return await self._write(lambda writer: writer.run(lambda: self._book.release(reservation_ids)))
+        return await self._write(lambda writer: writer.run(lambda: self._opened.release(reservation_ids)))
 
     async def record(self, events: Sequence[Event]) -> list[Result]:
         return await self._write(lambda writer: writer.record(events))
 
     async def put_brand(self, brand_id: str, settings: BrandSettings) -> dict[str, Any]:
-        return await self._write(lambda writer: writer.run(lambda: self._book.put_brand(brand_id, settings)))
+        return await self._write(lambda writer: writer.run(lambda: self._administration.put_brand(brand_id, settings)))
 
     async def get_brand(self, brand_id: str) -> dict[str, Any]:
         await self.start()
-        return await self._book.get_brand(brand_id)
+        return await self._administration.get_brand(brand_id)
 
     async def list_brands(self, cursor: str | None = None, limit: int = 100) -> tuple[list[dict[str, Any]], str | None]:
         await self.start()
-        return await self._book.list_brands(cursor, limit)
+        return await self._administration.list_brands(cursor, limit)
 
     async def put_portfolio(self, portfolio_id: str, settings: PortfolioSettings) -> dict[str, Any]:
-        return await self._write(lambda writer: writer.run(lambda: self._book.put_portfolio(portfolio_id, settings)))
+        return await self._write(
+            lambda writer: writer.run(lambda: self._administration.put_portfolio(portfolio_id, settings))
+        )
 
     async def get_portfolio(self, portfolio_id: str) -> dict[str, Any]:
         await self.start()
-        return await self._book.get_portfolio(portfolio_id)
+        return await self._administration.get_portfolio(portfolio_id)
 
     async def slot_roas(
         self, brand_id: str, days: Mapping[int, DaySums], window_days: int, today_fraction: float
@@ -201,9 +204,13 @@ class LedgerActor:
         await self._database.close()
 
     @property
-    def _book(self) -> Ledger:
+    def _opened(self) -> Ledger:
         assert self._ledger is not None
         return self._ledger
+
+    @property
+    def _administration(self) -> Administration:
+        return self._opened.administration
 
     async def _write(self, work: Callable[[WriteQueue], Awaitable[T]]) -> T:
         await self.start()

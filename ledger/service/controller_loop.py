@@ -78,7 +78,7 @@ class ControllerLoop:
         waiting, self._waiting = self._waiting, []
         now_s = self._stopwatch()
         if self._shaped_s is None or now_s - self._shaped_s >= TRAFFIC_S:
-            self._steering.shape(*traffic_of(await self._ledger.traffic(TRAFFIC_DAYS)))
+            self._steering.shape(*traffic_of(await self._ledger.performance.traffic(TRAFFIC_DAYS)))
             self._shaped_s = now_s
         if not waiting:
             return
@@ -90,7 +90,7 @@ class ControllerLoop:
         results = await self._results(self._steering.news)
         shared = {
             id_: Limits(settings.target_roas, settings.daily_budget_micros)
-            for id_, settings in self._ledger.portfolios().items()
+            for id_, settings in self._ledger.directory.portfolios().items()
         }
         word = self._steering.step(rules, results, shared)
         for brand_id in word.frozen.keys() - self._frozen.keys():
@@ -98,14 +98,14 @@ class ControllerLoop:
         for brand_id in self._frozen.keys() - word.frozen.keys():
             logger.warning("%s is steered again", brand_id)
         self._frozen = word.frozen
-        self._ledger.steer(self._until_seen(word.steered, rules))
+        self._ledger.terms.steer(self._until_seen(word.steered, rules))
 
     def _until_seen(self, steered: Mapping[str, Steered], rules: Mapping[str, Rules]) -> dict[str, Steered]:
         """With what a ledger before this one had found, until its brand was watched for long enough or its day ends."""
         if self._kept is None:
             self._kept = {
                 brand_id: (rules[brand_id].day, one)
-                for brand_id, one in self._ledger.steered.items()
+                for brand_id, one in self._ledger.terms.steered.items()
                 if brand_id in rules
             }
         self._kept = {
@@ -119,7 +119,7 @@ class ControllerLoop:
         now = self._ledger.now()
         days: dict[str, tuple[dt.date, float, float]] = {}
         rules = {}
-        for brand_id, brand in self._ledger.owned(now).items():
+        for brand_id, brand in self._ledger.directory.owned(now).items():
             settings = brand.settings
             timezone = settings.timezone
             if timezone not in days:
@@ -133,8 +133,8 @@ class ControllerLoop:
                 settings.daily_budget_micros,
                 settings.exploration,
                 settings.portfolio_id,
-                self._ledger.night_kappa(brand),
-                self._ledger.has_fit(brand_id),
+                self._ledger.directory.night_kappa(brand),
+                self._ledger.directory.has_fit(brand_id),
                 now_s,
                 day_s,
             )
@@ -143,7 +143,7 @@ class ControllerLoop:
     async def _results(self, brand_ids: frozenset[str]) -> dict[str, Results]:
         least = self._settings.min_impressions
         found = {}
-        for brand_id, (budget, sums) in (await self._ledger.days_of(brand_ids)).items():
+        for brand_id, (budget, sums) in (await self._ledger.performance.days_of(brand_ids)).items():
             # Too few impressions say nothing of revenue: then it is what was predicted.
             revenue = None
             if sums.impressions >= max(least, 1):

@@ -46,11 +46,11 @@ class LambdaHistory:
         Raises:
             SQLAlchemyError, OSError: the database is away; the next look tries again.
         """
-        now, terms = self._ledger.now(), self._ledger.newest_terms.brands
+        now, terms = self._ledger.now(), self._ledger.terms.newest.brands
         moved = due(self._written, terms, now)
         if not moved:
             return 0
-        rows = [_row(brand_id, terms[brand_id], self._ledger.steered.get(brand_id), now) for brand_id in moved]
+        rows = [_row(brand_id, terms[brand_id], self._ledger.terms.steered.get(brand_id), now) for brand_id in moved]
 
         def work(connection: Connection) -> None:
             connection.execute(insert(t.lambda_history), rows)

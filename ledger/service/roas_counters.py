@@ -38,8 +38,8 @@ from ledger.domain.budget import Budget
 from ledger.domain.errors import LedgerUnavailable
 from ledger.domain.settings import RoasSettings
 from ledger.domain.sharding import SHARDS_MOST
-from ledger.service.directory import BrandDay
 from ledger.service.ledger import Ledger
+from ledger.service.performance import BrandDay
 from ledger.storage.event_store import DAY_SUMS, PERFORMANCE
 
 logger = logging.getLogger("paceline.counters")
@@ -195,11 +195,15 @@ class RoasCounters:
 
     async def flush(self) -> None:
         """Bring Redis up to date: the days that changed, or everything after an import or a loss of memory."""
-        if self._imports_seen != self._ledger.imports_seen or not await self._redis.exists(built_key(self._shard)):
+        if self._imports_seen != self._ledger.directory.imports_seen or not await self._redis.exists(
+            built_key(self._shard)
+        ):
             await self.rebuild()
             return
         arrived = self._arrived()
-        dirty = {(brand_id, day) for brand_id, day in self._ledger.take_dirty() if day >= self._first_day()}
+        dirty = {
+            (brand_id, day) for brand_id, day in self._ledger.performance.take_changed() if day >= self._first_day()
+        }
         dirty |= {(brand_id, day) for brand_id in arrived for day in self._all_days()}
         if not dirty:
             return
@@ -208,24 +212,24 @@ class RoasCounters:
         except BaseException:
             self._kept -= arrived
             self._kept_version = -1
-            self._ledger.put_back_dirty(dirty)
+            self._ledger.performance.note_changed(dirty)
             raise
 
     def _arrived(self) -> frozenset[str]:
         """Brands that another shard has counted until now; their days are here from the next write on."""
-        version = self._ledger.newest_terms.version
+        version = self._ledger.terms.newest.version
         if self._ledger.settings.shards == 1 or version == self._kept_version:
             return frozenset()
-        kept = frozenset(self._ledger.brands())
+        kept = frozenset(self._ledger.directory.brands())
         arrived, self._kept, self._kept_version = kept - self._kept, kept, version
         return arrived
 
     async def rebuild(self) -> None:
         """All days that the current ROAS may look at, from the database."""
-        seen = self._ledger.imports_seen
+        seen = self._ledger.directory.imports_seen
         self._arrived()
-        self._ledger.take_dirty()
-        here = self._ledger.brands()
+        self._ledger.performance.take_changed()
+        here = self._ledger.directory.brands()
         sums = {key: value for key, value in (await self._sums(None)).items() if key[0] in here}
         async with self._redis.pipeline(transaction=True) as pipe:
             for day in self._all_days():
@@ -249,8 +253,8 @@ class RoasCounters:
 
     async def show(self) -> None:
         """Write the gauges."""
-        shown = self._ledger.moves, self._ledger.newest_terms.version
-        budgets = await self._ledger.budgets_today()
+        shown = self._ledger.moves, self._ledger.terms.newest.version
+        budgets = await self._ledger.budgets.today()
         await self._redis.set(gauges_key(self._shard), self._gauges(budgets).to_json())
         self._shown, self._shown_at = shown, self._ledger.now()
 
@@ -296,17 +300,17 @@ class RoasCounters:
         return self._ledger.now().date() - dt.timedelta(days=self._days - 1)
 
     def _changed(self) -> bool:
-        return self._shown != (self._ledger.moves, self._ledger.newest_terms.version)
+        return self._shown != (self._ledger.moves, self._ledger.terms.newest.version)
 
     async def _restore(self, now: dt.datetime) -> None:
         """A restart does not lift the throttle, nor does another number of shards."""
         gauges = await read_gauges(self._redis)
         if gauges is not None and _seconds(now, gauges.updated_at) < REMEMBER_S:
-            self._ledger.set_throttles(
+            self._ledger.terms.set_throttles(
                 {id_: Throttle(brand.share, brand.throttled) for id_, brand in gauges.brands.items()}
             )
             # λ of the day goes on as well, until enough is seen to solve for it anew.
-            self._ledger.steer(
+            self._ledger.terms.steer(
                 {id_: Steered(brand.kappa) for id_, brand in gauges.brands.items() if brand.kappa is not None}
             )
             self._portfolio_throttles = {
@@ -317,7 +321,7 @@ class RoasCounters:
     def _decide(self, days: Mapping[str, Mapping[int, DaySums]], now: dt.datetime, elapsed_s: float) -> None:
         midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
         fraction = (now - midnight) / dt.timedelta(days=1)
-        brands, portfolios = self._ledger.brands(), self._ledger.portfolios()
+        brands, portfolios = self._ledger.directory.brands(), self._ledger.directory.portfolios()
         usual = self._usual()
         least, window = self._settings.min_impressions, self._settings.window_days
         sums = {
@@ -336,9 +340,9 @@ class RoasCounters:
             )
             for id_, settings in portfolios.items()
         }
-        self._ledger.set_throttles(
+        self._ledger.terms.set_throttles(
             {
-                id_: self._ledger.throttle(id_).step(
+                id_: self._ledger.terms.throttle(id_).step(
                     self._roas[id_], self._threshold(settings), settings.exploration, elapsed_s
                 )
                 for id_, settings in brands.items()
@@ -349,11 +353,11 @@ class RoasCounters:
         """A portfolio in trouble throttles those of its brands that keep it there."""
         portfolio_id = settings.portfolio_id or ""
         if self._portfolio_throttles.get(portfolio_id, Throttle()).throttled:
-            return max(settings.throttle_roas, self._ledger.portfolios()[portfolio_id].throttle_roas)
+            return max(settings.throttle_roas, self._ledger.directory.portfolios()[portfolio_id].throttle_roas)
         return settings.throttle_roas
 
     def _gauges(self, budgets: Mapping[str, Budget]) -> Gauges:
-        terms, frozen, steered = self._ledger.newest_terms.brands, self.frozen(), self._ledger.steered
+        terms, frozen, steered = self._ledger.terms.newest.brands, self.frozen(), self._ledger.terms.steered
         return Gauges(
             brands={
                 id_: BrandGauges(
@@ -361,7 +365,7 @@ class RoasCounters:
                     roas_target=brand.target_roas,
                     lambda_=brand.lambda_,
                     throttled=brand.throttled,
-                    share=self._ledger.throttle(id_).share,
+                    share=self._ledger.terms.throttle(id_).share,
                     budget_micros=_states(budgets[id_]),
                     overspend_micros=budgets[id_].overspend_micros,
                     frozen=id_ in frozen,
@@ -376,7 +380,7 @@ class RoasCounters:
                     roas_target=settings.target_roas,
                     throttled=self._portfolio_throttles.get(id_, Throttle()).throttled,
                 )
-                for id_, settings in self._ledger.portfolios().items()
+                for id_, settings in self._ledger.directory.portfolios().items()
             },
             ledger_epoch={self._ledger.shard: self._ledger.epoch},
             updated_at=self._ledger.now(),
@@ -448,7 +452,7 @@ class RoasCounters:
             self._add(brand_id, History(delays=tuple(numbers)))
         if counts:
             curves = {id_: still_needed(history, most) for id_, history in self._history.items()}
-            self._ledger.set_delay_curves({id_: curve for id_, curve in curves.items() if curve is not None})
+            self._ledger.holds.set_delay_curves({id_: curve for id_, curve in curves.items() if curve is not None})
         self._history_seq = newest
 
     def _add(self, brand_id: str, history: History) -> None:
@@ -465,7 +469,7 @@ class RoasCounters:
         """Each brand where its own shard looks: an event may have come by another one."""
         by_key: dict[str, dict[str, str]] = {}
         for (brand_id, day), values in sums.items():
-            key = _key(self._ledger.home_of(brand_id), day)
+            key = _key(self._ledger.directory.home_of_id(brand_id), day)
             by_key.setdefault(key, {})[brand_id] = ",".join(map(str, values))
         for key, fields in by_key.items():
             pipe.hset(key, mapping=fields)

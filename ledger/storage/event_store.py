@@ -1,4 +1,4 @@
-"""The SQL of events and of the performance that they add up to, inside the transactions of `store.Store`."""
+"""The SQL of events and of the performance that they add up to, inside the transactions of `Epochs`."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def update_of(event_id, at=NOON, **fields) -> Event:
 
 
 async def today(ledger, brand_id="b"):
-    shown = (await ledger.get_brand(brand_id))["today"]
+    shown = (await ledger.administration.get_brand(brand_id))["today"]
     return tuple(shown[name] for name in ("budget", "available", "reserved", "settled", "excess", "overspend"))
 
 
@@ -57,7 +57,7 @@ async def journal(database):
 
 
 async def brand(ledger, brand_id="b", budget=1000, **fields):
-    return await ledger.put_brand(brand_id, BrandSettings(daily_budget_micros=budget, **fields))
+    return await ledger.administration.put_brand(brand_id, BrandSettings(daily_budget_micros=budget, **fields))
 
 
 def statuses(results):

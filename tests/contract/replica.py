@@ -36,7 +36,7 @@ class Replica:
     async def open(self) -> None:
         while not self.leases.is_open:
             await self.beat()
-        if self.leases.terms.version != self.ledger.newest_terms.version:
+        if self.leases.terms.version != self.ledger.terms.newest.version:
             await self.beat()
 
     def draw(self, claim: Claim) -> Award:

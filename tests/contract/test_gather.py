@@ -489,7 +489,7 @@ async def play(url: str, state: State, batches: list[list[Event]]) -> None:
         ledger = await Ledger.open(database, clock=Clock())
         brand_ids = {one.brand_id for batch in batches for one in batch}
         for brand_id in brand_ids:
-            await ledger.put_brand(brand_id, BrandSettings())
+            await ledger.administration.put_brand(brand_id, BrandSettings())
         for batch in batches:
             await ledger.record(batch)
             done = await gather(database, state, quiet)

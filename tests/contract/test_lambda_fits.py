@@ -12,7 +12,7 @@ from sqlalchemy import insert, select
 from db.session import Database
 from db.state import State
 from db.tables import brands, lambda_fits, portfolios, score_log
-from ledger.storage.store import Store
+from ledger.storage.directory_store import DirectoryStore
 from training.etl.importer import import_frame
 from training.etl.simulated_market import performance
 from training.nightly import lambda_step
@@ -73,7 +73,7 @@ async def stored(database):
 
 
 async def ledgers(database):
-    return await database.run_read(Store(database).fits)
+    return await database.run_read(DirectoryStore().fits)
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ MINUTE = dt.timedelta(minutes=1)
 
 async def test_the_lambda_that_was_live_at_a_time_is_known(database, ledger, clock):
     for brand_id in ("b", "quiet"):
-        await ledger.put_brand(
+        await ledger.administration.put_brand(
             brand_id, BrandSettings(target_roas=2.6, daily_budget_micros=None, strategy_multiplier=2)
         )
     record = LambdaHistory(ledger, database)
@@ -32,7 +32,7 @@ async def test_the_lambda_that_was_live_at_a_time_is_known(database, ledger, clo
     seen.add(market(number=5000))
     pilot.heard(seen.take())
     await pilot.step()
-    steered = ledger.newest_terms.brands["b"].lambda_
+    steered = ledger.terms.newest.brands["b"].lambda_
     assert await record.look() == 0, "once a minute at most"
     clock.forward(MINUTE)
     assert await record.look() == 1
@@ -51,7 +51,7 @@ async def test_the_lambda_that_was_live_at_a_time_is_known(database, ledger, clo
 
 
 async def test_a_database_that_was_away_is_told_later(ledger: Ledger, database, monkeypatch):
-    await ledger.put_brand("b", BrandSettings())
+    await ledger.administration.put_brand("b", BrandSettings())
     record = LambdaHistory(ledger, database)
 
     async def away(_work):

@@ -16,7 +16,7 @@ from ledger.domain.budget import MONEY_MOST
 from ledger.domain.errors import CurrencyFixed, Fenced, NotFound, PortfolioMismatch, PortfolioUnknown
 from ledger.domain.messages import Beat, Event
 from ledger.domain.settings import LedgerSettings
-from ledger.service import ledger as book
+from ledger.service import sweep
 from ledger.service.ledger import Ledger
 from ledger.service.write_queue import WriteQueue
 from ledger.transaction.working_set import WorkingSet
@@ -81,7 +81,7 @@ async def test_many_expiries_are_swept_in_parts(ledger, clock):
 
 
 async def test_a_hold_keeps_the_lifetime_it_was_promised(ledger, clock, database, monkeypatch):
-    monkeypatch.setattr(book, "SWEEP_ROWS", 2)
+    monkeypatch.setattr(sweep, "SWEEP_ROWS", 2)
     await brand(ledger)
     await reserve(ledger, [claim(clock, str(n), offer(amount=300, model="cpa")) for n in range(3)])
     shorter = await Ledger.open(database, LedgerSettings(conversion_days=7), clock=clock)
@@ -94,7 +94,7 @@ async def test_a_hold_keeps_the_lifetime_it_was_promised(ledger, clock, database
 
 
 async def test_a_sweep_that_gets_nowhere_stops(ledger, clock, monkeypatch):
-    monkeypatch.setattr(book, "SWEEP_ROWS", 2)
+    monkeypatch.setattr(sweep, "SWEEP_ROWS", 2)
     await brand(ledger)
     await reserve(ledger, [claim(clock, str(n)) for n in range(5)])
     clock.forward(HOUR)
@@ -106,20 +106,20 @@ async def test_a_sweep_that_gets_nowhere_stops(ledger, clock, monkeypatch):
 
 
 async def test_beats_get_between_the_parts_of_a_sweep(ledger, clock, monkeypatch):
-    monkeypatch.setattr(book, "SWEEP_ROWS", 2)
+    monkeypatch.setattr(sweep, "SWEEP_ROWS", 2)
     await brand(ledger, budget=10**6)
     await reserve(ledger, [claim(clock, str(n)) for n in range(100)])
     clock.forward(HOUR)
     writer, moves = WriteQueue(ledger), ledger.moves
     loop = asyncio.create_task(writer.keep_writing())
-    sweep = asyncio.create_task(writer.sweep())
+    sweeping = asyncio.create_task(writer.sweep())
     for _ in range(10_000):
         if ledger.moves > moves:  # the sweep has begun
             break
         await asyncio.sleep(0.001)
     reply = await writer.beat(Beat(None, 1))
-    assert reply.is_open and not sweep.done()
-    assert await sweep == 100
+    assert reply.is_open and not sweeping.done()
+    assert await sweeping == 100
     loop.cancel()
 
 
@@ -179,25 +179,25 @@ async def test_ids_differ_by_case(ledger, clock):
 
 
 async def test_brand_and_portfolio_are_debited_together(ledger, clock):
-    await ledger.put_portfolio("f", PortfolioSettings(daily_budget_micros=150))
+    await ledger.administration.put_portfolio("f", PortfolioSettings(daily_budget_micros=150))
     await brand(ledger, "a", portfolio_id="f")
     await brand(ledger, "b", portfolio_id="f")
     first, second = await reserve(ledger, [claim(clock, "1", offer("a")), claim(clock, "2", offer("b"))])
     assert first.wins
     assert second.refused == {"bid-b": "portfolio_budget"}
-    shown = await ledger.get_portfolio("f")
+    shown = await ledger.administration.get_portfolio("f")
     assert (shown["brand_ids"], shown["today"]["available"], shown["today"]["reserved"]) == (["a", "b"], 50, 100)
     await ledger.record([event("i", "impression", brand_id="b", cost_micros=30)])
-    assert (await ledger.get_portfolio("f"))["today"]["settled"] == 30
-    await ledger.put_portfolio("f", PortfolioSettings(daily_budget_micros=100))
-    assert (await ledger.get_portfolio("f"))["today"]["excess"] == 30
+    assert (await ledger.administration.get_portfolio("f"))["today"]["settled"] == 30
+    await ledger.administration.put_portfolio("f", PortfolioSettings(daily_budget_micros=100))
+    assert (await ledger.administration.get_portfolio("f"))["today"]["excess"] == 30
 
 
 async def test_a_paused_brand_wins_nothing(ledger, clock):
     await brand(ledger, active=False)
     (award,) = await reserve(ledger, [claim(clock, "r")])
     assert award.refused == {"bid-b": "brand_paused"}
-    assert not ledger.newest_terms.brands["b"].active
+    assert not ledger.terms.newest.brands["b"].active
 
 
 async def test_a_budget_moves_during_the_day(ledger, clock):
@@ -235,7 +235,7 @@ async def test_a_top_up_before_the_first_win_makes_the_day(ledger, clock):
 async def test_a_budget_day_ends_at_the_brands_midnight(ledger, clock, timezone, midday, midnight):
     clock.now = midday
     await brand(ledger, budget=100, timezone=timezone)
-    assert ledger.newest_terms.brands["b"].day_ends_at == midnight
+    assert ledger.terms.newest.brands["b"].day_ends_at == midnight
     clock.now = midnight - dt.timedelta(microseconds=1)
     full, empty = await reserve(ledger, [claim(clock, "1"), claim(clock, "2")])
     assert full.wins
@@ -245,7 +245,7 @@ async def test_a_budget_day_ends_at_the_brands_midnight(ledger, clock, timezone,
     assert award.wins, "a new day, a new budget"
     assert await today(ledger) == (100, 0, 100, 0, 0, 0)
     await ledger.refresh()
-    assert ledger.newest_terms.brands["b"].day_ends_at > midnight
+    assert ledger.terms.newest.brands["b"].day_ends_at > midnight
 
 
 async def test_late_and_unknown_reservations_settle_all_the_same(ledger, clock, database):
@@ -274,7 +274,7 @@ async def test_a_conversion_is_restated_in_any_order(ledger, clock):
     assert statuses(await ledger.record([click])) == ["accepted"]
     assert statuses(await ledger.record([conversion, sooner, conversion])) == ["accepted", "accepted", "duplicate"]
     assert await today(ledger) == (1000, 940, 0, 60, 0, 0)
-    shown = (await ledger.get_brand("b"))["today"]
+    shown = (await ledger.administration.get_brand("b"))["today"]
     assert (shown["cost"], shown["revenue"], shown["roas"]) == (60, 500, 500 / 60)
 
 
@@ -298,7 +298,7 @@ async def test_one_brands_large_numbers_harm_nobody(ledger, clock):
     most = {"period": "day", "revenue_micros": MONEY_MOST, "impressions": 1}
     huge = [event(str(n), "aggregate", slot_id=f"s{n}", cost_micros=int(n == 0), **most) for n in range(1200)]
     assert {result.status for result in await ledger.record(huge)} == {"accepted"}
-    (shown, other), _ = await ledger.list_brands()
+    (shown, other), _ = await ledger.administration.list_brands()
     assert (shown["today"]["revenue"], shown["today"]["cost"], other["today"]["revenue"]) == (MONEY_MOST, 1, 0)
     over = [event(f"o{n}", "aggregate", slot_id=f"o{n}", period="day", cost_micros=MONEY_MOST - 1) for n in range(2)]
     assert statuses(await ledger.record(over)) == ["accepted", "amount_too_large"]
@@ -397,14 +397,22 @@ async def test_two_old_ledgers_racing_with_a_new_one_lose(ledger, clock, databas
 
 
 async def test_a_killed_ledger_comes_back_the_same(ledger, clock, database):
-    await ledger.put_portfolio("f", PortfolioSettings(daily_budget_micros=5000))
+    await ledger.administration.put_portfolio("f", PortfolioSettings(daily_budget_micros=5000))
     await brand(ledger, portfolio_id="f", strategy_multiplier=1.5)
     awards = await reserve(ledger, [claim(clock, f"r{n}") for n in range(5)])
     await ledger.record([event("i", "impression", reservation_id=awards[0].wins[0].reservation_id, cost_micros=33)])
-    before = await ledger.get_brand("b"), await ledger.get_portfolio("f"), ledger.newest_terms.brands
+    before = (
+        await ledger.administration.get_brand("b"),
+        await ledger.administration.get_portfolio("f"),
+        ledger.terms.newest.brands,
+    )
     again = await Ledger.open(database, clock=clock)
-    assert (await again.get_brand("b"), await again.get_portfolio("f"), again.newest_terms.brands) == before
-    assert again.newest_terms.version > ledger.newest_terms.version
+    assert (
+        await again.administration.get_brand("b"),
+        await again.administration.get_portfolio("f"),
+        again.terms.newest.brands,
+    ) == before
+    assert again.terms.newest.version > ledger.terms.newest.version
     clock.forward(HOUR)
     assert await again.sweep() == 4
 
@@ -417,7 +425,7 @@ async def test_the_currency_is_fixed_once_money_has_moved(ledger, clock):
     await reserve(ledger, [claim(clock, "r")])
     with pytest.raises(CurrencyFixed):
         await brand(ledger, currency="EUR")
-    assert (await ledger.get_brand("b"))["currency"] == "GBP"
+    assert (await ledger.administration.get_brand("b"))["currency"] == "GBP"
 
 
 async def test_revenue_fixes_the_currency_too(ledger):
@@ -430,21 +438,21 @@ async def test_revenue_fixes_the_currency_too(ledger):
 async def test_members_share_currency_and_budget_day(ledger):
     with pytest.raises(PortfolioUnknown):
         await brand(ledger, portfolio_id="f")
-    await ledger.put_portfolio("f", PortfolioSettings(timezone="Europe/London"))
+    await ledger.administration.put_portfolio("f", PortfolioSettings(timezone="Europe/London"))
     with pytest.raises(PortfolioMismatch, match="timezone"):
         await brand(ledger, portfolio_id="f")
     with pytest.raises(PortfolioMismatch, match="currency"):
         await brand(ledger, portfolio_id="f", timezone="Europe/London", currency="USD")
     with pytest.raises(NotFound):
-        await ledger.get_brand("b")
+        await ledger.administration.get_brand("b")
     await brand(ledger, portfolio_id="f", timezone="Europe/London")
     with pytest.raises(PortfolioMismatch, match="timezone"):
-        await ledger.put_portfolio("f", PortfolioSettings(timezone="UTC"))
+        await ledger.administration.put_portfolio("f", PortfolioSettings(timezone="UTC"))
 
 
 async def test_a_change_of_portfolio_waits_for_midnight(ledger, clock, database):
     for id_ in "fg":
-        await ledger.put_portfolio(id_, PortfolioSettings(daily_budget_micros=500))
+        await ledger.administration.put_portfolio(id_, PortfolioSettings(daily_budget_micros=500))
     await brand(ledger, portfolio_id="f")
     await reserve(ledger, [claim(clock, "1")])
     shown = await brand(ledger, portfolio_id="g")
@@ -455,15 +463,15 @@ async def test_a_change_of_portfolio_waits_for_midnight(ledger, clock, database)
         "from": dt.datetime(2024, 5, 2, tzinfo=dt.UTC),
     }
     await reserve(ledger, [claim(clock, "2")])
-    assert (await ledger.get_portfolio("f"))["today"]["reserved"] == 200
+    assert (await ledger.administration.get_portfolio("f"))["today"]["reserved"] == 200
     with pytest.raises(PortfolioMismatch):
-        await ledger.put_portfolio("g", PortfolioSettings(timezone="Europe/London"))
+        await ledger.administration.put_portfolio("g", PortfolioSettings(timezone="Europe/London"))
     clock.forward(DAY / 2)  # midnight: no sweep has run yet
     await reserve(ledger, [claim(clock, "3")])
-    assert (await ledger.get_portfolio("g"))["today"]["reserved"] == 100
+    assert (await ledger.administration.get_portfolio("g"))["today"]["reserved"] == 100
     await ledger.sweep()
     again = await Ledger.open(database, clock=clock)
-    shown = await again.get_brand("b")
+    shown = await again.administration.get_brand("b")
     assert shown["portfolio_id"] == "g"
     assert "scheduled" not in shown
 
@@ -474,21 +482,21 @@ async def test_a_scheduled_change_can_be_taken_back(ledger, clock):
     assert "scheduled" not in await brand(ledger, timezone="UTC")
     clock.forward(DAY)
     await ledger.sweep()
-    assert (await ledger.get_brand("b"))["timezone"] == "UTC"
+    assert (await ledger.administration.get_brand("b"))["timezone"] == "UTC"
 
 
 async def test_terms_change_when_something_in_them_does(ledger, clock, database):
     await brand(ledger, target_roas=2.0, strategy_multiplier=1.5)
-    terms = ledger.newest_terms
+    terms = ledger.terms.newest
     assert terms.brands["b"].lambda_ == 3.0
     assert (terms.brands["b"].share, terms.brands["b"].throttled) == (1.0, False)
-    assert ledger.terms(terms.version) is None
+    assert ledger.terms.since(terms.version) is None
     await reserve(ledger, [claim(clock, "r")])
     await ledger.refresh()
-    assert ledger.terms(terms.version) is None, "money moves outside the terms"
-    ledger.set_throttles({"b": Throttle(0.4, True)})
-    assert ledger.newest_terms.brands["b"].share == 0.4
-    assert (await ledger.get_brand("b"))["throttled"] is True
+    assert ledger.terms.since(terms.version) is None, "money moves outside the terms"
+    ledger.terms.set_throttles({"b": Throttle(0.4, True)})
+    assert ledger.terms.newest.brands["b"].share == 0.4
+    assert (await ledger.administration.get_brand("b"))["throttled"] is True
 
 
 async def test_a_fit_is_used_with_the_targets_of_now(ledger, clock, database):
@@ -500,15 +508,15 @@ async def test_a_fit_is_used_with_the_targets_of_now(ledger, clock, database):
     async with database.write() as connection:
         await connection.execute(insert(t.lambda_fits), [{**fit, "mu_brand": 7.0}, {**fit, "mu_brand": 1.0}])
     assert await ledger.refresh()
-    assert ledger.newest_terms.brands["b"].lambda_ == pytest.approx(1.25)
+    assert ledger.terms.newest.brands["b"].lambda_ == pytest.approx(1.25)
     await brand(ledger, target_roas=4.0)
-    assert ledger.newest_terms.brands["b"].lambda_ == pytest.approx(2.25)
+    assert ledger.terms.newest.brands["b"].lambda_ == pytest.approx(2.25)
 
 
 async def test_a_fits_own_price_is_kept_until_a_target_may_have_changed(ledger, clock, database):
     """The multipliers alone say 1.0; the fit found that only 1.4 keeps the target over its opportunities."""
     at = NOON + HOUR
-    await ledger.put_portfolio("f", PortfolioSettings())
+    await ledger.administration.put_portfolio("f", PortfolioSettings())
     await brand(ledger, target_roas=2.0, portfolio_id="f")
     fit = {
         "brand_id": "b", "model_version": "v", "kappa": 1.4, "mu_brand": 1.0, "mu_portfolio": 0.0, "nu_brand": 0.0,
@@ -517,15 +525,15 @@ async def test_a_fits_own_price_is_kept_until_a_target_may_have_changed(ledger, 
     async with database.write() as connection:
         await connection.execute(insert(t.lambda_fits), fit)
     await ledger.refresh()
-    assert ledger.newest_terms.brands["b"].lambda_ == pytest.approx(1.4)
-    assert (await Ledger.open(database, clock=clock)).newest_terms.brands["b"].lambda_ == pytest.approx(1.4)
+    assert ledger.terms.newest.brands["b"].lambda_ == pytest.approx(1.4)
+    assert (await Ledger.open(database, clock=clock)).terms.newest.brands["b"].lambda_ == pytest.approx(1.4)
     ledger = await Ledger.open(database, clock=clock)
     clock.now = at
-    await ledger.put_portfolio("f", PortfolioSettings(target_roas=3.0))
-    assert ledger.newest_terms.brands["b"].lambda_ == pytest.approx(1.0)
+    await ledger.administration.put_portfolio("f", PortfolioSettings(target_roas=3.0))
+    assert ledger.terms.newest.brands["b"].lambda_ == pytest.approx(1.0)
     await brand(ledger, target_roas=4.0, portfolio_id="f")
     await ledger.refresh()
-    assert ledger.newest_terms.brands["b"].lambda_ == pytest.approx(2.0)
+    assert ledger.terms.newest.brands["b"].lambda_ == pytest.approx(2.0)
 
 
 async def test_an_imported_brand_can_bid_at_once(ledger, clock, database):
@@ -537,7 +545,7 @@ async def test_an_imported_brand_can_bid_at_once(ledger, clock, database):
     async with database.write() as connection:
         await connection.execute(insert(t.brands), row)
     assert await ledger.refresh()
-    assert "b" in ledger.newest_terms.brands
+    assert "b" in ledger.terms.newest.brands
     (award,) = await reserve(ledger, [claim(clock, "r")])
     assert award.wins
     assert not await ledger.refresh(), "nothing has changed since"
@@ -546,11 +554,11 @@ async def test_an_imported_brand_can_bid_at_once(ledger, clock, database):
 async def test_brands_are_listed_in_pages(ledger):
     for id_ in "dbca":
         await brand(ledger, id_)
-    first, cursor = await ledger.list_brands(limit=3)
-    rest, end = await ledger.list_brands(cursor, limit=3)
+    first, cursor = await ledger.administration.list_brands(limit=3)
+    rest, end = await ledger.administration.list_brands(cursor, limit=3)
     assert [item["brand_id"] for item in (*first, *rest)] == ["a", "b", "c", "d"]
     assert end is None
-    assert first[1] == await ledger.get_brand("b")
+    assert first[1] == await ledger.administration.get_brand("b")
 
 
 async def test_a_conversion_hold_may_be_configured(database, clock):
@@ -626,7 +634,7 @@ async def test_the_audit_names_a_sum_that_the_database_cannot_hold(database_url,
 async def test_the_audit_knows_a_portfolios_members(database_url, clock):
     database = Database(DatabaseSettings(url=database_url))
     ledger = await Ledger.open(database, clock=clock)
-    await ledger.put_portfolio("f", PortfolioSettings(daily_budget_micros=500))
+    await ledger.administration.put_portfolio("f", PortfolioSettings(daily_budget_micros=500))
     await brand(ledger, portfolio_id="f")
     await reserve(ledger, [claim(clock, "1")])
     assert await audit(database) == []

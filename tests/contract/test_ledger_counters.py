@@ -19,6 +19,7 @@ from ledger.domain.messages import Event
 from ledger.domain.settings import LedgerSettings, RoasSettings
 from ledger.service.ledger import Ledger
 from ledger.service.roas_counters import Gauges, RoasCounters, built_key, gauges_key, read_gauges
+from ledger.storage.epochs import Epochs
 from tests.contract.ledgers import NOON, claim, event
 from tests.contract.replica import reserve
 
@@ -55,7 +56,7 @@ async def _has_no_database(*_args):
 
 
 async def brand(ledger, brand_id="b", **fields):
-    await ledger.put_brand(brand_id, BrandSettings(**({"daily_budget_micros": 10_000} | fields)))
+    await ledger.administration.put_brand(brand_id, BrandSettings(**({"daily_budget_micros": 10_000} | fields)))
 
 
 def impressions(brand_id="b", cost=100, revenue=0, day="2024-05-01", tag="") -> list[Event]:
@@ -91,7 +92,7 @@ async def test_the_first_gauges_are_there_before_any_event(ledger, counters, red
     await brand(ledger, target_roas=2.0, strategy_multiplier=1.5)
     await brand(ledger, "asleep", active=False)
     await brand(ledger, "endless", daily_budget_micros=None)
-    await ledger.put_portfolio("f", PortfolioSettings(target_roas=3.0))
+    await ledger.administration.put_portfolio("f", PortfolioSettings(target_roas=3.0))
     await counters.beat()
     gauges = await gauges_of(redis)
     assert gauges.ledger_epoch == {0: ledger.epoch}
@@ -188,7 +189,7 @@ async def test_below_throttle_roas_the_share_falls_and_the_replicas_hear_of_it(l
     await ledger.record(impressions(cost=100, revenue=50))
     for minute in range(1, 4):
         await counters.beat()
-        shown = ledger.newest_terms.brands["b"]
+        shown = ledger.terms.newest.brands["b"]
         assert shown.throttled
         assert shown.share == pytest.approx(1 - 0.1 * minute)
         clock.forward(MINUTE)
@@ -204,11 +205,11 @@ async def test_a_restart_does_not_lift_the_throttle(ledger, counters, redis, clo
     clock.forward(MINUTE)
     again = await Ledger.open(database, clock=clock)
     await RoasCounters(again, redis, ROAS).beat()
-    assert again.newest_terms.brands["b"].share == pytest.approx(0.8)
+    assert again.terms.newest.brands["b"].share == pytest.approx(0.8)
 
 
 async def test_a_portfolio_throttles_the_brands_that_hold_it_down(ledger, counters, redis):
-    await ledger.put_portfolio("f", PortfolioSettings(throttle_roas=1.0))
+    await ledger.administration.put_portfolio("f", PortfolioSettings(throttle_roas=1.0))
     await brand(ledger, "good", portfolio_id="f", throttle_roas=0.5)
     await brand(ledger, "poor", portfolio_id="f", throttle_roas=0.5)
     await ledger.record(impressions("good", cost=100, revenue=150))
@@ -260,8 +261,7 @@ async def test_large_sums_do_not_stop_the_gauges(ledger, counters, redis):
 async def test_without_the_database_gauges_wait_and_one_line_is_logged(ledger, counters, redis, clock, caplog):
     await brand(ledger)
     with pytest.MonkeyPatch.context() as broken:
-        broken.setattr(Ledger, "read", _has_no_database)
-        broken.setattr(Ledger, "budgets_today", _has_no_database)
+        broken.setattr(Epochs, "read", _has_no_database)
         for _ in range(3):
             await counters.beat()
             clock.forward(MINUTE)

@@ -15,7 +15,8 @@ from ledger.client.lease_cache import NO_LEASE
 from ledger.domain.messages import Award, Beat, Claim, LeaseLine
 from ledger.domain.reservation_ids import decode, encode
 from ledger.domain.settings import LedgerSettings
-from ledger.service.ledger import LAPSE_GRACE_S, Ledger
+from ledger.service.ledger import Ledger
+from ledger.service.sessions import LAPSE_GRACE_S
 from tests.contract.ledgers import (
     DAY,
     HOUR,
@@ -38,7 +39,7 @@ SILENT = dt.timedelta(seconds=LedgerSettings().lease_s + LAPSE_GRACE_S)
 
 async def today(ledger, brand_id="b"):
     """(available, leased, reserved, settled)"""
-    shown = (await ledger.get_brand(brand_id))["today"]
+    shown = (await ledger.administration.get_brand(brand_id))["today"]
     return tuple(shown[name] for name in ("available", "leased", "reserved", "settled"))
 
 
@@ -156,16 +157,16 @@ async def test_a_replica_that_claims_too_much_is_sent_away_and_its_block_kept(le
 
 
 async def test_brand_and_portfolio_are_lent_and_taken_back_together(ledger, clock):
-    await ledger.put_portfolio("f", PortfolioSettings(daily_budget_micros=700))
+    await ledger.administration.put_portfolio("f", PortfolioSettings(daily_budget_micros=700))
     await brand(ledger, "a", portfolio_id="f")
     await brand(ledger, "b", portfolio_id="f")
     replica = Replica(ledger)
     await ask(replica, claim(clock, "1", offer("a"), offer("b"), winners=2))
     lent = sum([(await today(ledger, id_))[1] for id_ in "ab"])
-    shown = (await ledger.get_portfolio("f"))["today"]
+    shown = (await ledger.administration.get_portfolio("f"))["today"]
     assert (shown["leased"], shown["available"]) == (lent, 700 - lent)
     await replica.return_all()
-    shown = (await ledger.get_portfolio("f"))["today"]
+    shown = (await ledger.administration.get_portfolio("f"))["today"]
     assert (shown["leased"], shown["reserved"], shown["available"]) == (0, 200, 500)
 
 
@@ -218,7 +219,7 @@ async def test_a_pause_or_a_cut_takes_the_leases_back(ledger, clock, change, exc
     await replica.beat()
     assert replica.leases.left("b") == 0
     await replica.beat()
-    shown = (await ledger.get_brand("b"))["today"]
+    shown = (await ledger.administration.get_brand("b"))["today"]
     assert (shown["leased"], shown["reserved"], shown["excess"]) == (0, 100, excess)
     assert shown["available"] == max(0, budget - 100)
 
@@ -235,13 +236,13 @@ async def test_after_a_top_up_replica_and_ledger_agree_on_what_is_lent(ledger, c
 
 
 async def test_a_portfolios_cut_takes_its_members_leases_back(ledger, clock):
-    await ledger.put_portfolio("f", PortfolioSettings(daily_budget_micros=500))
+    await ledger.administration.put_portfolio("f", PortfolioSettings(daily_budget_micros=500))
     await brand(ledger, portfolio_id="f")
     replica, _ = await winner(ledger, claim(clock, "r"))
-    await ledger.put_portfolio("f", PortfolioSettings(daily_budget_micros=150))
+    await ledger.administration.put_portfolio("f", PortfolioSettings(daily_budget_micros=150))
     await replica.beat()
     await replica.beat()
-    shown = (await ledger.get_portfolio("f"))["today"]
+    shown = (await ledger.administration.get_portfolio("f"))["today"]
     assert (shown["leased"], shown["reserved"], shown["available"], shown["excess"]) == (0, 100, 50, 0)
 
 
@@ -440,7 +441,7 @@ async def test_eight_replicas_spend_a_budget_to_its_last_hold(ledger, clock, hol
 
 async def test_idle_money_of_a_member_is_asked_back_from_the_replica_that_needs_it(ledger, clock):
     """One replica, one portfolio: what it holds of one brand is what another lacks."""
-    await ledger.put_portfolio("f", PortfolioSettings(daily_budget_micros=1000))
+    await ledger.administration.put_portfolio("f", PortfolioSettings(daily_budget_micros=1000))
     await brand(ledger, "a", portfolio_id="f")
     await brand(ledger, "b", portfolio_id="f")
     replica = Replica(ledger)
@@ -450,7 +451,7 @@ async def test_idle_money_of_a_member_is_asked_back_from_the_replica_that_needs_
         await ask(replica, claim(clock, f"b{number}", offer("b", amount=100)))
         await replica.beat()
         clock.forward(SECOND)
-    shown = (await ledger.get_portfolio("f"))["today"]
+    shown = (await ledger.administration.get_portfolio("f"))["today"]
     assert shown["reserved"] == 910
 
 

@@ -35,11 +35,13 @@ async def steer(pilot, *opportunities):
 
 
 async def brand(ledger, brand_id="b", **settings):
-    await ledger.put_brand(brand_id, BrandSettings(**{"target_roas": 2.6, "daily_budget_micros": None, **settings}))
+    await ledger.administration.put_brand(
+        brand_id, BrandSettings(**{"target_roas": 2.6, "daily_budget_micros": None, **settings})
+    )
 
 
 def lambda_of(ledger, brand_id="b"):
-    return ledger.newest_terms.brands[brand_id].lambda_
+    return ledger.terms.newest.brands[brand_id].lambda_
 
 
 async def test_terms_carry_the_days_lambda_times_the_multiplier(ledger, pilot, clock):
@@ -50,17 +52,17 @@ async def test_terms_carry_the_days_lambda_times_the_multiplier(ledger, pilot, c
     await steer(pilot, *market(number=5000))
     steered = lambda_of(ledger)
     assert 0.1 < steered < 5.2
-    assert (await ledger.get_brand("b"))["lambda"] == steered
-    terms = ledger.terms(ledger.newest_terms.version - 1)
+    assert (await ledger.administration.get_brand("b"))["lambda"] == steered
+    terms = ledger.terms.since(ledger.terms.newest.version - 1)
     assert terms is not None and not terms.is_whole and terms.brands["b"].lambda_ == steered
 
 
 async def test_nothing_is_solved_without_news(ledger, pilot):
     await brand(ledger)
     await steer(pilot, *market())
-    version = ledger.newest_terms.version
+    version = ledger.terms.newest.version
     await pilot.step()
-    assert ledger.newest_terms.version == version
+    assert ledger.terms.newest.version == version
 
 
 async def test_what_is_held_and_spent_leaves_less_to_spend(ledger, pilot, clock):
@@ -86,7 +88,7 @@ async def test_what_was_earned_moves_lambda_once_it_says_something(ledger, pilot
 
 
 async def test_a_portfolios_budget_is_priced_for_all_its_members(ledger, pilot, clock):
-    await ledger.put_portfolio("f", PortfolioSettings(target_roas=0.1, daily_budget_micros=400_000))
+    await ledger.administration.put_portfolio("f", PortfolioSettings(target_roas=0.1, daily_budget_micros=400_000))
     await brand(ledger, "b", portfolio_id="f", target_roas=0.1)
     await brand(ledger, "c", portfolio_id="f", target_roas=0.1)
     await brand(ledger, "free", target_roas=0.1)
@@ -111,7 +113,7 @@ async def test_runaway_spending_freezes_the_brand_and_shows(ledger, pilot, clock
     clock.forward(dt.timedelta(minutes=10))
     await ledger.record([event("1", "impression", at=clock.now, cost_micros=700_000)])
     await steer(pilot, *market())
-    terms = ledger.newest_terms.brands["b"]
+    terms = ledger.terms.newest.brands["b"]
     assert (terms.lambda_, terms.share) == (2.6, 0.05)
     assert not terms.throttled, "that is for ROAS alone"
     assert "pace" in pilot.frozen["b"]
@@ -123,7 +125,7 @@ async def test_a_ledger_that_takes_over_keeps_the_days_lambda(ledger, pilot, clo
     await steer(pilot, *market())
     steered = lambda_of(ledger)
     again = await Ledger.open(database, clock=clock)
-    again.steer(ledger.steered)  # as the gauges bring it
+    again.terms.steer(ledger.terms.steered)  # as the gauges bring it
     other = ControllerLoop(again, RoasSettings(watch_s=300.0), stopwatch=lambda: clock.now.timestamp())
     await steer(other, *market(number=300))
     assert lambda_of(again) == steered
@@ -151,7 +153,7 @@ async def test_a_days_shape_comes_from_the_hours_of_the_brands_own_day(ledger, d
         )  # fmt: skip
     async with database.write() as connection:
         await connection.execute(insert(t.performance_hourly), rows)
-    found = await ledger.traffic(28)
+    found = await ledger.performance.traffic(28)
     assert {(brand_id, hour) for brand_id, hour, _ in found} == {("b", hour) for hour in range(9)}
 
 

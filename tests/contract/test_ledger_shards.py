@@ -34,7 +34,7 @@ async def pair(database, clock, decided_at=1.0) -> list[Ledger]:
 
 
 async def put(ledger, brand_id="b", **fields):
-    return await ledger.put_brand(brand_id, BrandSettings(**({"daily_budget_micros": 1000} | fields)))
+    return await ledger.administration.put_brand(brand_id, BrandSettings(**({"daily_budget_micros": 1000} | fields)))
 
 
 def paid(event_id, brand_id, cost, at=NOON):
@@ -79,7 +79,7 @@ async def test_a_smaller_layout_fences_the_shards_that_it_does_not_have(database
     with pytest.raises(LayoutReplaced):
         await second.check_epoch()
     await put(alone, B1)
-    assert set(alone.brands()) == {B1}
+    assert set(alone.directory.brands()) == {B1}
 
 
 async def test_shards_of_one_layout_do_not_end_each_others_epochs(database, clock):
@@ -129,38 +129,43 @@ async def test_each_shard_has_its_own_brands_and_portfolios(database, clock):
     ledgers = await pair(database, clock)
     members = {}
     for shard, (ledger, brand_id, portfolio_id) in enumerate(zip(ledgers, (B0, B1), (P0, P1), strict=True)):
-        await ledger.put_portfolio(portfolio_id, PortfolioSettings(daily_budget_micros=500))
+        await ledger.administration.put_portfolio(portfolio_id, PortfolioSettings(daily_budget_micros=500))
         await put(ledger, brand_id)
         members[shard] = f"member-{shard}"
         await put(ledger, members[shard], portfolio_id=portfolio_id)
     for shard, ledger in enumerate(ledgers):
         await ledger.refresh()
         own = {(B0, B1)[shard], members[shard]}
-        assert set(ledger.brands()) == set(ledger.terms().brands) == set(await ledger.budgets_today()) == own
-        assert [shown["brand_id"] for shown in (await ledger.list_brands())[0]] == sorted(own)
-        assert set(ledger.portfolios()) == {(P0, P1)[shard]}
-        assert (await ledger.get_portfolio((P0, P1)[shard]))["brand_ids"] == [members[shard]]
+        assert (
+            set(ledger.directory.brands())
+            == set(ledger.terms.since().brands)
+            == set(await ledger.budgets.today())
+            == own
+        )
+        assert [shown["brand_id"] for shown in (await ledger.administration.list_brands())[0]] == sorted(own)
+        assert set(ledger.directory.portfolios()) == {(P0, P1)[shard]}
+        assert (await ledger.administration.get_portfolio((P0, P1)[shard]))["brand_ids"] == [members[shard]]
 
 
 async def test_who_asks_the_wrong_shard_is_told_the_right_one(database, clock):
     first, second = await pair(database, clock)
-    await second.put_portfolio(P1, PortfolioSettings())
+    await second.administration.put_portfolio(P1, PortfolioSettings())
     await put(second, B1)
     await put(second, "member", portfolio_id=P1)
     calls = [
         lambda: put(first, B1),
         lambda: put(first, "member"),
         lambda: put(first, "new", portfolio_id=P1),
-        lambda: first.get_brand("member"),
-        lambda: first.put_portfolio(P1, PortfolioSettings()),
-        lambda: first.get_portfolio(P1),
+        lambda: first.administration.get_brand("member"),
+        lambda: first.administration.put_portfolio(P1, PortfolioSettings()),
+        lambda: first.administration.get_portfolio(P1),
     ]
     for call in calls:
         with pytest.raises(OtherShard) as told:
             await call()
         assert told.value.shard == 1
     with pytest.raises(NotFound):
-        await first.get_brand("nobody")
+        await first.administration.get_brand("nobody")
 
 
 async def test_two_shards_write_at_once(database, clock):
@@ -179,26 +184,26 @@ async def test_two_shards_write_at_once(database, clock):
 
 async def test_a_brand_moves_to_another_shard_at_midnight(database, clock):
     first, second = await pair(database, clock)
-    await first.put_portfolio(P0, PortfolioSettings(daily_budget_micros=500))
-    await second.put_portfolio(P1, PortfolioSettings(daily_budget_micros=700))
+    await first.administration.put_portfolio(P0, PortfolioSettings(daily_budget_micros=500))
+    await second.administration.put_portfolio(P1, PortfolioSettings(daily_budget_micros=700))
     await put(first, "b", portfolio_id=P0)
     await first.refresh()
     moving = await put(first, "b", portfolio_id=P1)
     assert moving["scheduled"]["portfolio_id"] == P1
     await second.refresh()
-    assert (set(first.brands()), set(second.brands())) == ({"b"}, set())
+    assert (set(first.directory.brands()), set(second.directory.brands())) == ({"b"}, set())
     clock.now = NOON.replace(hour=0) + DAY
-    assert (set(first.brands()), set(second.brands())) == (set(), {"b"})
+    assert (set(first.directory.brands()), set(second.directory.brands())) == (set(), {"b"})
     for ledger in (second, first):
         await ledger.sweep()
         await ledger.refresh()
-    assert (set(first.terms().brands), set(second.terms().brands)) == (set(), {"b"})
-    assert (await second.get_brand("b"))["portfolio_id"] == P1
+    assert (set(first.terms.since().brands), set(second.terms.since().brands)) == (set(), {"b"})
+    assert (await second.administration.get_brand("b"))["portfolio_id"] == P1
 
 
 async def test_what_the_old_shard_wrote_last_is_kept_when_a_brand_moves(database, clock):
     first, second = await pair(database, clock)
-    await second.put_portfolio(P1, PortfolioSettings())
+    await second.administration.put_portfolio(P1, PortfolioSettings())
     await first.refresh()
     await put(first, B0)
     await put(first, B0, portfolio_id=P1)
@@ -206,14 +211,14 @@ async def test_what_the_old_shard_wrote_last_is_kept_when_a_brand_moves(database
     await put(first, B0, portfolio_id=P1, target_roas=3.0)  # the second shard has not seen this yet
     clock.now = NOON + DAY
     await second.sweep()
-    assert (await second.get_brand(B0))["target_roas"] == 3.0
+    assert (await second.administration.get_brand(B0))["target_roas"] == 3.0
 
 
 async def leaving_brands(database, clock, *brand_ids) -> list[Ledger]:
     """Brands that are the first shard's until midnight, with a conversion each, and the second's afterwards."""
     first, second = await pair(database, clock)
-    await first.put_portfolio(P0, PortfolioSettings(daily_budget_micros=500))
-    await second.put_portfolio(P1, PortfolioSettings(daily_budget_micros=500))
+    await first.administration.put_portfolio(P0, PortfolioSettings(daily_budget_micros=500))
+    await second.administration.put_portfolio(P1, PortfolioSettings(daily_budget_micros=500))
     await first.refresh()
     for brand_id in (*brand_ids, "stays"):
         await put(first, brand_id, portfolio_id=P0)
@@ -276,7 +281,7 @@ async def test_the_gauges_of_all_shards_are_shown_together(database, clock, redi
     ledgers = await pair(database, clock)
     await put(ledgers[0], B0)
     await put(ledgers[1], B1)
-    await ledgers[0].put_portfolio(P0, PortfolioSettings())
+    await ledgers[0].administration.put_portfolio(P0, PortfolioSettings())
     counters = [RoasCounters(ledger, redis, RoasSettings(min_impressions=1)) for ledger in ledgers]
     for one in counters:
         await one.beat()
@@ -299,7 +304,7 @@ async def test_the_gauges_of_all_shards_are_shown_together(database, clock, redi
 
 async def test_a_moved_brand_brings_its_days_along(database, clock, redis):
     first, second = await pair(database, clock)
-    await second.put_portfolio(P1, PortfolioSettings())
+    await second.administration.put_portfolio(P1, PortfolioSettings())
     await first.refresh()
     await put(first, B0)
     cost = {"period": "hour", "impressions": 10, "cost_micros": 100, "revenue_micros": 150}

@@ -49,7 +49,7 @@ async def database(state):
 async def test_its_books_go_on(database, facts):
     clock = Clock(dt.datetime.fromisoformat(facts["now"]))
     ledger = await Ledger.open(database, clock=clock)
-    shown = (await ledger.get_brand("b"))["today"]
+    shown = (await ledger.administration.get_brand("b"))["today"]
     assert shown == facts["today"]
     results = await ledger.record(
         [
@@ -63,7 +63,7 @@ async def test_its_books_go_on(database, facts):
     _, _, reserved, settled, _, overspend = await today(ledger)
     assert settled == facts["today"]["settled"] + 95 + 45 + 650
     assert (reserved, overspend) == (facts["today"]["reserved"] - 101 - 700, 0)
-    await ledger.put_brand("b", BrandSettings(daily_budget_micros=20_000, portfolio_id="folio"))
+    await ledger.administration.put_brand("b", BrandSettings(daily_budget_micros=20_000, portfolio_id="folio"))
 
 
 async def test_its_leases_come_back_when_their_holder_stays_silent(database, facts):
@@ -73,7 +73,7 @@ async def test_its_leases_come_back_when_their_holder_stays_silent(database, fac
     await ledger.sweep()
     clock.forward(dt.timedelta(hours=2))
     await ledger.sweep()
-    assert (await ledger.get_brand("b"))["today"]["leased"] == 0
+    assert (await ledger.administration.get_brand("b"))["today"]["leased"] == 0
 
 
 async def test_its_live_model_is_loaded_and_predicts_what_it_predicted(state, database, facts):

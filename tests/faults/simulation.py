@@ -223,16 +223,17 @@ class World:
                 settings = PortfolioSettings.model_construct(
                     timezone=rng.choice(ZONES), daily_budget_micros=self._budget()
                 )
-                self.books.call(ledger.put_portfolio(id_, settings))
+                self.books.call(ledger.administration.put_portfolio(id_, settings))
+            portfolios = ledger.directory.portfolios()
             for id_ in self._brand_ids:
                 portfolio_id = rng.choice([None, *self._portfolio_ids])
                 self.model.portfolios[id_].add(portfolio_id)
                 self.books.call(
-                    ledger.put_brand(
+                    ledger.administration.put_brand(
                         id_,
                         BrandSettings.model_construct(
                             portfolio_id=portfolio_id,
-                            timezone=ledger.portfolios()[portfolio_id].timezone if portfolio_id else rng.choice(ZONES),
+                            timezone=portfolios[portfolio_id].timezone if portfolio_id else rng.choice(ZONES),
                             daily_budget_micros=self._budget(),
                         ),
                     )
@@ -337,13 +338,13 @@ class World:
             replica.uses_old_ledger = not replica.uses_old_ledger
         if len(self.ledgers) > 1:
             ledger = self.rng.choice(self.ledgers[:-1])
-            self._ask(ledger, self.rng.choice([lambda book: book.sweep(), lambda book: book.release(["x"])]))
+            self._ask(ledger, self.rng.choice([lambda asked: asked.sweep(), lambda asked: asked.release(["x"])]))
 
     def do_sweep(self) -> None:
         self._sweep()
 
     def _sweep(self) -> None:
-        self._ask(self._ledger(), lambda book: book.sweep())
+        self._ask(self._ledger(), lambda asked: asked.sweep())
 
     def do_refresh(self) -> None:
         if (ledger := self._ledger()) is not None:
@@ -529,7 +530,7 @@ class World:
     def _deliver(self, flights: list[Flight], is_old: bool = False) -> None:
         beats = [flight.beat for flight in flights]
         ledger = self._ledger(is_old)
-        replies = self._ask(ledger, lambda book: book.beat(beats))
+        replies = self._ask(ledger, lambda asked: asked.beat(beats))
         if ledger is None or replies is None:
             return
         for flight, reply in zip(flights, replies, strict=True):
@@ -664,7 +665,7 @@ class World:
     def _record(self, events: list[Event]) -> None:
         for event in events:
             self.say(f"  {event_in_short(event)}")
-        results = self._ask(self._ledger(), lambda book: book.record(events))
+        results = self._ask(self._ledger(), lambda asked: asked.record(events))
         if results is None:
             self.model.were_sent(events)
             self.unanswered.append(events)
@@ -678,7 +679,7 @@ class World:
         if self.model.wins:
             ids = [self.rng.choice(list(self.model.wins)[-8:])]
             self.model.may_end(ids)
-            self._ask(self._ledger(), lambda book: book.release(ids))
+            self._ask(self._ledger(), lambda asked: asked.release(ids))
 
     def do_budget(self) -> None:
         self._change_brand(lambda settings: {"daily_budget_micros": self._budget()})
@@ -691,21 +692,22 @@ class World:
         if ledger is None:
             return
         id_ = self.rng.choice([None, *self._portfolio_ids])
-        zone = ledger.portfolios()[id_].timezone if id_ is not None else self.rng.choice(ZONES)
+        zone = ledger.directory.portfolios()[id_].timezone if id_ is not None else self.rng.choice(ZONES)
         self._change_brand(lambda _: {"portfolio_id": id_, "timezone": zone})
 
     def _change_brand(self, change: Callable[[BrandSettings], dict[str, Any]]) -> None:
         ledger, id_ = self._ledger(), self.rng.choice(self._brand_ids)
         if ledger is None:
             return
-        before = ledger.brands()[id_]
+        before = ledger.directory.brands()[id_]
         changed = change(before)
         self.model.portfolios[id_].add(changed.get("portfolio_id", before.portfolio_id))
         self.say(f"  {id_} {changed}")
         if "daily_budget_micros" in changed:
             self.model.loose |= {("brand", id_, day) for day in self._days(id_)}
         try:
-            answer = self._ask(ledger, lambda book: book.put_brand(id_, before.model_copy(update=changed)))
+            settings = before.model_copy(update=changed)
+            answer = self._ask(ledger, lambda asked: asked.administration.put_brand(id_, settings))
             if answer is None:
                 self.do_refresh()  # a ledger that lives on looks every second what has become of it
         except PortfolioMismatch as error:
@@ -717,12 +719,11 @@ class World:
             return
         id_, budget = self.rng.choice(self._portfolio_ids), self._budget()
         self.say(f"  {id_} {budget}")
-        before = ledger.portfolios()[id_]
+        before = ledger.directory.portfolios()[id_]
         for days in range(-1, 2):
             self.model.loose.add(("portfolio", id_, self.wall.date() + dt.timedelta(days=days)))
-        self._ask(
-            ledger, lambda book: book.put_portfolio(id_, before.model_copy(update={"daily_budget_micros": budget}))
-        )
+        settings = before.model_copy(update={"daily_budget_micros": budget})
+        self._ask(ledger, lambda asked: asked.administration.put_portfolio(id_, settings))
 
 
 def _together(works: list[Coroutine[Any, Any, T]]) -> list[T]:

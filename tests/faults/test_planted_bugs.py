@@ -14,8 +14,12 @@ from ledger.domain.brand import Brand
 from ledger.domain.budget import Budget
 from ledger.domain.errors import LedgerError, LedgerUnavailable
 from ledger.domain.messages import Grant
-from ledger.service import ledger as book
-from ledger.storage import store
+from ledger.service import beats, event_recording
+from ledger.service.sessions import Sessions
+from ledger.storage.budget_store import BudgetStore
+from ledger.storage.epochs import Epochs
+from ledger.storage.event_store import EventStore
+from ledger.storage.reservation_store import ReservationStore
 from ledger.transaction import event_posting, lease_granting, working_set
 from tests.faults.oracle import Broken
 from tests.faults.simulation import Failed, Replica, run
@@ -35,11 +39,11 @@ def wins_are_recorded_again(patch):
 
 
 def requests_are_paid_again(patch):
-    patch.setattr(store.Store, "recorded", lambda *_: {})
+    patch.setattr(ReservationStore, "recorded", lambda *_: {})
 
 
 def nobody_is_fenced(patch):
-    patch.setattr(store.Store, "_confirm_epoch", lambda *_: None)
+    patch.setattr(Epochs, "_confirm", lambda *_: None)
 
 
 def holds_are_released_twice(patch):
@@ -89,22 +93,22 @@ def holds_shrink_to_the_micro_below(patch):
 
 
 def stale_beats_count(patch):
-    patch.setattr(book, "_is_stale", lambda *_: False)
+    patch.setattr(beats, "_is_stale", lambda *_: False)
 
 
 def a_silent_replicas_leases_return_at_once(patch):
     def quarantine(self, connection, session_id, now):
-        self._store.quarantine(connection, session_id, now, now)
+        self._store.leases.quarantine(connection, session_id, now, now)
 
-    patch.setattr(book.Ledger, "_quarantine", quarantine)
+    patch.setattr(Sessions, "quarantine", quarantine)
 
 
 def quarantine_forgets_that_conversions_take_days(patch):
     def quarantine(self, connection, session_id, now):
         until = now + dt.timedelta(seconds=self._lifetimes.reservation_ttl_s)
-        self._store.quarantine(connection, session_id, until, until)
+        self._store.leases.quarantine(connection, session_id, until, until)
 
-    patch.setattr(book.Ledger, "_quarantine", quarantine)
+    patch.setattr(Sessions, "quarantine", quarantine)
 
 
 def any_lease_serves_conversions(patch):
@@ -162,11 +166,11 @@ def a_restated_conversion_is_paid_again(patch):
 
 
 def events_count_twice(patch):
-    patch.setattr(store.Store, "event_hashes", lambda *_: {})
+    patch.setattr(EventStore, "event_hashes", lambda *_: {})
 
 
 def made_up_ids_are_believed(patch):
-    patch.setattr(book, "is_genuine", lambda *_: True)
+    patch.setattr(event_recording, "is_genuine", lambda *_: True)
 
 
 def an_event_before_its_record_finds_nothing(patch):
@@ -186,7 +190,7 @@ def an_event_before_its_record_leaves_the_lease_as_it_was(patch):
 
 
 def a_win_drawn_while_its_beat_is_under_way_ends_the_session(patch):
-    patch.setattr(store.Store, "called_to_mind", lambda *_: {})
+    patch.setattr(ReservationStore, "adopted", lambda *_: {})
 
 
 def what_a_lost_answer_lent_is_forgotten(patch):
@@ -228,7 +232,7 @@ def days_are_utc(patch):
 
 
 def silence_is_forgiven(patch):
-    patch.setattr(book.Ledger, "_lapse", lambda *_: None)
+    patch.setattr(Sessions, "lapse", lambda *_: None)
 
 
 def a_last_beat_returns_nothing(patch):
@@ -236,16 +240,16 @@ def a_last_beat_returns_nothing(patch):
 
 
 def balances_are_remembered(patch):
-    before = store.Store.budgets
+    before = BudgetStore.load
     known: dict[tuple[object, ...], Budget] = {}
 
-    def budgets(self, connection, keys, lock=False):
+    def load(self, connection, keys, lock=False):
         for one in before(self, connection, keys, lock=lock):
             known.setdefault((id(self), one.owner, one.owner_id, one.day), one)
         found = (known.get((id(self), *key)) for key in set(keys))
         return [one for one in found if one is not None]
 
-    patch.setattr(store.Store, "budgets", budgets)
+    patch.setattr(BudgetStore, "load", load)
 
 
 def a_win_without_money_forgets_its_portfolio(patch):
@@ -261,7 +265,7 @@ def a_win_without_money_forgets_its_portfolio(patch):
 
 def a_failed_commit_counts_as_done(patch):
     """The answer leaves before the transaction has ended."""
-    before = store.Store.transact
+    before = Epochs.transact
 
     async def transact(self, work):
         answers = []
@@ -277,7 +281,7 @@ def a_failed_commit_counts_as_done(patch):
                 raise
             return answers[-1]
 
-    patch.setattr(store.Store, "transact", transact)
+    patch.setattr(Epochs, "transact", transact)
 
 
 SEEN_IN = {

@@ -13,8 +13,8 @@ from ledger.client.lease_cache import LeaseCache
 from ledger.domain import reservation_ids
 from ledger.domain.brand import Brand
 from ledger.domain.messages import Beat, Grant, Offer, Reply, Win
-from ledger.service.ledger import LAPSE_GRACE_S
-from ledger.storage.store import CLOSED, LAPSED, OPEN, LedgerSession
+from ledger.service.sessions import LAPSE_GRACE_S
+from ledger.storage.session_store import CLOSED, LAPSED, OPEN, LedgerSession
 from ledger.transaction.working_set import BudgetKey, LeaseKey
 from tests.unit.ledger.books import LIVES, Books, claim, event, offer
 
@@ -26,7 +26,7 @@ TTL, LASTING = dt.timedelta(seconds=LIVES.reservation_ttl_s), dt.timedelta(days=
 
 
 class Ledger:
-    """`ledger.book.Ledger` over dicts: one transaction a call."""
+    """`ledger.service.ledger.Ledger` over dicts: one transaction a call."""
 
     def __init__(self) -> None:
         members = {id_: BrandSettings(daily_budget_micros=1000, portfolio_id="f") for id_ in "ab"}

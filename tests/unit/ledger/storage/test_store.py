@@ -9,7 +9,7 @@ from sqlalchemy import Boolean, Column, Date, Integer, MetaData, Table, create_e
 from db import tables as t
 from db.rows import TOGETHER, by_column, insert_columns
 from ledger.domain.errors import Fenced, LedgerUnavailable, StatementRefused
-from ledger.storage.store import available
+from ledger.storage.epochs import available
 
 
 async def raising(error):

@@ -1,0 +1,75 @@
+"""A shard's budgets: read into a transaction's working set, topped up or cut, and shown."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Mapping
+from itertools import chain
+
+from sqlalchemy import Connection
+
+from ledger.domain.brand import Brand
+from ledger.domain.budget import Budget
+from ledger.service.directory import Clock, Directory
+from ledger.storage.store import Store
+from ledger.transaction.working_set import BRAND, BudgetKey, LeaseKey, Lent, WorkingSet, budget_keys
+
+
+class Budgets:
+    def __init__(self, store: Store, directory: Directory, clock: Clock) -> None:
+        self._store, self._directory, self._clock = store, directory, clock
+
+    # In a transaction
+
+    def working_set(
+        self,
+        connection: Connection,
+        now: dt.datetime,
+        keys: Iterable[BudgetKey],
+        leases: Mapping[LeaseKey, Lent] | None = None,
+    ) -> WorkingSet:
+        """With these budgets, and those that the leases were lent from."""
+        leases = leases or {}
+        lending = (budget_keys(key.brand_id, lent.portfolio_id, key.day) for key, lent in leases.items())
+        budgets = self._store.budgets.load(connection, {*keys, *chain.from_iterable(lending)}, lock=True)
+        return WorkingSet(now, budgets, self._directory.limit, leases)
+
+    def take_back(self, connection: Connection, now: dt.datetime, leases: Mapping[LeaseKey, Lent]) -> None:
+        """All of these leases."""
+        working_set = self.working_set(connection, now, (), leases)
+        for key, lent in sorted(leases.items()):
+            working_set.take_back(key, lent.leased_micros)
+        self._store.write(connection, working_set)
+
+    def set_limit(self, connection: Connection, now: dt.datetime, key: BudgetKey, limit_micros: int | None) -> None:
+        """Top up or cut a day that has begun; one that has not begins with the new budget."""
+        working_set = self.working_set(connection, now, [key])
+        if key in working_set.existing:
+            working_set.set_limit(key, limit_micros)
+            self._store.write(connection, working_set)
+
+    # To be shown
+
+    def of_brands(self, connection: Connection, now: dt.datetime, brands: Iterable[Brand]) -> dict[str, Budget]:
+        """Each brand's budget of its today; a day that nothing has touched yet has all of it."""
+        keyed = [(brand, BudgetKey(BRAND, brand.brand_id, brand.day(now))) for brand in brands]
+        rows = {budget.owner_id: budget for budget in self._store.budgets.load(connection, [key for _, key in keyed])}
+        return {
+            brand.brand_id: rows.get(brand.brand_id) or Budget.of(*key, brand.settings.daily_budget_micros)
+            for brand, key in keyed
+        }
+
+    async def one(self, key: BudgetKey, limit_micros: int | None) -> Budget:
+        """One day's, which begins with this limit if nothing has touched it yet."""
+        rows = await self._store.epochs.read(lambda connection: self._store.budgets.load(connection, [key]))
+        return rows[0] if rows else Budget.of(*key, limit_micros)
+
+    async def today(self) -> dict[str, Budget]:
+        """Every brand's budget of its today; this shard's brands.
+
+        Raises:
+            LedgerUnavailable: the database is away.
+        """
+        now = self._clock()
+        brands = self._directory.owned(now)
+        return await self._store.epochs.read(lambda connection: self.of_brands(connection, now, brands.values()))

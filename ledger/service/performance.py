@@ -1,0 +1,80 @@
+"""What events have brought this shard's brands: sums of a day, its shape, and which days have changed."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Collection, Iterable
+from zoneinfo import ZoneInfo
+
+from sqlalchemy import Connection
+
+from ledger.bidding.revenue_completion import DaySums
+from ledger.domain.budget import Budget
+from ledger.domain.budget_day import budget_day
+from ledger.service.budgets import Budgets
+from ledger.service.directory import Clock, Directory
+from ledger.storage.store import Store
+
+BrandDay = tuple[str, dt.date]
+"""A brand and a day in UTC."""
+
+
+class Performance:
+    def __init__(self, store: Store, directory: Directory, budgets: Budgets, clock: Clock) -> None:
+        self._store, self._directory, self._budgets, self._clock = store, directory, budgets, clock
+        self._changed: set[BrandDay] = set()
+
+    # Days that have changed, for the counters
+
+    def note_changed(self, days: Iterable[BrandDay]) -> None:
+        self._changed |= set(days)
+
+    def take_changed(self) -> set[BrandDay]:
+        """Brand days whose performance has changed since the last call."""
+        changed, self._changed = self._changed, set()
+        return changed
+
+    # The brands' days, for the controller
+
+    async def days_of(self, brand_ids: Collection[str]) -> dict[str, tuple[Budget, DaySums]]:
+        """Today's budget of these brands, and what their today has brought so far.
+
+        Raises:
+            LedgerUnavailable: the database is away.
+        """
+        now = self._clock()
+        brands = {id_: brand for id_, brand in self._directory.owned(now).items() if id_ in brand_ids}
+
+        def work(connection: Connection) -> dict[str, tuple[Budget, DaySums]]:
+            by_zone: dict[str, list[str]] = {}
+            for id_, brand in brands.items():
+                by_zone.setdefault(brand.settings.timezone, []).append(id_)
+            sums: dict[str, DaySums] = {}
+            for zone, ids in by_zone.items():
+                sums |= self._store.events.sums_since(connection, sorted(ids), budget_day(zone, now).starts_at)
+            budgets = self._budgets.of_brands(connection, now, brands.values())
+            return {id_: (budget, sums.get(id_, DaySums())) for id_, budget in budgets.items()}
+
+        return await self._store.epochs.read(work) if brands else {}
+
+    async def traffic(self, days: int) -> list[tuple[str, int, float]]:
+        """Impressions of the last days by brand and hour of its own day. Days that came without hours say none.
+
+        Raises:
+            LedgerUnavailable: the database is away.
+        """
+        now = self._clock()
+        since = (now - dt.timedelta(days=days)).date()
+        rows = await self._store.epochs.read(
+            lambda connection: self._store.events.impressions_by_hour(connection, since)
+        )
+        brands = self._directory.owned(now)
+        offsets: dict[str, int] = {}
+        for zone in {brand.settings.timezone for brand in brands.values()}:
+            offset = now.astimezone(ZoneInfo(zone)).utcoffset() or dt.timedelta(0)
+            offsets[zone] = round(offset.total_seconds() / 3600)
+        return [
+            (id_, (hour + offsets[brands[id_].settings.timezone]) % 24, number)
+            for id_, hour, number in rows
+            if id_ in brands
+        ]

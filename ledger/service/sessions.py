@@ -1,0 +1,106 @@
+"""The replicas' sessions: who has fallen silent, and what becomes of the leases of those that have."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+
+from sqlalchemy import Connection
+
+from ledger.domain.reservation import Lifetimes
+from ledger.service.budgets import Budgets
+from ledger.service.directory import Clock, Directory
+from ledger.storage.session_store import CLOSED, LAPSED, LedgerSession
+from ledger.storage.store import Store
+
+logger = logging.getLogger("paceline.ledger")
+LAPSE_GRACE_S = 2.0
+"""A silent session lapses this much after its leases have ended by the replica's own clock: the two may differ."""
+
+
+class Sessions:
+    """
+    Args:
+        lease_s: how long a replica may draw on its leases without an answer.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        directory: Directory,
+        budgets: Budgets,
+        lifetimes: Lifetimes,
+        lease_s: float,
+        clock: Clock,
+    ) -> None:
+        self._store, self._directory, self._budgets, self._clock = store, directory, budgets, clock
+        self._lifetimes, self._lease_s = lifetimes, lease_s
+        self._opened_at = clock()
+        self._recalled: dict[int, set[str]] = {}
+
+    # Whom others need something of
+
+    def recall(self, session_id: int, brand_id: str) -> None:
+        """Ask the session, with the answer to its next beat, for what it does not use of the brand."""
+        self._recalled.setdefault(session_id, set()).add(brand_id)
+
+    def take_recalled(self, session_id: int) -> tuple[str, ...]:
+        """The brands that it is asked for, once."""
+        return tuple(sorted(self._recalled.pop(session_id, ())))
+
+    # In a transaction
+
+    def silent(self, connection: Connection, now: dt.datetime) -> list[LedgerSession]:
+        """Sessions that have been silent for too long. After a start they all have their time again."""
+        silent_since = now - dt.timedelta(seconds=self._lease_s + LAPSE_GRACE_S)
+        if self._opened_at > silent_since:
+            return []
+        sessions = self._store.sessions.all_open(connection)
+        return [session for session in sessions if session.renewed_at <= silent_since]
+
+    def lapse(self, connection: Connection) -> None:
+        """End the sessions that have been silent for too long; those that hold nothing any more are closed."""
+        now = self._clock()
+        for session in self.silent(connection, now):
+            logger.warning("session %d is silent: its leases wait until its wins have expired", session.session_id)
+            self._store.sessions.put(connection, [session._replace(status=LAPSED)])
+            self.quarantine(connection, session.session_id, now)
+            self._recalled.pop(session.session_id, None)
+        self._store.sessions.close_emptied(connection)
+
+    def quarantine(self, connection: Connection, session_id: int, now: dt.datetime) -> None:
+        """What a session has not returned stays debited until the last win that it may have made has expired."""
+        # Its last win may have been drawn until its lease ended, from an answer that it had just heard.
+        drawing = dt.timedelta(seconds=self._lease_s)
+        ttl = dt.timedelta(seconds=self._lifetimes.reservation_ttl_s) + drawing
+        lasting = max(ttl, dt.timedelta(days=self._lifetimes.conversion_days) + drawing)
+        self._store.leases.quarantine(connection, session_id, now + ttl, now + lasting)
+
+    def end_quarantines(self, connection: Connection, most: int) -> int:
+        """Take back leases whose quarantine is over, at most so many. Returns how many were due."""
+        now = self._clock()
+        leases = self._store.leases.out_of_quarantine(connection, now, most)
+        if leases:
+            if self._directory.shards > 1:
+                self._directory.read_as_of(connection, {key.brand_id for key in leases}, now)
+                leases = self._store.leases.load(connection, leases)
+            self._budgets.take_back(connection, now, leases)
+            self._store.sessions.close_emptied(connection)
+        return len(leases)
+
+    def end_all(self, connection: Connection, since: dt.datetime) -> int:
+        """Take back the leases of all that were heard after `since`. Returns how many other sessions have some."""
+        now = self._clock()
+        sessions = self._store.sessions.all_open(connection)
+        heard = [session for session in sessions if session.renewed_at > since]
+        leases = {
+            key: lent
+            for one in heard
+            for key, lent in self._store.leases.of_session(connection, one.session_id).items()
+        }
+        self._directory.read_as_of(connection, {key.brand_id for key in leases}, now)
+        self._budgets.take_back(connection, now, leases)
+        self._store.sessions.put(connection, [session._replace(status=CLOSED) for session in heard])
+        return sum(
+            bool(self._store.leases.of_session(connection, one.session_id)) for one in sessions if one not in heard
+        )

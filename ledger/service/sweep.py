@@ -1,0 +1,85 @@
+"""What time does to a shard: scheduled changes start, silent sessions lapse, holds expire."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple, Protocol, TypeVar
+
+from sqlalchemy import Connection
+
+from ledger.service.directory import Clock, Directory
+from ledger.service.holds import Holds
+from ledger.service.live_terms import LiveTerms
+from ledger.service.sessions import Sessions
+from ledger.service.transactions import Transactions
+from ledger.storage.store import Store
+
+T = TypeVar("T")
+SWEEP_ROWS = 500
+"""Holds that one transaction looks at: a long queue of expiries lets reservations through in between."""
+
+
+class InTurn(Protocol):
+    def __call__(self, work: Callable[[], Awaitable[T]], /) -> Awaitable[T]: ...
+
+
+def at_once(work: Callable[[], Awaitable[T]], /) -> Awaitable[T]:
+    return work()
+
+
+class _Due(NamedTuple):
+    """What there is to do."""
+
+    lapses: bool
+    quarantines: bool
+    holds: bool
+
+
+class Sweep:
+    """The first shard looks at the holds, and at the leases of lapsed sessions, of all."""
+
+    def __init__(
+        self,
+        store: Store,
+        directory: Directory,
+        terms: LiveTerms,
+        sessions: Sessions,
+        holds: Holds,
+        transactions: Transactions,
+        clock: Clock,
+    ) -> None:
+        self._store, self._directory, self._terms, self._clock = store, directory, terms, clock
+        self._sessions, self._holds, self._transactions = sessions, holds, transactions
+
+    async def run(self, in_turn: InTurn) -> int:
+        """Everything that is due. Returns how many holds it looked at; `in_turn` as `Ledger.sweep` has it."""
+        await in_turn(self._start_scheduled)
+        due = await self._store.epochs.look(self._due)  # in most seconds nothing is, and no lock is taken
+        if due.lapses:
+            await in_turn(lambda: self._transactions.move(self._sessions.lapse))
+        while due.quarantines:
+            ended = await in_turn(
+                lambda: self._transactions.move(
+                    lambda connection: self._sessions.end_quarantines(connection, SWEEP_ROWS)
+                )
+            )
+            due = due._replace(quarantines=ended == SWEEP_ROWS)
+        looked, goes_on = 0, due.holds
+        while goes_on:
+            number, goes_on = await in_turn(
+                lambda: self._transactions.move(lambda connection: self._holds.expire(connection, SWEEP_ROWS))
+            )
+            looked += number
+        return looked
+
+    async def _start_scheduled(self) -> None:
+        if await self._directory.start_scheduled():
+            self._terms.remake()
+
+    def _due(self, connection: Connection) -> _Due:
+        now, is_first = self._clock(), self._directory.shard == 0
+        return _Due(
+            bool(self._sessions.silent(connection, now)) or self._store.sessions.has_emptied(connection),
+            is_first and bool(self._store.leases.out_of_quarantine(connection, now, 1)),
+            is_first and bool(self._store.reservations.due(connection, now, 1)),
+        )
