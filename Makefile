@@ -3,7 +3,7 @@
 MAKEFLAGS += --no-print-directory
 .SILENT:
 .DEFAULT_GOAL := help
-.PHONY: help venv venv-dev run test check bench lock clean
+.PHONY: help venv venv-dev run test test-unit coverage check bench lock clean
 
 VENV := .venv/bin/python
 
@@ -17,7 +17,13 @@ run: venv ## start everything; Ctrl-C stops it (DATA=file.csv.gz PORT=8000 STATE
 	exec $(VENV) -m serve_app.run
 
 test: venv-dev ## all tests, real MySQL, Redis and Ray included (ARGS="-k lease" for some)
-	exec $(VENV) -m pytest $(ARGS)
+	exec $(VENV) -m tests all $(ARGS)
+
+test-unit: venv-dev ## those that start no server, and the doctests: under a minute
+	exec $(VENV) -m tests unit $(ARGS)
+
+coverage: venv-dev ## branches that the unit and contract tests take
+	exec $(VENV) -m tests coverage $(ARGS)
 
 check: venv-dev ## formatting, lint, types, direction of imports
 	$(VENV) -m ruff format --check
@@ -42,7 +48,7 @@ lock: venv-dev ## resolve pyproject.toml anew into both lock files (UPGRADE=1: t
 	$(LOCK) $(if $(UPGRADE),--upgrade) --extra dev --constraint requirements.lock -o requirements-dev.lock
 
 clean: ## remove .venv and caches; .state stays
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The first interpreter that really runs: a pyenv shim may be on PATH and yet fail.

@@ -1,24 +1,41 @@
 """What every test may ask for: real servers, started when first needed, and databases that begin empty."""
 
-import os
 import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from random import Random
 
 import pymysql
 import pytest
 from hypothesis import settings
 from sqlalchemy.engine import make_url
 
+from tests.profile import PROFILE
 from tests.servers.mysql import MySqlServer, connect
 from tests.servers.redis import RedisServer
 
 # No deadline: the machine may be busy with a whole cluster beside the tests.
 settings.register_profile("desk", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, max_examples=300)
-settings.load_profile("ci" if os.environ.get("CI", "").lower() in ("1", "true") else "desk")
+settings.register_profile("deep", deadline=None, max_examples=2000)
+settings.load_profile(PROFILE)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--shuffle", type=int, metavar="SEED", help="another order of files and of the tests in each")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Files stay together, for their fixtures' sake; every worker shuffles alike."""
+    seed = config.getoption("--shuffle")
+    if seed is None:
+        return
+    random = Random(seed)
+    order = {file: random.random() for file in dict.fromkeys(item.path for item in items)}
+    random.shuffle(items)
+    items.sort(key=lambda item: order[item.path])
 
 
 @pytest.fixture(scope="session")

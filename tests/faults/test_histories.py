@@ -1,17 +1,15 @@
 """Thousands of short lives of the ledger, each a function of its seed. A failure prints the seed that replays it.
 
-`PACELINE_TEST_HISTORIES` says how many; 10,000 take a few minutes a core.
+`tests/profile.py` says how many; 10,000 take a quarter of an hour of one core.
 """
-
-import os
 
 import pytest
 
 from tests.faults.books import MysqlBooks
 from tests.faults.simulation import run
+from tests.profile import HISTORIES
 
-HISTORIES = int(os.environ.get("PACELINE_TEST_HISTORIES", "1000"))
-CHUNK = 100
+CHUNK = 50  # seeds a test: enough tests for every worker
 ON_MYSQL = 30
 
 

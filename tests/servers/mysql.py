@@ -41,13 +41,10 @@ ADVICE = (
 
 
 class MySqlServer:
-    """A MySQL server for one test session; what it made is gone when it closes.
+    """A MySQL server for one test session: a context manager; what it made is gone when it closes.
 
     Args:
         buffer_pool: of a server of our own; small, for a test's data are.
-
-    >>> with MySqlServer() as server:  # doctest: +SKIP
-    ...     url = server.create_database()
     """
 
     def __init__(self, buffer_pool: str = "64M") -> None:

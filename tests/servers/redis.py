@@ -9,11 +9,14 @@ from subprocess import Popen
 from typing import Self
 
 import redis
+from redis.connection import parse_url
 
 from tests.servers.process import ServerUnavailable, find_program, spawn, stop, tail
 
 GIVEN_URL = "PACELINE_TEST_REDIS_URL"
-"""Its database is emptied by the tests."""
+"""Its database is emptied by the tests; pytest-xdist's workers take those before it, one each."""
+DATABASES = 16
+"""That a server has unless it is told otherwise."""
 START_PATIENCE_S = 20.0
 
 
@@ -24,7 +27,7 @@ class RedisServer:
         self._process: Popen[bytes] | None = None
         self._folder: Path | None = None
         if given := os.environ.get(GIVEN_URL):
-            self.url = given
+            self.url = of_worker(given, os.environ.get("PYTEST_XDIST_WORKER", "gw0"))
         else:
             # Not in pytest's folder: a socket's path has 107 bytes at most.
             self._folder = Path(tempfile.mkdtemp(prefix="paceline-redis-"))
@@ -73,6 +76,23 @@ class RedisServer:
             except redis.ConnectionError:
                 time.sleep(0.02)
         raise ServerUnavailable(f"redis-server does not start:\n{tail(log)}")
+
+
+def of_worker(given: str, worker: str) -> str:
+    """A given server's address with a database that no other worker empties.
+
+    >>> of_worker("redis://127.0.0.1:6379/15", "gw0"), of_worker("redis://127.0.0.1:6379/15", "gw1")
+    ('redis://127.0.0.1:6379/15', 'redis://127.0.0.1:6379/15?db=14')
+    >>> of_worker("unix:///tmp/sock?db=0", "gw2")
+    'unix:///tmp/sock?db=14'
+    """
+    number = int(worker.removeprefix("gw"))
+    if number == 0:
+        return given
+    database = (parse_url(given).get("db", 0) - number) % DATABASES
+    address, _, query = given.partition("?")
+    kept = [field for field in query.split("&") if field and not field.startswith("db=")]
+    return f"{address}?{'&'.join([*kept, f'db={database}'])}"  # which counts before the path's
 
 
 def redis_executable() -> Path:

@@ -7,7 +7,7 @@ import pytest
 
 from tests.servers.prometheus import promtool
 
-PROMETHEUS = Path(__file__).parents[3] / "deploy" / "prometheus"
+PROMETHEUS = Path(__file__).parents[2] / "deploy" / "prometheus"
 
 
 @pytest.mark.parametrize(
