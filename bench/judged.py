@@ -301,4 +301,4 @@ def varied(model: Model, number: int) -> Model:
     """The same trees under another calibration, which every revenue is multiplied by."""
     factor = model.manifest["calibration"] * (1 + STEP * number)
     changed = model.with_manifest(version=f"{model.version}.{number:03d}", parent=model.version, calibration=factor)
-    return changed.with_manifest(golden=changed._golden())
+    return changed.with_manifest(golden=changed.golden())

@@ -29,7 +29,7 @@ from tests.mutants import broken_bundles, broken_directories, one_leaf_changed, 
 from tests.unit.training.conftest import fitted, make_history
 from training.model.bundle import ModelRefused
 from training.model.model import Columns, Model
-from training.model.store import bundle_of, parts_of
+from training.model.store import parts_of
 from training.registry.publish import ModelRegistry
 from training.registry.replication import redis_key
 from training.registry.version_files import model_key
@@ -109,7 +109,7 @@ async def served(sqlite_url, redis_url, tmp_path, models) -> AsyncIterator[Serve
 
 async def test_hundreds_of_mutants_are_refused_with_a_reason_and_the_good_version_is_served_on(served: Served) -> None:
     ours, theirs = (served.state.models / model.version for model in (served.second, served.first))
-    whole, other = map(bundle_of, (ours, theirs))
+    whole, other = (parts_of(directory).bundle() for directory in (ours, theirs))
     served.redis.delete(redis_key(served.second.version))
     tried: list[str] = []
     reasons: set[str] = set()

@@ -5,13 +5,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from training.features.layout import FEATURES
-
-if TYPE_CHECKING:
-    pass
-
 
 MANIFEST = "manifest.json"
 TREES = "model.txt"
@@ -54,8 +50,26 @@ class Parts(NamedTuple):
         return {field: value for field, value in self.manifest.items() if field != "signature"}
 
     def bundle(self) -> str:
-        """As one document."""
-        return dump({"manifest": self.manifest, "files": self.texts})
+        """As one document, `roas_model.json`.
+
+        Raises:
+            ModelRefused: the manifest holds what is not JSON.
+        """
+        return self._dumped({"manifest": self.manifest, "files": self.texts})
+
+    def files(self) -> dict[str, str]:
+        """As the files of a directory: their texts by name, the manifest's last.
+
+        Raises:
+            ModelRefused: as `bundle`.
+        """
+        return self.texts | {MANIFEST: self._dumped(self.manifest)}
+
+    def _dumped(self, document: Any) -> str:
+        try:
+            return dump(document)
+        except (ValueError, RecursionError):
+            raise ModelRefused(str(self.manifest.get("version")), f"{MANIFEST} is not JSON") from None
 
 
 def parts_in(bundle: str | bytes, version: str | None) -> Parts:
@@ -69,16 +83,6 @@ def parts_in(bundle: str | bytes, version: str | None) -> Parts:
         return Parts(document["manifest"], {file: document["files"][file] for file in FILES})
     except (ValueError, KeyError, TypeError, RecursionError):
         raise ModelRefused(version or "?", "the bundle is not a model of this program") from None
-
-
-def unpack(bundle: str | bytes, key: bytes, version: str | None) -> tuple[dict[str, Any], dict[str, str]]:
-    """(manifest, the files' texts) of a bundle that is whole and ours; nothing is loaded.
-
-    Raises:
-        ModelRefused: signature, hash, version or format do not agree.
-    """
-    parts = parts_in(bundle, version)
-    return vouch(*parts, key, version), parts.texts
 
 
 def vouch(manifest: Any, texts: dict[str, str], key: bytes, version: str | None) -> dict[str, Any]:

@@ -22,9 +22,9 @@ from ledger.former_names import pickled_as
 from training.arrays import Floats, Integers, Singles
 from training.features.encoder import Confidence, Encoder
 from training.features.layout import FEATURES
-from training.model.bundle import ENCODER, FORMAT, MANIFEST, TREES, ModelRefused, Parts, dump, sha256, signed, unpack
+from training.model.bundle import ENCODER, FORMAT, TREES, ModelRefused, Parts, dump, parts_in, sha256, signed, vouch
 from training.model.sandbox import verify_in_child
-from training.model.store import bundle_of, write_version
+from training.model.store import parts_of, write_version
 from training.trees.compiled import Form, fastest
 from training.trees.engines import Reference, Trees, reference
 
@@ -92,12 +92,14 @@ class Model:
         encoder: Encoder,
         trees: Trees | None = None,
         form: Form = fastest,
+        texts: dict[str, str] | None = None,
     ) -> None:
         """
         Args:
             reference: the trees.
             trees: the same in another form; None makes what `form` makes of them.
             form: by default the fastest that agrees with the reference on the golden rows.
+            texts: of its files, where it is to be published; None: a replica need not hold them.
         """
         self.manifest = manifest
         self.version: str = manifest["version"]
@@ -107,6 +109,7 @@ class Model:
         self.reference = reference
         self.trees = trees or form(reference, _rows(encoder, golden_columns(_golden_ids(encoder))))
         self._factor: float = manifest["calibration"]
+        self._texts = texts
 
     @classmethod
     def assemble(
@@ -124,9 +127,8 @@ class Model:
         training: dict[str, Any] | None = None,
     ) -> Self:
         """A version from freshly fitted parts; its golden rows are its own predictions."""
-        trees_text = reference.text
-        encoder_text = dump(encoder.to_document())
-        digest = hashlib.sha256((trees_text + encoder_text).encode()).hexdigest()
+        texts = _texts_of(reference, encoder)
+        digest = hashlib.sha256((texts[TREES] + texts[ENCODER]).encode()).hexdigest()
         manifest: dict[str, Any] = {
             "format": FORMAT,
             "version": f"{made_at.astimezone(dt.UTC):%Y%m%dT%H%M%S}-{digest[:6]}",
@@ -140,10 +142,10 @@ class Model:
             "training": training or {},
             "metrics": metrics or {},
             "lambda": lambda_ or {},
-            "files": {TREES: sha256(trees_text), ENCODER: sha256(encoder_text)},
+            "files": {file: sha256(text) for file, text in texts.items()},
         }
-        model = cls(manifest, reference, encoder)
-        manifest["golden"] = model._golden()
+        model = cls(manifest, reference, encoder, texts=texts)
+        manifest["golden"] = model.golden()
         return model
 
     def predict(self, columns: Columns, trees: Trees | None = None) -> Prediction:
@@ -179,14 +181,15 @@ class Model:
 
     def with_manifest(self, **changes: Any) -> Model:
         """The same model with other words in its manifest (metrics, λ, parent)."""
-        return Model(self.manifest | changes, self.reference, self.encoder, self.trees)
+        return Model(self.manifest | changes, self.reference, self.encoder, self.trees, texts=self._texts)
+
+    def parts(self, key: bytes) -> Parts:
+        """What is published of it: the signed manifest, and the files' texts as they were made or read."""
+        return Parts(signed(self.manifest, key), self._texts or _texts_of(self.reference, self.encoder))
 
     def to_bundle(self, key: bytes) -> str:
         """`roas_model.json`: the signed manifest and the files' text in one document."""
-        return Parts(signed(self.manifest, key), self._texts()).bundle()
-
-    def _texts(self) -> dict[str, str]:
-        return {TREES: self.reference.text, ENCODER: dump(self.encoder.to_document())}
+        return self.parts(key).bundle()
 
     @classmethod
     def from_bundle(cls, bundle: str | bytes, key: bytes, version: str | None = None, *, verify: bool = True) -> Self:
@@ -200,26 +203,31 @@ class Model:
             ModelRefused: signature, hash, version, format or golden rows do not agree.
             ModelUnavailable: the child process could not be asked.
         """
-        manifest, texts = unpack(bundle, key, version)
-        return cls.opened(manifest, texts, verify_in_child(manifest, texts) if verify else None)
+        parts = parts_in(bundle, version)
+        return cls._checked(parts, vouch(*parts, key, version), verify)
 
     @classmethod
-    def opened(cls, manifest: dict[str, Any], texts: dict[str, str], prepared: Prepared | None = None) -> Self:
+    def opened(
+        cls,
+        manifest: dict[str, Any],
+        texts: dict[str, str],
+        prepared: Prepared | None = None,
+        *,
+        form: Form | None = None,
+    ) -> Self:
         """Load what `vouch` vouches for and, unless it was made here, a child process has tried.
 
         Args:
             prepared: what that process has made of the texts.
+            form: of the trees; None: the fastest that agrees, by what is prepared.
 
         Raises:
             ModelRefused: it cannot be read.
         """
-        return cls._open(manifest, texts, partial(fastest, prepared=prepared))
-
-    @classmethod
-    def _open(cls, manifest: dict[str, Any], texts: dict[str, str], form: Form) -> Self:
         try:
             encoder = Encoder.from_document(json.loads(texts[ENCODER]))
-            return cls(manifest, reference(manifest["engine"], texts[TREES]), encoder, form=form)
+            trees = reference(manifest["engine"], texts[TREES])
+            return cls(manifest, trees, encoder, form=form or partial(fastest, prepared=prepared))
         except Exception as error:  # signed nonsense has many ways to fail, and all of them say the same
             said = str(error) if isinstance(error, ValueError) else repr(error)
             raise ModelRefused(str(manifest.get("version")), f"cannot be read: {said}") from None
@@ -230,23 +238,35 @@ class Model:
         Returns:
             The version's directory.
         """
-        return write_version(directory, self.version, self._texts() | {MANIFEST: dump(signed(self.manifest, key))})
+        return write_version(directory, self.version, self.parts(key))
 
     @classmethod
     def load(cls, directory: Path, key: bytes, *, verify: bool = True) -> Self:
-        """From a version's directory.
+        """From a version's directory, to be published; its files' texts are held on to.
 
         Raises:
             ModelRefused: a file is missing, changed or of another version.
             ModelUnavailable: a file cannot be read, or the child process could not be asked.
         """
-        return cls.from_bundle(bundle_of(directory), key, directory.name, verify=verify)
+        parts = parts_of(directory)
+        model = cls._checked(parts, vouch(*parts, key, directory.name), verify)
+        model._texts = parts.texts
+        return model
 
-    def _golden(self) -> dict[str, Any]:
+    @classmethod
+    def _checked(cls, parts: Parts, manifest: dict[str, Any], verify: bool) -> Self:
+        return cls.opened(manifest, parts.texts, verify_in_child(manifest, parts.texts) if verify else None)
+
+    def golden(self) -> dict[str, Any]:
         """Some of its own tuples and an unknown one, with what it predicts for them."""
         golden = _golden_ids(self.encoder)
         prediction = self.predict(golden_columns(golden))
         return golden | {name: values.tolist() for name, values in prediction._asdict().items()}
+
+
+def _texts_of(reference: Reference, encoder: Encoder) -> dict[str, str]:
+    """By the files' names."""
+    return {TREES: reference.text, ENCODER: dump(encoder.to_document())}
 
 
 def _golden_ids(encoder: Encoder) -> dict[str, Any]:
@@ -274,13 +294,3 @@ def golden_agrees(model: Model) -> bool:
         for trees in (model.trees, model.reference)
         for name, values in model.predict(golden_columns(golden), trees)._asdict().items()
     )
-
-
-def open_unverified(data: bytes) -> tuple[Model, dict[str, str]]:
-    """(the version, its texts) that `verify_in_child` sent: only for the child process. LightGBM alone predicts."""
-    line, _, rest = data.partition(b"\n")
-    head = json.loads(line)
-    texts: dict[str, str] = {}
-    for file, size in head["files"].items():
-        texts[file], rest = rest[:size].decode(), rest[size:]
-    return Model._open(head["manifest"], texts, lambda reference, _rows: reference), texts

@@ -7,15 +7,9 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from training.model.bundle import FILES, MANIFEST, ModelRefused, ModelUnavailable, Parts
-
-if TYPE_CHECKING:
-    pass
-
 
 MOST_BYTES = 1 << 30
 """Of one file."""
@@ -61,36 +55,23 @@ def _read(path: Path) -> bytes:
         return file.read()
 
 
-def bundle_of(directory: Path) -> str:
-    """The bundle of a version's directory, unchecked.
-
-    Raises:
-        ModelRefused, ModelUnavailable: as `parts_of`.
-    """
-    parts = parts_of(directory)
-    try:
-        return parts.bundle()
-    except (ValueError, RecursionError):
-        raise ModelRefused(directory.name, f"{MANIFEST} is not JSON") from None
-
-
-def write_version(directory: Path, version: str, texts: Mapping[str, str]) -> Path:
+def write_version(directory: Path, version: str, parts: Parts) -> Path:
     """Write `directory/{version}`, visible only when complete and on disk.
-
-    Args:
-        texts: by file name; the manifest too.
 
     Returns:
         The version's directory.
+
+    Raises:
+        OSError: it cannot be written.
     """
-    final = directory / version
+    final, files = directory / version, parts.files()
     directory.mkdir(parents=True, exist_ok=True)
     draft = directory / f".{version}.{os.getpid()}"
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir()
     try:
-        for file in (*FILES, MANIFEST):
-            _write(draft / file, texts[file])
+        for file, text in files.items():
+            _write(draft / file, text)
         _sync(draft)
         if final.exists():
             shutil.rmtree(final)

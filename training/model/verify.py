@@ -1,12 +1,14 @@
-"""Predict a version's golden rows in a process of its own: `python -m training.verify CPU_S BYTES`, by `nodecheck`.
+"""Predict a version's golden rows in a process of its own: `python -m training.model.verify CPU_S BYTES`.
 
 Exit code 0 when they agree, and then on standard output the tables for the node's replicas; `REFUSED` when not. Its
-caller has checked signature and hashes; this shows that the version also works. The trees' own library alone predicts
-here: whoever takes the tables holds them against it on the same rows. Without numba it is over in half the time.
+caller, `sandbox.py`, has checked signature and hashes; this shows that the version also works. The trees' own library
+alone predicts here: whoever takes the tables holds them against it on the same rows. Without numba it is over in half
+the time.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import sys
@@ -15,6 +17,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from training.model.model import Model
     from training.trees.bitvector_tables import Prepared
 
 NICE = 5
@@ -26,12 +29,12 @@ def main(argv: Sequence[str]) -> int:
     _without_frames()
     # Only now: what is imported counts as well.
     from training.model.bundle import ModelRefused
-    from training.model.model import golden_agrees, open_unverified
+    from training.model.model import golden_agrees
     from training.model.sandbox import REFUSED
     from training.trees import bitvector_tables
 
     try:
-        model, texts = open_unverified(sys.stdin.buffer.read())
+        model, texts = _received(sys.stdin.buffer.read())
         agrees = golden_agrees(model)
     except Exception as error:  # a signed version may hold anything
         print(error.reason if isinstance(error, ModelRefused) else f"cannot be read: {error!r}", file=sys.stderr)
@@ -55,6 +58,18 @@ def _without_frames() -> None:
     import them takes a third of this process's time."""
     sys.modules["pandas"] = ModuleType("pandas")
     sys.modules["pyarrow"] = None  # type: ignore[assignment]  # so it is not found
+
+
+def _received(data: bytes) -> tuple[Model, dict[str, str]]:
+    """(the version, its texts) that `verify_in_child` sent; nothing but the library that grew the trees predicts."""
+    from training.model.model import Model
+
+    line, _, rest = data.partition(b"\n")
+    head = json.loads(line)
+    texts: dict[str, str] = {}
+    for file, size in head["files"].items():
+        texts[file], rest = rest[:size].decode(), rest[size:]
+    return Model.opened(head["manifest"], texts, form=lambda reference, _rows: reference), texts
 
 
 def _prepared(texts: Mapping[str, str]) -> Prepared:

@@ -18,12 +18,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from db.session import Database
 from db.state import State
 from db.tables import lambda_fits, model_activations, model_versions
-from training.model.bundle import ModelRefused, ModelUnavailable, parts_in
+from training.model.bundle import ModelRefused, ModelUnavailable
 from training.model.model import Model
 from training.progress import Say
 from training.registry.activations import activated, current
 from training.registry.replication import to_git
-from training.registry.version_files import VersionFiles
+from training.registry.version_files import VersionFiles, model_key
 
 MOST_NAME = 64
 """Characters of a version's name, and of the reason of an activation."""
@@ -65,11 +65,13 @@ class ModelRegistry:
             OSError: the directory cannot be written; the database does not hear of the version.
             ModelRefused, ModelUnavailable: it does not work in a process of its own; likewise.
         """
-        bundle = await asyncio.to_thread(self.files.save, model)
+        parts = await asyncio.to_thread(lambda: model.parts(model_key(self.state)))
+        await asyncio.to_thread(self.files.save, model.version, parts)
         if accepted:  # what replicas will want to know of it at once, once it is live
-            await asyncio.to_thread(self.files.try_ahead, parts_in(bundle, model.version))
+            await asyncio.to_thread(self.files.try_ahead, parts)
         await self._record(model, accepted, lambdas)
         if accepted:
+            bundle = await asyncio.to_thread(parts.bundle)
             await self.files.redis.put(model.version, bundle)
             await asyncio.to_thread(to_git, self.state, model.version, bundle, self.say)
 

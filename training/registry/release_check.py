@@ -12,7 +12,6 @@ from redis.exceptions import RedisError
 
 from db.state import State
 from training.model.bundle import ModelRefused, ModelUnavailable
-from training.model.store import bundle_of
 from training.progress import Say
 from training.registry.activations import current
 from training.registry.publish import ModelRegistry
@@ -39,8 +38,8 @@ async def confirm(registry: ModelRegistry, version: str, within_s: float = WITHI
     if live != version:
         problems.append(f"the database says that {live} is live")
     try:
-        await VersionFiles(state).fetch(version)
-        bundle = await asyncio.to_thread(bundle_of, state.models / version)
+        parts = await VersionFiles(state).fetch_parts(version)  # from the directory: Redis is compared with it
+        bundle = await asyncio.to_thread(parts.bundle)
     except (ModelRefused, ModelUnavailable) as error:
         return [*problems, str(error)]
     if (redis_url := registry.files.redis.url) is not None:

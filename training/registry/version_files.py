@@ -15,7 +15,7 @@ from db.state import State, secret_file
 from training.model.bundle import ModelRefused, ModelUnavailable, Parts, parts_in, vouch
 from training.model.model import Model
 from training.model.sandbox_cache import SandboxCache
-from training.model.store import bundle_of, parts_of
+from training.model.store import parts_of, write_version
 from training.progress import Say
 from training.registry.replication import RedisCopies
 from training.settings import model_settings
@@ -42,23 +42,16 @@ class VersionFiles:
     def __init__(self, state: State, redis_url: str | None = None, say: Say = print) -> None:
         self.state, self.redis, self._say = state, RedisCopies(redis_url, say), say
 
-    def save(self, model: Model) -> str:
+    def save(self, version: str, parts: Parts) -> None:
         """The version's directory, written unless it is there and whole: replicas may be reading it.
-
-        Returns:
-            Its bundle.
 
         Raises:
             OSError: it cannot be written.
         """
-        key = model_key(self.state)
-        try:
-            there = bundle_of(self.state.models / model.version)
-            if there == model.to_bundle(key):
-                return there
-        except (ModelRefused, ModelUnavailable):
-            pass
-        return bundle_of(model.save(self.state.models, key))
+        with contextlib.suppress(ModelRefused, ModelUnavailable):
+            if parts_of(self.state.models / version).files() == parts.files():
+                return
+        write_version(self.state.models, version, parts)
 
     def try_ahead(self, parts: Parts) -> None:
         """Find out now what this node's replicas will want to know of a version once it is live.
@@ -82,6 +75,16 @@ class VersionFiles:
         parts, _ = await self._whole(version)
         return await asyncio.to_thread(self._opened, parts, verify)
 
+    async def fetch_parts(self, version: str) -> Parts:
+        """What `fetch` finds where a replica can load it.
+
+        Raises:
+            ModelRefused, ModelUnavailable: as `fetch`.
+        """
+        parts, _ = await self._whole(version)
+        await asyncio.to_thread(self._opened, parts, True)
+        return parts
+
     async def intact_bundle(self, version: str) -> str:
         """The bundle of a version that can go live: whole, and tried where it is to be served. Where its directory is
         damaged or missing, that is made anew from Redis's copy.
@@ -93,8 +96,8 @@ class VersionFiles:
         await asyncio.to_thread(self.try_ahead, parts)
         if damage is not None:
             try:
-                model = await asyncio.to_thread(Model.opened, parts.body, parts.texts)
-                await asyncio.to_thread(model.save, self.state.models, model_key(self.state))
+                await asyncio.to_thread(Model.opened, parts.body, parts.texts)  # what cannot be read is not kept
+                await asyncio.to_thread(write_version, self.state.models, version, parts)
                 self._say(f"warning: {damage}; its directory is made anew from Redis's copy")
             except OSError as error:
                 self._say(f"warning: {damage}; Redis has it, but its directory cannot be made anew: {error}")

@@ -15,7 +15,7 @@ from tests.unit.training.conftest import KEY
 from training.model.bundle import ENCODER, FILES, MANIFEST, TREES, ModelRefused, ModelUnavailable
 from training.model.model import Columns, Model
 from training.model.sandbox import verify_in_child
-from training.model.store import bundle_of
+from training.model.store import parts_of
 from training.trees.engines import LightGbmTrees
 
 
@@ -135,7 +135,7 @@ def test_golden_rows_are_checked_in_a_child(model, tmp_path):
 
 
 def test_trees_that_kill_their_process_kill_the_child_only(model, tmp_path):
-    document = json.loads(bundle_of(model.save(tmp_path, KEY)))
+    document = json.loads(parts_of(model.save(tmp_path, KEY)).bundle())
     text = document["files"][TREES]
     broken = re.sub(r"(left_child=)-?\d+", r"\g<1>99999999", text)
     assert broken != text
