@@ -27,14 +27,14 @@ from ledger.client.shard_client import ShardClient
 from ledger.domain.messages import Claim, Offer, Placement
 from ledger.domain.settings import LedgerSettings, RoasSettings
 from ledger.runtime.actor import LedgerActor
-from serve_app import schemas
 from serve_app.http.json_response import encode
 from serve_app.prediction.cache import Memory
-from serve_app.prediction.columns import Wanted, read
 from serve_app.prediction.expectation import Expectation
+from serve_app.schemas.score import ScoreRequest
 from serve_app.scoring.opportunities import opportunities
 from serve_app.scoring.ranking import Offers, Ranking, rank, rejections
-from serve_app.scoring.response import Answer, answer
+from serve_app.scoring.request import RequestColumns, read_fast
+from serve_app.scoring.response import ScoreAnswer, ranked_items
 from tests.contract.http import Local
 
 T = TypeVar("T")
@@ -85,10 +85,10 @@ class Way:
             )
 
     @staticmethod
-    def _read(content: bytes) -> Wanted:
-        wanted = read(content)
-        assert wanted is not None
-        return wanted
+    def _read(content: bytes) -> RequestColumns:
+        request = read_fast(content)
+        assert request is not None
+        return request
 
     def _timed(self, stage: str, work: Callable[[], T]) -> T:
         began = time.perf_counter()
@@ -98,24 +98,24 @@ class Way:
 
     def go(self, number: int) -> None:
         content = self._bodies[number % BODIES]
-        wanted = self._timed("read the body", lambda: self._read(content))
-        bids, terms = wanted.bids, self._ledger.terms.brands
+        request = self._timed("read the body", lambda: self._read(content))
+        bids, terms = request.bids, self._ledger.terms.brands
         self._timed("hash it (a repetition has the same)", lambda: hashlib.sha256(content).hexdigest())
         expectation = self._timed("expectations, remembered", lambda: self._memory.find("v", HOUR, bids.keys)[0])
         assert expectation is not None
 
-        def ranked() -> Ranking:
+        def ranking_of() -> Ranking:
             rejected = rejections(bids, terms, "EUR", lambda _: True)
             return rank(bids, expectation, terms, rejected, None, lambda *_: True)
 
-        ranking = self._timed("score and rank", ranked)
+        ranking = self._timed("score and rank", ranking_of)
         claim = Claim("bench", f"r-{number}", "0" * 64, 1, Offers(bids, ranking), 1.0)
         award = self._timed("draw the win on its lease", lambda: self._ledger.reserve_now(claim))
         assert award is not None
         assert award.wins
         self._timed("tell λ what was seen", lambda: self._ledger.saw(opportunities(bids, ranking, award)))
-        items = self._timed("the answer's items", lambda: answer(bids, ranking, award))
-        self._timed("encode it", lambda: encode(Answer("r", "v", "EUR", items)))
+        items = self._timed("the answer's items", lambda: ranked_items(bids, ranking, award))
+        self._timed("encode it", lambda: encode(ScoreAnswer("r", "v", "EUR", items)))
 
 
 def main(argv: Sequence[str]) -> str | None:
@@ -184,6 +184,6 @@ def _pydantic_us(size: int) -> float:
     times = []
     for _ in range(20):
         began = time.perf_counter()
-        schemas.ScoreRequest.model_validate_json(content)
+        ScoreRequest.model_validate_json(content)
         times.append(time.perf_counter() - began)
     return statistics.median(times) * 1e6

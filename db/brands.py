@@ -9,12 +9,10 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, Field, StringConstraints
 
 from db.environment import read
+from db.fields import CURRENCY_PATTERN, ID_PATTERN, MOST_MICROS
 
-MOST_MICROS = 2**53 - 1
-"""The largest integer that every JSON reader keeps exact."""
-
-Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:\-]{1,64}$")]
-Currency = Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")]
+Id = Annotated[str, StringConstraints(pattern=f"^{ID_PATTERN}$")]
+Currency = Annotated[str, StringConstraints(pattern=f"^{CURRENCY_PATTERN}$")]
 Micros = Annotated[int, Field(ge=0, le=MOST_MICROS)]
 Roas = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
 

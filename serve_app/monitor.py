@@ -9,7 +9,7 @@ import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -17,12 +17,12 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from ledger.service.roas_counters import Gauges, read_gauges
+from serve_app.schemas.performance import EventStatus
 
 logger = logging.getLogger("paceline.monitor")
 
 COUNTERS_KEY = "paceline:counters"
 BUCKETS_S = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
-EVENT_STATUSES = ("accepted", "duplicate", "conflict", "rejected")
 FLUSH_S = 1.0
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -127,7 +127,7 @@ def _counters(counts: Mapping[str, float]) -> list[Metric]:
     for status, value in sorted(({"200": 0.0} | _labelled(counts, "score_requests_total")).items()):
         requests.add_metric([status], value)
     events = CounterMetricFamily("events", "Items of POST /api/performance by status", labels=["status"])
-    for status, value in (dict.fromkeys(EVENT_STATUSES, 0.0) | _labelled(counts, "events_total")).items():
+    for status, value in (dict.fromkeys(get_args(EventStatus), 0.0) | _labelled(counts, "events_total")).items():
         events.add_metric([status], value)
     bids = CounterMetricFamily(
         "bids_scored", "Bids that were given a score", value=counts.get("bids_scored_total|", 0.0)

@@ -6,10 +6,11 @@ import datetime as dt
 from dataclasses import dataclass
 from typing import Self
 
+from db.fields import MOST_MICROS
 from ledger.domain.errors import BudgetExhausted, MoneyOutOfRange
 
-MONEY_MOST = 2**53 - 1
-"""The largest amount: every JSON reader keeps it exact."""
+MONEY_MOST = MOST_MICROS
+"""The largest amount."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from db.fields import ID_PATTERN
 from serve_app.http.problem_details import ProblemBody
 
 PROBLEMS = {
@@ -22,7 +23,7 @@ PROBLEMS = {
     "429": "Too many requests; see Retry-After",
     "503": "Not now; see Retry-After",
 }
-ID_SCHEMA = {"type": "string", "pattern": r"^[A-Za-z0-9._:\-]{1,64}$"}
+ID_SCHEMA = {"type": "string", "pattern": f"^{ID_PATTERN}$"}
 REFERENCE = "#/components/schemas/{model}"
 
 

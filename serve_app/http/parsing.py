@@ -8,8 +8,8 @@ import msgspec
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
+from db.fields import ID, ID_IN_WORDS
 from serve_app.http.problem_details import Invalid
-from serve_app.schemas import ID_PATTERN
 
 Parsed = TypeVar("Parsed", bound=BaseModel)
 
@@ -50,9 +50,8 @@ def parse_query(model: type[Parsed], request: Request) -> Parsed:
 
 
 def path_id(request: Request, name: str) -> str:
+    """An id out of the path. Raises: Invalid."""
     value: str = request.path_params[name]
-    if not ID_PATTERN.fullmatch(value):
-        raise Invalid.at(
-            f"/path/{name}", "an id has 1 to 64 characters of A-Z a-z 0-9 . _ : -", "string_pattern_mismatch"
-        )
+    if not ID.fullmatch(value):
+        raise Invalid.at(f"/path/{name}", ID_IN_WORDS, "string_pattern_mismatch")
     return value

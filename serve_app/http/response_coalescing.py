@@ -1,6 +1,7 @@
-"""What Serve and uvicorn need not do for the hot route: Serve's official hook for middleware, around its own handling.
+"""Middleware around Serve's own handling, by Serve's official hook: spares Serve and uvicorn work on the hot route.
 
-`RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=serve_app.entrance:middlewares` in the environment of the replicas, and
+The environment of the replicas names it,
+`RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=serve_app.http.response_coalescing:middlewares`, and says
 `RAY_SERVE_THROUGHPUT_OPTIMIZED=1` beside it: what a request waits for must be of the loop that serves it. Without both
 everything works as well, only slower.
 """

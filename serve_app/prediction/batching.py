@@ -9,14 +9,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
-Answer = TypeVar("Answer")
+Outcome = TypeVar("Outcome")
 
 
 class CallLost(Exception):
     """The call that an item was part of was broken off; nothing is known of its outcome."""
 
 
-class Batcher(Generic[Item, Answer]):
+class Batcher(Generic[Item, Outcome]):
     """Hands items to `call` in groups, in order, at most `in_flight` groups at a time.
 
     Args:
@@ -27,20 +27,20 @@ class Batcher(Generic[Item, Answer]):
 
     def __init__(
         self,
-        call: Callable[[Sequence[Item]], Awaitable[Sequence[Answer]]],
+        call: Callable[[Sequence[Item]], Awaitable[Sequence[Outcome]]],
         size: Callable[[Item], int],
         most: int,
         in_flight: int = 1,
-        abandoned: Callable[[Item, Answer], None] | None = None,
+        abandoned: Callable[[Item, Outcome], None] | None = None,
     ) -> None:
         self._call, self._size, self._most, self._abandoned = call, size, most, abandoned
         self._free = in_flight
-        self._waiting: deque[tuple[Item, asyncio.Future[Answer]]] = deque()
+        self._waiting: deque[tuple[Item, asyncio.Future[Outcome]]] = deque()
         self._calls: set[asyncio.Task[None]] = set()
 
-    async def submit(self, item: Item) -> Answer:
+    async def submit(self, item: Item) -> Outcome:
         """The item's answer. Whatever `call` raises reaches every asker of its group."""
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
         self._start()
         return await future
@@ -54,8 +54,8 @@ class Batcher(Generic[Item, Answer]):
             self._calls.add(task)
             task.add_done_callback(self._calls.discard)
 
-    def _take(self) -> list[tuple[Item, asyncio.Future[Answer]]]:
-        group: list[tuple[Item, asyncio.Future[Answer]]] = []
+    def _take(self) -> list[tuple[Item, asyncio.Future[Outcome]]]:
+        group: list[tuple[Item, asyncio.Future[Outcome]]] = []
         weight = 0
         while self._waiting:
             item, future = self._waiting[0]
@@ -68,7 +68,7 @@ class Batcher(Generic[Item, Answer]):
             group.append(self._waiting.popleft())
         return group
 
-    async def _run(self, group: list[tuple[Item, asyncio.Future[Answer]]]) -> None:
+    async def _run(self, group: list[tuple[Item, asyncio.Future[Outcome]]]) -> None:
         try:
             answers = await self._call([item for item, _ in group])
             if len(answers) != len(group):

@@ -2,7 +2,7 @@
 
 A prediction depends on the tuple, the hour and the version, and partners offer the same slots again and again: what the
 version said of a tuple within this hour is exact, and needs neither trees nor a call. What is not known goes to the
-predictions in groups: see `coalesce.py`.
+predictions in groups: see `batching.py`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from serve_app.prediction.batching import Batcher
-from serve_app.prediction.columns import Key, columns_of
+from serve_app.prediction.columns import PlacementKey, columns_of
 from serve_app.prediction.expectation import Expectation
 from serve_app.prediction.predictor import Live, Slot, concatenated
 from training.model.model import Columns, Explanation
@@ -52,11 +52,13 @@ class Memory:
     def __init__(self, most: int) -> None:
         self._most = most
         self._of: tuple[str, int] | None = None  # version, hour
-        self._row: dict[Key, int] = {}
+        self._row: dict[PlacementKey, int] = {}
         self._used = 0
         self._values = np.empty((most, 4))  # what is known of a tuple lies together
 
-    def find(self, version: str, hour: int, keys: Sequence[Key]) -> tuple[Expectation | None, list[int | None]]:
+    def find(
+        self, version: str, hour: int, keys: Sequence[PlacementKey]
+    ) -> tuple[Expectation | None, list[int | None]]:
         """(what all keys bring, or None; each key's row, None where it is not known)."""
         if self._of != (version, hour):
             return None, [None] * len(keys)
@@ -68,7 +70,7 @@ class Memory:
         revenue, ctr, cvr, impressions = self._values.take(rows, axis=0).T
         return Expectation(revenue, ctr, cvr, impressions, self._of[0])
 
-    def learn(self, hour: int, keys: Sequence[Key], said: Expectation) -> None:
+    def learn(self, hour: int, keys: Sequence[PlacementKey], said: Expectation) -> None:
         first, end = self._used, self._used + len(keys)
         if self._of != (said.model_version, hour) or end > self._most:
             self._of = said.model_version, hour
@@ -97,12 +99,12 @@ class PredictionCache:
         self._memory = Memory(remembered)
         self._coalesced: Batcher[Columns, Expectation] = Batcher(self._call, len, most_rows, calls)
 
-    def known(self, keys: Sequence[Key], at: int) -> Expectation | None:
+    def known(self, keys: Sequence[PlacementKey], at: int) -> Expectation | None:
         """From memory; None: not all of it is there. `at`: epoch seconds."""
         version = self._predictions.version
         return None if version is None else self._memory.find(version, at // HOUR_S, keys)[0]
 
-    def at_once(self, keys: Sequence[Key], at: int) -> Expectation | None:
+    def at_once(self, keys: Sequence[PlacementKey], at: int) -> Expectation | None:
         """Without waiting for anybody: what is not known is predicted here and now. None: that cannot be done here."""
         if (predict_now := self._predictions.predict_now) is None:
             return None
@@ -111,7 +113,7 @@ class PredictionCache:
         said = predict_now(columns_of(missing, at))
         return None if said is None else self._learnt(keys, at, missing, said)
 
-    async def of(self, keys: Sequence[Key], at: int, is_now: bool = True) -> Expectation:
+    async def of(self, keys: Sequence[PlacementKey], at: int, is_now: bool = True) -> Expectation:
         """
         Args:
             is_now: `at` is the present: others will ask for this hour.
@@ -126,7 +128,7 @@ class PredictionCache:
         # Unless the version has changed on the way, or memory is too small: one answer comes from one version.
         return found or await self._coalesced.submit(columns_of(keys, at))
 
-    def _missing(self, keys: Sequence[Key], at: int) -> list[Key]:
+    def _missing(self, keys: Sequence[PlacementKey], at: int) -> list[PlacementKey]:
         """Those that are not known, each once."""
         version = self._predictions.version
         if version is None:
@@ -134,7 +136,9 @@ class PredictionCache:
         rows = self._memory.find(version, at // HOUR_S, keys)[1]
         return list(dict.fromkeys(key for key, row in zip(keys, rows, strict=True) if row is None))
 
-    def _learnt(self, keys: Sequence[Key], at: int, missing: list[Key], said: Expectation) -> Expectation | None:
+    def _learnt(
+        self, keys: Sequence[PlacementKey], at: int, missing: list[PlacementKey], said: Expectation
+    ) -> Expectation | None:
         """What all keys bring, now that something is said of those that were missing."""
         hour = at // HOUR_S
         self._memory.learn(hour, missing, said)

@@ -7,12 +7,12 @@ from starlette.responses import Response
 
 from db.brands import BrandSettings
 from ledger.client.ledger_client import LedgerClient
-from serve_app import schemas
 from serve_app.http.json_response import json_response
 from serve_app.http.openapi import Operation
 from serve_app.http.parsing import parse_over, parse_query, path_id
 from serve_app.http.request_reader import RequestReader
 from serve_app.routes.waits import LEDGER_WAIT_S, SYNC_AFTER_WRITE_S, SYNC_BEFORE_READ_S
+from serve_app.schemas.brands import Brand, BrandPage, PageQuery
 from serve_app.scoring.upstream_errors import ledger_problems
 
 
@@ -28,7 +28,7 @@ class BrandRoutes:
     async def page(self, request: Request) -> Response:
         """Brands by id, from the cursor on."""
         await self._requests.caller(request, "admin")
-        page = parse_query(schemas.PageQuery, request)
+        page = parse_query(PageQuery, request)
         await self._ledger.summon_within(SYNC_BEFORE_READ_S)
         with ledger_problems():
             brands, next_cursor = await self._ledger.list_brands(LEDGER_WAIT_S, page.cursor, page.limit)
@@ -55,13 +55,13 @@ class BrandRoutes:
 
 
 OPERATIONS = (
-    Operation("get", "/api/brands", "Brands, page by page", schemas.BrandPage, query=schemas.PageQuery),
-    Operation("get", "/api/brands/{brand_id}", "A brand and its day", schemas.Brand, problems=("404",)),
+    Operation("get", "/api/brands", "Brands, page by page", BrandPage, query=PageQuery),
+    Operation("get", "/api/brands/{brand_id}", "A brand and its day", Brand, problems=("404",)),
     Operation(
         "put",
         "/api/brands/{brand_id}",
         "Create or replace a brand",
-        schemas.Brand,
+        Brand,
         BrandSettings,
         problems=("404", "413"),
     ),

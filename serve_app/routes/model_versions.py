@@ -27,7 +27,7 @@ class ModelVersions:
         self._database, self._registry = database, ModelRegistry(database, state, redis_url)
 
     async def all(self) -> list[dict[str, Any]]:
-        """Newest first; the items of `schemas.ModelPage`."""
+        """Newest first; the items of `schemas.models.ModelPage`."""
         live = await current(self._database)
         async with self._database.read() as connection:
             rows = (await connection.execute(select(model_versions).order_by(desc(model_versions.c.created_at)))).all()
@@ -39,7 +39,7 @@ class ModelVersions:
         return found
 
     async def as_of(self, at: dt.datetime, brand_id: str | None) -> dict[str, Any]:
-        """Which model and which λ were live then: `schemas.AsOf`."""
+        """Which model and which λ were live then: `schemas.models.AsOf`."""
         return (await as_of(self._database, at, brand_id)).plain()
 
     async def last_night(self) -> str | None:

@@ -7,13 +7,14 @@ import logging
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serve_app import schemas
+from db.fields import ID
 from serve_app.http.json_response import json_response
 from serve_app.http.openapi import Operation
 from serve_app.http.parsing import parse_query
 from serve_app.http.problem_details import Problem, not_found, unavailable
 from serve_app.http.request_reader import RequestReader
 from serve_app.routes.model_versions import ModelVersions
+from serve_app.schemas.models import ModelPage, ModelsQuery, ModelVersion
 from serve_app.scoring.upstream_errors import database_problems
 from training.model.bundle import ModelRefused, ModelUnavailable
 from training.registry.publish import UnknownVersion
@@ -28,7 +29,7 @@ class ModelRoutes:
     async def page(self, request: Request) -> Response:
         """All versions; what was live at a time, if one is asked for."""
         await self._requests.caller(request, "admin")
-        query = parse_query(schemas.ModelsQuery, request)
+        query = parse_query(ModelsQuery, request)
         with database_problems():
             as_of = None if query.at is None else await self._versions.as_of(query.at, query.brand_id)
             return json_response({"models": await self._versions.all(), "as_of": as_of})
@@ -37,7 +38,7 @@ class ModelRoutes:
         """Make a version the live one."""
         await self._requests.caller_and_body(request, "admin")
         version = request.path_params["version"]
-        if not schemas.ID_PATTERN.fullmatch(version):
+        if not ID.fullmatch(version):
             raise not_found("model version")
         try:
             with database_problems():
@@ -56,10 +57,8 @@ OPERATIONS = (
         "get",
         "/api/models",
         "Model versions with their gate results, the live one marked; what was live at a time",
-        schemas.ModelPage,
-        query=schemas.ModelsQuery,
+        ModelPage,
+        query=ModelsQuery,
     ),
-    Operation(
-        "post", "/api/models/{version}/activate", "Roll back or forward", schemas.ModelVersion, problems=("404", "409")
-    ),
+    Operation("post", "/api/models/{version}/activate", "Roll back or forward", ModelVersion, problems=("404", "409")),
 )

@@ -10,13 +10,13 @@ from starlette.responses import Response
 
 from ledger.client.ledger_client import LedgerClient
 from ledger.domain.messages import Event, Result
-from serve_app import schemas
 from serve_app.http.auth import Caller
 from serve_app.http.json_response import json_response
 from serve_app.http.openapi import Operation
 from serve_app.http.parsing import parse
 from serve_app.http.request_reader import RequestReader
 from serve_app.monitor import Tally
+from serve_app.schemas.performance import COUNTS, PerformanceEvent, PerformanceRequest, PerformanceResponse
 from serve_app.scoring.upstream_errors import ledger_problems
 
 RECORD_WAIT_S = 30.0
@@ -30,7 +30,7 @@ class PerformanceRoutes:
     async def report(self, request: Request) -> Response:
         """Record what the caller may report; the answer has an item for each event, in order."""
         caller, body = await self._requests.caller_and_body(request, "admin", "partner", "brand")
-        events = parse(schemas.PerformanceRequest, body).events
+        events = parse(PerformanceRequest, body).events
         refusals = [_refusal(caller, event) for event in events]
         allowed = [event for event, refusal in zip(events, refusals, strict=True) if refusal is None]
         recorded = iter(await self._record(caller, allowed))
@@ -46,7 +46,7 @@ class PerformanceRoutes:
             }
         )
 
-    async def _record(self, caller: Caller, events: list[schemas.PerformanceEvent]) -> list[Result]:
+    async def _record(self, caller: Caller, events: list[PerformanceEvent]) -> list[Result]:
         """Results in the order of the events. Raises: Problem, what the ledger declined."""
         if not events:
             return []
@@ -54,7 +54,7 @@ class PerformanceRoutes:
             return await self._ledger.record(RECORD_WAIT_S, [_event(caller, event) for event in events])
 
 
-def _refusal(caller: Caller, event: schemas.PerformanceEvent) -> Result | None:
+def _refusal(caller: Caller, event: PerformanceEvent) -> Result | None:
     """Why the caller may not report an event; None: they may."""
     owns_brand = caller.owns_brand(event.brand_id)
     if not owns_brand and not caller.owns_partner(event.partner_id):
@@ -66,14 +66,14 @@ def _refusal(caller: Caller, event: schemas.PerformanceEvent) -> Result | None:
     return None
 
 
-def _event(caller: Caller, event: schemas.PerformanceEvent) -> Event:
+def _event(caller: Caller, event: PerformanceEvent) -> Event:
     """As the ledger takes it."""
-    counts = {name: getattr(event, name) or 0 for name in schemas.COUNTS}
+    counts = {name: getattr(event, name) or 0 for name in COUNTS}
     return Event(**{**event.model_dump(), **counts}, restates=caller.owns_brand(event.brand_id))
 
 
 def _item(result: Result) -> dict[str, Any]:
-    """Of `schemas.PerformanceResponse.items`; code and message only where there is a code."""
+    """Of `schemas.performance.PerformanceResponse.items`; code and message only where there is a code."""
     item = {"event_id": result.event_id, "status": result.status}
     return item | {"code": result.code, "message": result.message} if result.code else item
 
@@ -83,8 +83,8 @@ OPERATIONS = (
         "post",
         "/api/performance",
         "Report what happened",
-        schemas.PerformanceResponse,
-        schemas.PerformanceRequest,
+        PerformanceResponse,
+        PerformanceRequest,
         problems=("413",),
     ),
 )

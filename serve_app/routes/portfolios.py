@@ -7,12 +7,12 @@ from starlette.responses import Response
 
 from db.brands import PortfolioSettings
 from ledger.client.ledger_client import LedgerClient
-from serve_app import schemas
 from serve_app.http.json_response import json_response
 from serve_app.http.openapi import Operation
 from serve_app.http.parsing import parse_over, path_id
 from serve_app.http.request_reader import RequestReader
 from serve_app.routes.waits import LEDGER_WAIT_S, SYNC_AFTER_WRITE_S, SYNC_BEFORE_READ_S
+from serve_app.schemas.brands import Portfolio
 from serve_app.scoring.upstream_errors import ledger_problems
 
 
@@ -46,12 +46,12 @@ class PortfolioRoutes:
 
 
 OPERATIONS = (
-    Operation("get", "/api/portfolios/{portfolio_id}", "A portfolio", schemas.Portfolio, problems=("404",)),
+    Operation("get", "/api/portfolios/{portfolio_id}", "A portfolio", Portfolio, problems=("404",)),
     Operation(
         "put",
         "/api/portfolios/{portfolio_id}",
         "Create or replace a portfolio",
-        schemas.Portfolio,
+        Portfolio,
         PortfolioSettings,
         problems=("413",),
     ),

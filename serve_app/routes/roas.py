@@ -13,7 +13,6 @@ from starlette.responses import Response
 from db.session import Database
 from ledger.client.ledger_client import LedgerClient
 from ledger.domain.messages import BrandTerms
-from serve_app import schemas
 from serve_app.http.json_response import json_response
 from serve_app.http.openapi import Operation
 from serve_app.http.parsing import parse_query
@@ -24,6 +23,7 @@ from serve_app.prediction.columns import columns_of
 from serve_app.prediction.predictor import Slot
 from serve_app.routes.roas_actuals import Actuals, SlotFilter, actuals
 from serve_app.routes.waits import LEDGER_WAIT_S
+from serve_app.schemas.roas import RoasQuery, RoasResponse
 from serve_app.scoring.upstream_errors import database_problems, known_terms, ledger_problems, prediction_problems
 
 POOL_WAIT_S = 5.0
@@ -39,7 +39,7 @@ class RoasRoutes:
     async def show(self, request: Request) -> Response:
         """A slot, for its brand or its partner."""
         caller = await self._requests.caller(request, "admin", "partner", "brand")
-        query = parse_query(schemas.RoasQuery, request)
+        query = parse_query(RoasQuery, request)
         if not (caller.owns_brand(query.brand_id) or caller.owns_partner(query.partner_id)):
             raise not_found("brand")
         brand = known_terms(self._ledger).get(query.brand_id)
@@ -50,7 +50,7 @@ class RoasRoutes:
         found, actual_roas = await self._actual(query, now)
         return json_response(_answer(query, brand, slot, found, actual_roas))
 
-    async def _predicted(self, query: schemas.RoasQuery, now: dt.datetime) -> Slot:
+    async def _predicted(self, query: RoasQuery, now: dt.datetime) -> Slot:
         key = (
             query.brand_id,
             query.partner_id,
@@ -63,7 +63,7 @@ class RoasRoutes:
             async with asyncio.timeout(POOL_WAIT_S):
                 return await self._predictions.slot(columns_of([key], int(now.timestamp())))
 
-    async def _actual(self, query: schemas.RoasQuery, now: dt.datetime) -> tuple[Actuals, float]:
+    async def _actual(self, query: RoasQuery, now: dt.datetime) -> tuple[Actuals, float]:
         """(totals of the window; its ROAS with what late approvals will add, NaN if it cannot be said)."""
         days = int(query.window.removesuffix("d"))
         where = SlotFilter(
@@ -84,10 +84,8 @@ def _share_of_day(at: dt.datetime) -> float:
     return (at - at.replace(hour=0, minute=0, second=0, microsecond=0)) / dt.timedelta(days=1)
 
 
-def _answer(
-    query: schemas.RoasQuery, brand: BrandTerms, slot: Slot, found: Actuals, actual_roas: float
-) -> dict[str, Any]:
-    """`schemas.RoasResponse`."""
+def _answer(query: RoasQuery, brand: BrandTerms, slot: Slot, found: Actuals, actual_roas: float) -> dict[str, Any]:
+    """`schemas.roas.RoasResponse`."""
     return {
         "brand_id": query.brand_id,
         "partner_id": query.partner_id,
@@ -118,8 +116,8 @@ OPERATIONS = (
         "get",
         "/api/roas",
         "What a slot is expected to bring, and brought",
-        schemas.RoasResponse,
-        query=schemas.RoasQuery,
+        RoasResponse,
+        query=RoasQuery,
         problems=("404",),
     ),
 )

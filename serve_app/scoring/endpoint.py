@@ -14,21 +14,22 @@ from starlette.types import Receive, Scope, Send
 from ledger.bidding.throttle import admitted
 from ledger.client.ledger_client import LedgerClient
 from ledger.domain.messages import Award, Claim
-from serve_app import schemas
 from serve_app.http.auth import Authenticator, Caller
 from serve_app.http.json_response import encode
 from serve_app.http.openapi import Operation
-from serve_app.http.parsing import parse
-from serve_app.http.problem_details import Invalid, Problem, unavailable
+from serve_app.http.problem_details import Problem, unavailable
 from serve_app.http.request_middleware import header, read_body
 from serve_app.monitor import Monitor
 from serve_app.prediction.cache import PredictionCache, Predictions
-from serve_app.prediction.columns import Bids, Wanted, columns_of, read
+from serve_app.prediction.columns import columns_of
 from serve_app.prediction.expectation import Expectation
-from serve_app.scoring.idempotency import IdempotencyCache, Remembered
+from serve_app.schemas.score import Ranked, ScoreRequest, ScoreResponse
+from serve_app.scoring.bids import Bids
+from serve_app.scoring.idempotency import IdempotencyCache, IdempotencyEntry
 from serve_app.scoring.opportunities import opportunities
 from serve_app.scoring.ranking import Offers, Ranking, rank, rejections
-from serve_app.scoring.response import Answer, Contributions, Ranked, answer
+from serve_app.scoring.request import RequestColumns, read_checked, read_fast
+from serve_app.scoring.response import Contributions, ScoreAnswer, ranked_items
 from serve_app.scoring.score_log import ScoreLog, sampled
 from serve_app.scoring.upstream_errors import known_terms, prediction_problems
 from serve_app.settings import Settings
@@ -60,7 +61,7 @@ class Scoring:
         self._expectations = PredictionCache(
             predictions, self._settings.batch_rows, calls, self._settings.remembered_tuples
         )
-        self._repeats = IdempotencyCache(self._settings.idempotency_s, self._settings.idempotency_entries)
+        self._idempotency = IdempotencyCache(self._settings.idempotency_s, self._settings.idempotency_entries)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
@@ -69,8 +70,8 @@ class Scoring:
             caller = await self._authenticator.caller(_authorization(scope))
             body = await read_body(scope, receive, self._http.body_most_bytes, self._http.body_timeout_s)
             caller.require("admin", "partner")
-            wanted, expectation = self._read(body)
-            content, entry = await self._answered_once(caller, wanted, expectation, body, began, receive)
+            request, expectation = self._read(body)
+            content, entry = await self._first_answer(caller, request, expectation, body, began, receive)
             status = 200
         except Problem as problem:
             status = problem.status
@@ -89,50 +90,34 @@ class Scoring:
             self._return_later(entry)
             raise
 
-    def _read(self, body: bytes) -> tuple[Wanted, Expectation | None]:
+    def _read(self, body: bytes) -> tuple[RequestColumns, Expectation | None]:
         """The request, and what its bids would bring if that is known.
 
         Raises: Invalid.
         """
-        wanted = read(body)
-        if wanted is not None:
-            at, keys = int(time.time()), wanted.bids.keys
-            known = None if wanted.explain else self._expectations.known(keys, at)
+        request = read_fast(body)
+        if request is not None:
+            at, keys = int(time.time()), request.bids.keys
+            known = None if request.explain else self._expectations.known(keys, at)
             if known is not None:
-                return wanted, known
-            if wanted.bids.have_ids():
-                return wanted, None if wanted.explain else self._expectations.at_once(keys, at)
-        request = parse(schemas.ScoreRequest, body)
-        _refuse_repeated_bids(request)
-        return Wanted.of(request), None
+                return request, known
+            if request.bids.have_ids():
+                return request, None if request.explain else self._expectations.at_once(keys, at)
+        return read_checked(body), None
 
-    async def _answered_once(
+    async def _first_answer(
         self,
         caller: Caller,
-        wanted: Wanted,
+        request: RequestColumns,
         expectation: Expectation | None,
         body: bytes,
         began: float,
         receive: Receive,
-    ) -> tuple[bytes, Remembered]:
+    ) -> tuple[bytes, IdempotencyEntry]:
         """The first answer to this request_id, and what is remembered of it."""
-        deadline_s = (wanted.tmax_ms or self._settings.deadline_ms) / 1000
+        deadline_s = (request.tmax_ms or self._settings.deadline_ms) / 1000
         until = began + deadline_s - SENDING_S
-        key, body_hash = (caller.sub, wanted.request_id), hashlib.sha256(body).hexdigest()
-        entry = self._repeats.find(key)
-        if entry is None:
-            entry = Remembered(body_hash, time.monotonic())
-            if expectation is not None:
-                entry.content = self._at_once(caller, wanted, expectation, entry, until)
-            if entry.content is None:
-                within_s = max(until - time.perf_counter(), 0.0) * (1 - DEADLINE_MARGIN)
-                work = self._asking(caller, wanted, entry, within_s)
-                # In a context of its own: Serve cancels what was called in the context of a caller that has left. The
-                # work goes on, so that a repetition finds it.
-                entry.work = asyncio.get_running_loop().create_task(work, context=contextvars.Context())
-            self._repeats.begin(key, entry)
-        elif entry.body_hash != body_hash:
-            raise Problem(409, f"request_id {wanted.request_id} was used with another body", "request-id-reused")
+        entry = self._entry(caller, request, expectation, body, until)
         entry.askers += 1
         try:
             content = entry.content
@@ -149,7 +134,33 @@ class Scoring:
             raise
         return content, entry
 
-    def _return_later(self, entry: Remembered) -> None:
+    def _entry(
+        self, caller: Caller, request: RequestColumns, expectation: Expectation | None, body: bytes, until: float
+    ) -> IdempotencyEntry:
+        """What is remembered of this request_id; of a new one, its answer or the work that makes it.
+
+        Raises:
+            Problem: 409, it was used with another body; 503, the ledger has not been reached yet.
+        """
+        key, body_hash = (caller.sub, request.request_id), hashlib.sha256(body).hexdigest()
+        entry = self._idempotency.find(key)
+        if entry is not None:
+            if entry.body_hash != body_hash:
+                raise Problem(409, f"request_id {request.request_id} was used with another body", "request-id-reused")
+            return entry
+        entry = IdempotencyEntry(body_hash, time.monotonic())
+        if expectation is not None:
+            entry.content = self._answer_at_once(caller, request, expectation, entry, until)
+        if entry.content is None:
+            within_s = max(until - time.perf_counter(), 0.0) * (1 - DEADLINE_MARGIN)
+            work = self._answer_when_predicted(caller, request, entry, within_s)
+            # In a context of its own: Serve cancels what was called in the context of a caller that has left. The
+            # work goes on, so that a repetition finds it.
+            entry.work = asyncio.get_running_loop().create_task(work, context=contextvars.Context())
+        self._idempotency.begin(key, entry)
+        return entry
+
+    def _return_later(self, entry: IdempotencyEntry) -> None:
         """An asker has not heard of these wins. If nobody has, or asks again in time, their money goes back."""
         entry.askers -= 1
 
@@ -167,67 +178,69 @@ class Scoring:
 
     # The way of a request
 
-    def _at_once(
-        self, caller: Caller, wanted: Wanted, expectation: Expectation, entry: Remembered, until: float
+    def _answer_at_once(
+        self, caller: Caller, request: RequestColumns, expectation: Expectation, entry: IdempotencyEntry, until: float
     ) -> bytes | None:
         """The answer; None, and nothing has happened, if the ledger has to be asked or it is too late."""
-        ranking = self._ranked(caller, wanted, expectation)
+        ranking = self._ranked(caller, request, expectation)
         if (within_s := until - time.perf_counter()) <= 0:
             return None
-        award = self._ledger.reserve_now(_claim(caller, wanted, entry, ranking, within_s))
+        award = self._ledger.reserve_now(_claim(caller, request, entry, ranking, within_s))
         if award is None:
             return None
-        return self._told(wanted, entry, expectation.model_version, ranking, award)
+        return self._answer(request, entry, expectation.model_version, ranking, award)
 
-    async def _asking(self, caller: Caller, wanted: Wanted, entry: Remembered, within_s: float) -> bytes:
+    async def _answer_when_predicted(
+        self, caller: Caller, request: RequestColumns, entry: IdempotencyEntry, within_s: float
+    ) -> bytes:
         until = time.monotonic() + within_s
         with prediction_problems():
             async with asyncio.timeout(within_s):
-                expectation, explanation = await self._asked(wanted)
-        ranking = self._ranked(caller, wanted, expectation)
-        claim = _claim(caller, wanted, entry, ranking, until - time.monotonic())
-        return self._told(
-            wanted, entry, expectation.model_version, ranking, await self._ledger.reserve(claim), explanation
+                expectation, explanation = await self._predicted(request)
+        ranking = self._ranked(caller, request, expectation)
+        claim = _claim(caller, request, entry, ranking, until - time.monotonic())
+        return self._answer(
+            request, entry, expectation.model_version, ranking, await self._ledger.reserve(claim), explanation
         )
 
-    async def _asked(self, wanted: Wanted) -> tuple[Expectation, Explanation | None]:
-        keys = wanted.bids.keys
-        at = int(time.time() if wanted.at_s is None else wanted.at_s)
-        if wanted.explain:
+    async def _predicted(self, request: RequestColumns) -> tuple[Expectation, Explanation | None]:
+        keys = request.bids.keys
+        at = int(time.time() if request.at_s is None else request.at_s)
+        if request.explain:
             return await self._predictions.explain(columns_of(keys, at))
-        return await self._expectations.of(keys, at, is_now=wanted.at_s is None), None
+        return await self._expectations.of(keys, at, is_now=request.at_s is None), None
 
-    def _ranked(self, caller: Caller, wanted: Wanted, expectation: Expectation) -> Ranking:
+    def _ranked(self, caller: Caller, request: RequestColumns, expectation: Expectation) -> Ranking:
         terms = known_terms(self._ledger)
         return rank(
-            wanted.bids,
+            request.bids,
             expectation,
             terms,
-            rejections(wanted.bids, terms, wanted.currency or self._currency, caller.owns_partner),
-            wanted.floor_micros,
-            lambda brand_id, share: admitted(brand_id, wanted.request_id, share),
+            rejections(request.bids, terms, request.currency or self._currency, caller.owns_partner),
+            request.floor_micros,
+            lambda brand_id, share: admitted(brand_id, request.request_id, share),
         )
 
-    def _told(
+    def _answer(
         self,
-        wanted: Wanted,
-        entry: Remembered,
+        request: RequestColumns,
+        entry: IdempotencyEntry,
         version: str,
         ranking: Ranking,
         award: Award,
         explanation: Explanation | None = None,
     ) -> bytes:
         """The answer's bytes, and word of it to whom it concerns."""
-        bids = wanted.bids
+        bids = request.bids
         entry.wins = [(bids.brand_id[bids.bid_id.index(win.bid_id)], win.reservation_id) for win in award.wins]
         self._ledger.saw(opportunities(bids, ranking, award))
-        items = answer(bids, ranking, award)
+        items = ranked_items(bids, ranking, award)
         self._tally.bids(len(bids) - len(ranking.rejected))
         if explanation is not None:
             _add_contributions(items, bids, explanation)
-        if self._log.share > 0 and sampled(wanted.request_id, self._log.share):
-            self._log.add(wanted.request_id, bids, items, version)
-        return encode(Answer(wanted.request_id, version, wanted.currency or self._currency, items))
+        if self._log.share > 0 and sampled(request.request_id, self._log.share):
+            self._log.add(request.request_id, bids, items, version)
+        return encode(ScoreAnswer(request.request_id, version, request.currency or self._currency, items))
 
 
 async def _awaited(work: asyncio.Task[bytes], receive: Receive, within_s: float) -> bytes:
@@ -254,21 +267,15 @@ def _authorization(scope: Scope) -> str | None:
     return None if value is None else value.decode("latin-1")
 
 
-def _refuse_repeated_bids(request: schemas.ScoreRequest) -> None:
-    seen: set[str] = set()
-    for index, bid in enumerate(request.bids):
-        if bid.bid_id in seen:
-            raise Invalid.at(f"/bids/{index}/bid_id", f"{bid.bid_id} is the name of an earlier bid", "duplicate_bid_id")
-        seen.add(bid.bid_id)
-
-
-def _claim(caller: Caller, wanted: Wanted, entry: Remembered, ranking: Ranking, within_s: float) -> Claim:
+def _claim(
+    caller: Caller, request: RequestColumns, entry: IdempotencyEntry, ranking: Ranking, within_s: float
+) -> Claim:
     return Claim(
         sub=caller.sub,
-        request_id=wanted.request_id,
+        request_id=request.request_id,
         request_hash=entry.body_hash,
-        winners=wanted.winners,
-        offers=Offers(wanted.bids, ranking),
+        winners=request.winners,
+        offers=Offers(request.bids, ranking),
         within_s=within_s,
     )
 
@@ -288,8 +295,8 @@ OPERATIONS = (
         "post",
         "/api/score",
         "Rank bids and reserve for the winners",
-        schemas.ScoreResponse,
-        schemas.ScoreRequest,
+        ScoreResponse,
+        ScoreRequest,
         problems=("409", "413"),
     ),
 )

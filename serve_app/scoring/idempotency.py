@@ -8,12 +8,15 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-Key = tuple[str, str]
+RequestKey = tuple[str, str]
+"""sub, request_id"""
 ANSWERS_MOST_BYTES = 48 * 1024 * 1024
 
 
 @dataclass(slots=True)
-class Remembered:
+class IdempotencyEntry:
+    """A request_id that was asked, and what is known of its answer."""
+
     body_hash: str
     since: float  # monotonic seconds
     content: bytes | None = None  # the answer; None: it is not there yet…
@@ -27,17 +30,17 @@ class IdempotencyCache:
 
     def __init__(self, keep_s: float, most: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._keep_s, self._most, self._clock = keep_s, most, clock
-        self._known: OrderedDict[Key, Remembered] = OrderedDict()
+        self._known: OrderedDict[RequestKey, IdempotencyEntry] = OrderedDict()
         self._bytes = 0
 
-    def find(self, key: Key) -> Remembered | None:
+    def find(self, key: RequestKey) -> IdempotencyEntry | None:
         found = self._known.get(key)
         if found is not None and self._clock() - found.since > self._keep_s:
             self._forget(key)
             return None
         return found
 
-    def begin(self, key: Key, entry: Remembered) -> None:
+    def begin(self, key: RequestKey, entry: IdempotencyEntry) -> None:
         """The first of its name, with its answer or with the work that makes it."""
         self._known[key] = entry
         if entry.content is not None:
@@ -46,7 +49,7 @@ class IdempotencyCache:
             entry.work.add_done_callback(lambda done: self._settle(key, entry, done))
         self._trim()
 
-    def _settle(self, key: Key, entry: Remembered, done: asyncio.Task[bytes]) -> None:
+    def _settle(self, key: RequestKey, entry: IdempotencyEntry, done: asyncio.Task[bytes]) -> None:
         """A failed answer is forgotten, so that it may be tried again."""
         if self._known.get(key) is not entry:
             return
@@ -66,6 +69,6 @@ class IdempotencyCache:
                 break
             self._forget(key)
 
-    def _forget(self, key: Key) -> None:
+    def _forget(self, key: RequestKey) -> None:
         content = self._known.pop(key).content
         self._bytes -= 0 if content is None else len(content)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ledger.bidding.demand import OUTBID, TOO_DEAR, UNDECIDED, WON, Opportunity
 from ledger.domain.messages import Award
-from serve_app.prediction.columns import Bids
+from serve_app.scoring.bids import Bids
 from serve_app.scoring.ranking import Ranking
 
 FATES = {"score_below_zero": TOO_DEAR, "roas_throttle": OUTBID}

@@ -10,8 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from ledger.domain.messages import BrandTerms, Offer, Placement
-from serve_app.prediction.columns import Bids
 from serve_app.prediction.expectation import Expectation, FloatArray
+from serve_app.schemas.score import Reason, Status
+from serve_app.scoring.bids import Bids
 
 EXPLORED_MOST = 0.05
 """What a throttled brand's share gains at most on a tuple that nothing is known of; never more than the share."""
@@ -75,8 +76,8 @@ class Ranking(NamedTuple):
     best_first: list[int]  # all that are not rejected, by score, then by bid_id
     has_ties: bool  # among the scores
     brands: int  # distinct ones
-    refused: dict[int, tuple[str, str]]  # index → status, reason: bids that cannot win whatever the budget
-    rejected: dict[int, str]  # index → reason: bids that are not even scored
+    refused: dict[int, tuple[Status, Reason]]  # index → status, reason: bids that cannot win whatever the budget
+    rejected: dict[int, Reason]  # index → reason: bids that are not even scored
 
     @property
     def order(self) -> list[int]:
@@ -88,9 +89,9 @@ class Ranking(NamedTuple):
 
 def rejections(
     bids: Bids, terms: Mapping[str, BrandTerms], currency: str, owns_partner: Callable[[str], bool]
-) -> dict[int, str]:
+) -> dict[int, Reason]:
     """Bids that are not scored: index → reason. A request is scored in one currency."""
-    brands: dict[str, str] = {}
+    brands: dict[str, Reason] = {}
     for brand_id in set(bids.brand_id):
         brand = terms.get(brand_id)
         if brand is None:
@@ -102,7 +103,7 @@ def rejections(
     strangers = {partner_id for partner_id in set(bids.partner_id) if not owns_partner(partner_id)}
     if not brands and not strangers:
         return {}
-    rejected: dict[int, str] = {}
+    rejected: dict[int, Reason] = {}
     for index, (brand_id, partner_id) in enumerate(zip(bids.brand_id, bids.partner_id, strict=True)):
         if partner_id in strangers:
             rejected[index] = "not_found"
@@ -115,7 +116,7 @@ def rank(
     bids: Bids,
     expectation: Expectation,
     terms: Mapping[str, BrandTerms],
-    rejected: dict[int, str],
+    rejected: dict[int, Reason],
     floor_micros: float | None,
     admitted: Callable[[str, float], bool],
 ) -> Ranking:
@@ -141,7 +142,7 @@ def rank(
         for name, brand in zip(names, brands, strict=True)
         if brand.share < 1 and not admitted(name, brand.share)
     }
-    refused: dict[int, tuple[str, str]] = {}
+    refused: dict[int, tuple[Status, Reason]] = {}
     if absent or floor_micros is not None or (best_first and score[best_first[-1]] < 0):
         for index in best_first:
             if floor_micros is not None and cost[index] < floor_micros:
@@ -175,7 +176,7 @@ def explored(share: float, impressions: float) -> float:
     return share + min(share, EXPLORED_MOST) * KNOWN_IMPRESSIONS / (KNOWN_IMPRESSIONS + impressions)
 
 
-def _by_score(bids: Bids, score: FloatArray, rejected: dict[int, str]) -> tuple[list[int], bool]:
+def _by_score(bids: Bids, score: FloatArray, rejected: dict[int, Reason]) -> tuple[list[int], bool]:
     """(indices, the best first; whether some scores are equal)."""
     best_first = (-score).argsort(kind="stable")
     in_order = score[best_first]

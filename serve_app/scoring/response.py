@@ -2,59 +2,34 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Mapping
 from itertools import repeat
+from typing import Any
 
 import numpy as np
-from msgspec import UNSET, Struct, UnsetType
 
 from ledger.domain.messages import Award, Win
-from serve_app.prediction.columns import Bids
+from serve_app.schemas import score as contract
+from serve_app.schemas.score import Ranked, Reason
+from serve_app.schemas.structs import struct_of
+from serve_app.scoring.bids import Bids
 from serve_app.scoring.ranking import Ranking
 
-
-class Contributions(Struct, gc=False):
-    base: float
-    features: dict[str, float]
-
-
-class Ranked(Struct, rename={"lambda_": "lambda"}, gc=False):
-    """An item of `schemas.ScoreResponse.ranked`, as it is written."""
-
-    bid_id: str
-    brand_id: str
-    rank: int
-    status: str
-    reason: str | None
-    score: float | None = None
-    predicted_revenue_micros: float | None = None
-    predicted_cost_micros: float | None = None
-    predicted_roas: float | None = None
-    strategy_multiplier: float | None = None
-    lambda_: float | None = None
-    reservation_id: str | None = None
-    reserved_micros: int | None = None
-    expires_at: dt.datetime | None = None
-    contributions: Contributions | UnsetType | None = UNSET
+# Made from the contract; what is said of `schemas.score.Ranked` is true of an `_Item`.
+Contributions = struct_of(contract.Contributions)
+_Item = struct_of(contract.Ranked)
+ScoreAnswer = struct_of(contract.ScoreResponse)
+"""The whole body: request_id, model_version, currency, ranked."""
 
 
-class Answer(Struct, gc=False):
-    """`schemas.ScoreResponse`, as it is written."""
-
-    request_id: str
-    model_version: str
-    currency: str
-    ranked: list[Ranked]
-
-
-def answer(bids: Bids, ranking: Ranking, award: Award) -> list[Ranked]:
+def ranked_items(bids: Bids, ranking: Ranking, award: Award) -> list[Ranked]:
     """All bids, best first; rejected ones last, with null predictions."""
     wins = {win.bid_id: win for win in award.wins}
     # The ledger may know of a pause that this replica has not heard of yet.
+    refused: dict[str, Any] = award.refused  # its reasons are the contract's
     rejected = ranking.rejected | {
         bids.bid_id.index(bid_id): reason
-        for bid_id, reason in award.refused.items()
+        for bid_id, reason in refused.items()
         if reason in ("brand_paused", "brand_unknown")
     }
     order = ranking.best_first
@@ -77,9 +52,9 @@ def _scored(bids: Bids, ranking: Ranking, award: Award, wins: Mapping[str, Win],
     else:  # what costs nothing has none
         roas = [one / micros if micros else None for one, micros in zip(revenue.tolist(), cost.tolist(), strict=True)]
     names = [bids.bid_id[index] for index in order]
-    items = list(
+    items: list[Ranked] = list(
         map(
-            Ranked,
+            _Item,
             names,
             [bids.brand_id[index] for index in order],
             range(1, n + 1),
@@ -98,8 +73,9 @@ def _scored(bids: Bids, ranking: Ranking, award: Award, wins: Mapping[str, Win],
             if index in ranking.refused:
                 item.status, item.reason = ranking.refused[index]
     if award.refused:
+        reasons: dict[str, Any] = award.refused
         for item in items:
-            if (reason := award.refused.get(item.bid_id)) is not None:
+            if (reason := reasons.get(item.bid_id)) is not None:
                 item.status, item.reason = "no_budget", reason
     for bid_id, win in wins.items():
         item = items[names.index(bid_id)]
@@ -108,8 +84,9 @@ def _scored(bids: Bids, ranking: Ranking, award: Award, wins: Mapping[str, Win],
     return items
 
 
-def _rejected(bids: Bids, reasons: Mapping[int, str], ahead: int) -> list[Ranked]:
+def _rejected(bids: Bids, reasons: Mapping[int, Reason], ahead: int) -> list[Ranked]:
+    nothing = (None,) * 6  # from score to lambda
     return [
-        Ranked(bids.bid_id[index], bids.brand_id[index], position, "rejected", reasons[index])
+        _Item(bids.bid_id[index], bids.brand_id[index], position, "rejected", reasons[index], *nothing)
         for position, index in enumerate(sorted(reasons), start=ahead + 1)
     ]

@@ -17,8 +17,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from db.rows import insert_columns
 from db.session import Database
 from db.tables import score_log
-from serve_app.prediction.columns import Bids
-from serve_app.scoring.response import Ranked
+from serve_app.schemas.score import Ranked
+from serve_app.scoring.bids import Bids
 
 logger = logging.getLogger("paceline.score_log")
 

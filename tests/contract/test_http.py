@@ -17,7 +17,12 @@ from starlette.types import Message
 
 from db.session import Database
 from ledger.audit import audit
-from serve_app import schemas, token
+from serve_app import token
+from serve_app.schemas.brands import Brand, BrandPage, Portfolio
+from serve_app.schemas.models import ModelPage
+from serve_app.schemas.performance import PerformanceResponse
+from serve_app.schemas.roas import RoasResponse
+from serve_app.schemas.score import ScoreResponse
 from tests.contract.http import SECRET, TODAY, World, world
 from training.etl.importer import import_frame
 from training.etl.simulated_market import performance
@@ -474,7 +479,7 @@ async def test_models_show_their_gate_who_was_live_when_and_the_monitor_a_champi
     lost = await run(
         on_sqlite.database, on_sqlite.state, settings=impossible, redis_url=redis_url, verify=False, say=lambda _: None
     )
-    page = schemas.ModelPage.model_validate_json((await admin.get("/api/models")).content)
+    page = ModelPage.model_validate_json((await admin.get("/api/models")).content)
     newest = page.models[0]
     assert (newest.version, newest.status, newest.live, page.as_of) == (lost.version, "rejected", False, None)
     assert newest.gate is not None and newest.gate.reason == lost.reason
@@ -533,19 +538,19 @@ async def test_open_routes_and_the_document(on_sqlite: World) -> None:
 async def test_answers_are_what_the_document_says(on_sqlite: World) -> None:
     admin = on_sqlite.client()
     score = await admin.post("/api/score", request("shape", bid(), bid("b-2", "nobody"), explain=True))
-    schemas.ScoreResponse.model_validate_json(score.content)
+    ScoreResponse.model_validate_json(score.content)
     events = await admin.post("/api/performance", {"events": [event("shape")]})
-    schemas.PerformanceResponse.model_validate_json(events.content)
+    PerformanceResponse.model_validate_json(events.content)
     place = {"brand_id": "cheap", "partner_id": "p-1", "slot_id": "s-1"}
-    schemas.RoasResponse.model_validate_json((await admin.get("/api/roas", **place)).content)
+    RoasResponse.model_validate_json((await admin.get("/api/roas", **place)).content)
     assert (await admin.put("/api/portfolios/shape", {})).status_code == 200
     await on_sqlite.brand("cheap", timezone="Europe/London", target_roas=0.01)
-    brand = schemas.Brand.model_validate_json((await admin.get("/api/brands/cheap")).content)
+    brand = Brand.model_validate_json((await admin.get("/api/brands/cheap")).content)
     assert brand.scheduled is not None
     assert brand.scheduled.timezone == "Europe/London"
-    schemas.BrandPage.model_validate_json((await admin.get("/api/brands")).content)
-    schemas.Portfolio.model_validate_json((await admin.get("/api/portfolios/shape")).content)
-    schemas.ModelPage.model_validate_json((await admin.get("/api/models")).content)
+    BrandPage.model_validate_json((await admin.get("/api/brands")).content)
+    Portfolio.model_validate_json((await admin.get("/api/portfolios/shape")).content)
+    ModelPage.model_validate_json((await admin.get("/api/models")).content)
 
 
 async def test_the_monitor_names_the_brand_whose_payout_broke(on_sqlite: World, redis_url: str) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from db.brands import MOST_MICROS
+from db.fields import ID_PATTERN, MOST_MICROS
 from training.columns import ID_COLUMNS
 from training.progress import Say
 
@@ -29,7 +29,7 @@ MICROS = 1_000_000
 CHUNK_LINES = 50_000
 BLOCK_BYTES = 1 << 20
 HEADER_BYTES = 1 << 16
-ID = re.compile(r"[A-Za-z0-9._:\-]{1,64}\Z")
+ID = re.compile(rf"{ID_PATTERN}\Z")
 TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)\Z", re.ASCII)
 FIRST_YEAR, LAST_YEAR = 1970, 2199
 KEY = ("hour", *ID_COLUMNS, "placement_score")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 from pydantic import BaseModel, Field, ValidationError
 
+from db.fields import ID
 from ledger.bidding.solver import Limits
 from ledger.domain.budget import MONEY_MOST
 
@@ -21,7 +21,6 @@ Indices = npt.NDArray[np.intp]
 
 MONEY = ("predicted_revenue_micros", "predicted_cost_micros", "revenue_micros", "cost_micros")
 COLUMNS = ("t_s", "brand_id", *MONEY)
-ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 
 
 class BadInput(Exception):

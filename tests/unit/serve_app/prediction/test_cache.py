@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from serve_app.prediction import codec
 from serve_app.prediction.cache import HOUR_S, PredictionCache
-from serve_app.prediction.columns import Key, columns_of
+from serve_app.prediction.columns import PlacementKey, columns_of
 from serve_app.prediction.expectation import Expectation
 from training.model.model import Columns
 
 
-def key(name: str) -> Key:
+def key(name: str) -> PlacementKey:
     return name, "p", "s", "d", "c", None
 
 

@@ -7,11 +7,11 @@ import asyncio
 import pytest
 
 from serve_app.scoring import idempotency
-from serve_app.scoring.idempotency import IdempotencyCache, Remembered
+from serve_app.scoring.idempotency import IdempotencyCache, IdempotencyEntry
 
 
-def remember(known: IdempotencyCache, name: str, content: bytes) -> Remembered:
-    entry = Remembered(f"hash-{name}", 0.0, content)
+def remember(known: IdempotencyCache, name: str, content: bytes) -> IdempotencyEntry:
+    entry = IdempotencyEntry(f"hash-{name}", 0.0, content)
     known.begin(("sub", name), entry)
     return entry
 
@@ -34,7 +34,7 @@ async def test_work_under_way_is_found_and_then_its_answer() -> None:
         await go.wait()
         return b"answer"
 
-    entry = Remembered("hash", 0.0, work=asyncio.create_task(work()))
+    entry = IdempotencyEntry("hash", 0.0, work=asyncio.create_task(work()))
     known.begin(("sub", "r"), entry)
     assert known.find(("sub", "r")) is entry
     assert entry.content is None
@@ -52,7 +52,7 @@ async def test_a_failure_is_forgotten_so_that_it_can_be_tried_again() -> None:
         raise RuntimeError("no")
 
     task = asyncio.create_task(work())
-    known.begin(("sub", "r"), Remembered("hash", 0.0, work=task))
+    known.begin(("sub", "r"), IdempotencyEntry("hash", 0.0, work=task))
     assert known.find(("sub", "r")) is not None
     with pytest.raises(RuntimeError):
         await task

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import math
 
 import numpy as np
@@ -13,12 +14,13 @@ from hypothesis import strategies as st
 from ledger.bidding.demand import OUTBID, TOO_DEAR, UNDECIDED, WON
 from ledger.bidding.throttle import admitted
 from ledger.domain.messages import Award, BrandTerms, Win
-from serve_app.prediction.columns import Bids
+from serve_app.http.json_response import encode
 from serve_app.prediction.expectation import Expectation
-from serve_app.schemas import Bid
+from serve_app.schemas.score import Bid, Ranked, ScoreResponse
+from serve_app.scoring.bids import Bids
 from serve_app.scoring.opportunities import opportunities
 from serve_app.scoring.ranking import Offers, costs, rank, rejections, scores
-from serve_app.scoring.response import answer
+from serve_app.scoring.response import Contributions, ScoreAnswer, ranked_items
 
 MIDNIGHT = dt.datetime(2026, 1, 2, tzinfo=dt.UTC)
 
@@ -84,7 +86,7 @@ def test_the_order_is_by_score_and_every_bid_comes_back_once(
     bids = Bids.of([bid(f"b-{i}", brand, price_micros=price) for i, (_, price, brand) in enumerate(rows)])
     known = {brand: terms(lambda_) for brand in "xyz"}
     ranking = rank(bids, expect(*(revenue for revenue, _, _ in rows)), known, {}, None, lambda *_: True)
-    items = answer(bids, ranking, Award((), {}))
+    items = ranked_items(bids, ranking, Award((), {}))
     assert sorted(item.bid_id for item in items) == sorted(bids.bid_id)
     assert [item.rank for item in items] == list(range(1, len(bids) + 1))
     assert items == sorted(items, key=lambda item: (-number(item.score), item.bid_id))
@@ -106,14 +108,33 @@ def test_of_equal_scores_the_winner_stands_first_and_then_the_name_decides() -> 
     ranking = rank(bids, expect(5000.0, 5000.0, 5000.0), dict.fromkeys("xyz", terms()), {}, None, lambda *_: True)
     assert [offer.bid_id for offer in Offers(bids, ranking)] == ["a", "b", "c"]
     award = Award((Win("b", "r", 1000, MIDNIGHT),), {"a": "brand_budget"})
-    assert [item.bid_id for item in answer(bids, ranking, award)] == ["b", "a", "c"]
+    assert [item.bid_id for item in ranked_items(bids, ranking, award)] == ["b", "a", "c"]
+
+
+def test_the_answer_is_what_the_contract_says() -> None:
+    bids = Bids.of([bid("a", "x"), bid("b", "y"), bid("c", "z")])
+    known = {"x": terms(), "y": terms()}
+    rejected = rejections(bids, known, "EUR", lambda _: True)
+    ranking = rank(bids, expect(5000.0, 4000.0, 3000.0), known, rejected, None, lambda *_: True)
+    items = ranked_items(bids, ranking, Award((Win("a", "r", 1000, MIDNIGHT),), {"b": "no_lease"}))
+    items[0].contributions = Contributions(1.0, {"hour": 0.5})
+    content = encode(ScoreAnswer("r-1", "v1", "EUR", items))
+    told = ScoreResponse.model_validate_json(content, strict=True)
+    assert [(item.status, item.reason) for item in told.ranked] == [
+        ("won", None),
+        ("no_budget", "no_lease"),
+        ("rejected", "brand_unknown"),
+    ]
+    names = [field.alias or name for name, field in Ranked.model_fields.items()]
+    assert [list(item) for item in json.loads(content)["ranked"]] == [names, names[:-1], names[:-1]]
+    assert names[-1] == "contributions", "left out unless it was asked for"
 
 
 def test_what_costs_nothing_has_no_roas() -> None:
     free = bid("a", pricing_model="revshare", price_micros=None, revenue_share=0.0)
     bids = Bids.of([free, bid("b")])
     ranking = rank(bids, expect(5000.0, 5000.0), {"x": terms()}, {}, None, lambda *_: True)
-    assert [item.predicted_roas for item in answer(bids, ranking, Award((), {}))] == [None, 5.0]
+    assert [item.predicted_roas for item in ranked_items(bids, ranking, Award((), {}))] == [None, 5.0]
 
 
 def test_each_brand_s_best_bid_is_an_opportunity_with_its_fate() -> None:
@@ -171,7 +192,7 @@ def test_reasons() -> None:
     rejected = rejections(bids, known, "EUR", lambda partner: partner == "p")
     ranking = rank(bids, expect(*[5000.0] * len(bids)), known, rejected, 10.0, lambda _, share: share == 1)
     award = Award((Win("won", "r-1", 1000, MIDNIGHT),), {"poor": "brand_budget", "just-paused": "brand_paused"})
-    items = {item.bid_id: item for item in answer(bids, ranking, award)}
+    items = {item.bid_id: item for item in ranked_items(bids, ranking, award)}
     assert {name: (item.status, item.reason) for name, item in items.items()} == {
         "won": ("won", None),
         "outbid": ("lost", "outbid"),
