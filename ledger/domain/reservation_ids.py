@@ -51,6 +51,18 @@ class DecodedId(NamedTuple):
         return _EPOCH + self.created_ms * _MILLISECOND
 
 
+class ClaimedId(NamedTuple):
+    """An id as somebody names it: what it says, and the code that should vouch for it."""
+
+    drawn: DecodedId
+    body: bytes
+    code: bytes
+
+    def is_genuine(self, brand_id: str, partner_id: str, secret: bytes) -> bool:
+        """Whether the session with this secret made the id for this brand and partner."""
+        return hmac.compare_digest(self.code, _code(_keyed(secret), self.body, brand_id, partner_id))
+
+
 class ReservationIdMaker:
     """Makes one session's ids."""
 
@@ -99,8 +111,15 @@ def decode_all(reservation_ids: Collection[str]) -> dict[str, DecodedId | None]:
     return {id_: _drawn(numbers, days) for id_, numbers in zip(reservation_ids, _WHOLE.iter_unpack(raw), strict=True)}
 
 
+def parse(reservation_id: str) -> ClaimedId | None:
+    """The id of a win that somebody names; None: it is none of ours."""
+    raw = _bytes(reservation_id)
+    drawn = None if raw is None else _drawn(_WHOLE.unpack(raw), {})
+    return None if raw is None or drawn is None else ClaimedId(drawn, raw[:-CODE_BYTES], raw[-CODE_BYTES:])
+
+
 def decode(reservation_id: str) -> DecodedId | None:
-    """What the id claims; None: it is none of ours. Whether it is true, `is_genuine` tells.
+    """What the id claims; None: it is none of ours. Whether it is true, `ClaimedId.is_genuine` tells.
 
     >>> drawn = DecodedId(1_714_564_800_000, 7, 1, 300, dt.date(2024, 5, 1), "cpm")
     >>> decode(encode(drawn, "b", "p", b"secret")) == drawn
@@ -125,15 +144,6 @@ def _drawn(numbers: tuple[Any, ...], days: dict[int, dt.date]) -> DecodedId | No
             return None
         day = days[ordinal] = dt.date.fromordinal(ordinal)
     return DecodedId(created_ms, session_id, sequence, amount_micros, day, MODELS[model])
-
-
-def is_genuine(reservation_id: str, brand_id: str, partner_id: str, secret: bytes) -> bool:
-    """Whether the session with this secret made the id for this brand and partner."""
-    raw = _bytes(reservation_id)
-    if raw is None:
-        return False
-    body, code = raw[:-CODE_BYTES], raw[-CODE_BYTES:]
-    return hmac.compare_digest(code, _code(_keyed(secret), body, brand_id, partner_id))
 
 
 def _keyed(secret: bytes) -> hashlib.blake2b:

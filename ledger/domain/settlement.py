@@ -26,6 +26,9 @@ from typing import Any, NamedTuple
 from ledger.domain.messages import Placement
 
 IMPRESSION, CLICK, CONVERSION, UPDATE, AGGREGATE = "impression", "click", "conversion", "conversion_update", "aggregate"
+CONVERSIONS = (CONVERSION, UPDATE)
+"""Events of a group."""
+
 PENDING, APPROVED, REJECTED = "pending", "approved", "rejected"
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from sqlalchemy import Connection
 
 from ledger.domain.brand import Brand
 from ledger.domain.messages import Event, Placement, Result
 from ledger.domain.reservation import Lifetimes, Reservation
-from ledger.domain.reservation_ids import decode, is_genuine
+from ledger.domain.reservation_ids import parse
+from ledger.domain.settlement import CLICK, CONVERSIONS
 from ledger.service.budgets import Budgets
 from ledger.service.directory import Clock, Directory
 from ledger.service.performance import BrandDay, Performance
@@ -19,6 +21,14 @@ from ledger.storage.store import Store
 from ledger.transaction.event_posting import EventPosting
 from ledger.transaction.lease_granting import LeaseGranting
 from ledger.transaction.working_set import LeaseKey, WorkingSet
+
+
+class _Adopted(NamedTuple):
+    """What an event's transaction begins with."""
+
+    working_set: WorkingSet
+    leasing: LeaseGranting
+    known: dict[str, Reservation]  # recorded ones that the events name
 
 
 class EventRecording:
@@ -41,8 +51,9 @@ class EventRecording:
         def work(connection: Connection) -> tuple[list[Result], set[BrandDay]]:
             now = self._clock()
             brands = self._directory.read_as_of(connection, {event.brand_id for event in events}, now)
-            working_set, leasing = self._adopted(connection, events, now)
-            posting = self._posting(connection, events, brands, working_set)
+            adopted = self._adopted(connection, events, now)
+            working_set = adopted.working_set
+            posting = self._posting(connection, events, brands, adopted)
             known_days = posting.budget_keys - working_set.existing
             working_set.add(self._store.budgets.load(connection, known_days, lock=True))
             figures = self._store.events.figures(connection, posting.row_keys)
@@ -50,50 +61,48 @@ class EventRecording:
             self._store.events.insert_events(connection, posting.event_rows)
             self._store.events.complete_events(connection, posting.completed)
             self._store.events.put_figures(connection, figures, posting.changed_figures)
-            self._store.write(connection, working_set, leasing.rows)
+            self._store.write(connection, working_set, adopted.leasing.rows)
             return results, {(key.place.brand_id, key.hour.date()) for key in posting.changed_figures}
 
         results, changed = await self._transactions.move(work)
         self._performance.note_changed(changed)
         return results
 
-    def _adopted(
-        self, connection: Connection, events: Sequence[Event], now: dt.datetime
-    ) -> tuple[WorkingSet, LeaseGranting]:
-        """A working set with the holds of wins that these events name and no replica has recorded yet.
+    def _adopted(self, connection: Connection, events: Sequence[Event], now: dt.datetime) -> _Adopted:
+        """The holds of wins that these events name and no replica has recorded yet.
 
         The replica may have died, or its next beat be on its way: the money was drawn from its lease all the same.
         """
-        named = [(event.reservation_id, event) for event in events if event.reservation_id is not None]
-        drawn = {id_: one for id_, _ in named if (one := decode(id_)) is not None}
-        known = self._store.reservations.load(connection, drawn)
-        sessions = self._store.sessions.load(connection, {drawn[id_].session_id for id_ in drawn.keys() - known.keys()})
+        named = {event.reservation_id for event in events if event.reservation_id is not None}
+        claimed = {id_: one for id_ in named if (one := parse(id_)) is not None}
+        known = self._store.reservations.load(connection, claimed)
+        unknown = {id_: one for id_, one in claimed.items() if id_ not in known}
+        sessions = self._store.sessions.load(connection, {one.drawn.session_id for one in unknown.values()})
         # Of several events that name the same win, only those of its own brand and partner are true.
         genuine = {
             id_: event
-            for id_, event in named
-            if id_ in drawn.keys() - known.keys()
-            and (session := sessions.get(drawn[id_].session_id)) is not None
-            and is_genuine(id_, event.brand_id, event.partner_id, session.secret)
+            for event in events
+            if (id_ := event.reservation_id) is not None
+            and (one := unknown.get(id_)) is not None
+            and (session := sessions.get(one.drawn.session_id)) is not None
+            and one.is_genuine(event.brand_id, event.partner_id, session.secret)
         }
-        leases = self._store.leases.load(
-            connection,
-            [LeaseKey(drawn[id_].session_id, event.brand_id, drawn[id_].day) for id_, event in genuine.items()],
-        )
-        working_set = self._budgets.working_set(connection, now, (), leases)
+        drawn = {id_: unknown[id_].drawn for id_ in genuine}
+        keys = [LeaseKey(drawn[id_].session_id, event.brand_id, drawn[id_].day) for id_, event in genuine.items()]
+        working_set = self._budgets.working_set(connection, now, (), self._store.leases.load(connection, keys))
         leasing = LeaseGranting(working_set, {}, {}, {}, self._lifetimes, 1)
         for id_, event in sorted(genuine.items()):
-            leasing.adopt(id_, _place(event))
-        return working_set, leasing
+            leasing.adopt(id_, drawn[id_], _place(event))
+        return _Adopted(working_set, leasing, known)
 
     def _posting(
-        self, connection: Connection, events: Sequence[Event], brands: Mapping[str, Brand], working_set: WorkingSet
+        self, connection: Connection, events: Sequence[Event], brands: Mapping[str, Brand], adopted: _Adopted
     ) -> EventPosting:
         """The events with everything recorded that bears on them."""
         rows = self._store.events
         known = [event for event in events if event.brand_id in brands]
         hashes = rows.event_hashes(connection, [(event.brand_id, event.partner_id, event.event_id) for event in known])
-        conversions = [event for event in known if event.type in ("conversion", "conversion_update")]
+        conversions = [event for event in known if event.type in CONVERSIONS]
         clicks = rows.clicks(
             connection,
             [
@@ -104,19 +113,21 @@ class EventRecording:
         )
         waiting = rows.waiting(
             connection,
-            [(event.brand_id, event.click_id) for event in known if event.type == "click" and event.click_id],
+            [(event.brand_id, event.click_id) for event in known if event.type == CLICK and event.click_id],
         )
         groups = rows.conversions(
             connection,
             [(event.brand_id, event.conversion_id) for event in conversions if event.conversion_id] + waiting,
         )
         named = [event.reservation_id for event in known] + [row.reservation_id for row in (*clicks, *groups)]
-        reservations = self._reservations(connection, {id_ for id_ in named if id_ is not None}, working_set)
-        return EventPosting(working_set.now, events, brands, hashes, clicks, groups, reservations)
+        reservations = self._reservations(connection, {id_ for id_ in named if id_ is not None}, adopted)
+        return EventPosting(adopted.working_set.now, events, brands, hashes, clicks, groups, reservations)
 
-    def _reservations(self, connection: Connection, ids: set[str], working_set: WorkingSet) -> dict[str, Reservation]:
+    def _reservations(self, connection: Connection, ids: set[str], adopted: _Adopted) -> dict[str, Reservation]:
         """By the id that was named; a request's void win stands for the one that was recorded first."""
-        found = self._store.reservations.load(connection, ids) | working_set.new_reservations
+        known, new = adopted.known, adopted.working_set.new_reservations
+        found = {id_: known[id_] for id_ in ids & known.keys()} | new
+        found |= self._store.reservations.load(connection, ids - found.keys())
         instead = {id_: held.instead_id for id_, held in found.items() if held.instead_id is not None}
         first = self._store.reservations.load(connection, set(instead.values()))
         return found | first | {id_: first[other] for id_, other in instead.items() if other in first}

@@ -12,7 +12,6 @@ from sqlalchemy import (
     Connection,
     Date,
     Double,
-    and_,
     bindparam,
     case,
     column,
@@ -32,18 +31,22 @@ from db.performance import PRECEDENCE, key_hash
 from db.rows import chunks, one_of
 from ledger.bidding.revenue_completion import DaySums
 from ledger.domain.budget import MONEY_MOST
-from ledger.domain.settlement import Fact, Figures, RowKey
+from ledger.domain.settlement import CLICK, CONVERSIONS, Fact, Figures, RowKey
 
 EventKey = tuple[str, str, str]
 """brand_id, partner_id, event_id: unique for ever."""
 
 _E = t.events.c
-_EVENT = (
-    _E.brand_id, _E.partner_id, _E.event_id, _E.type, _E.occurred_at, _E.slot_id, _E.device_type, _E.creative_type,
-    _E.placement_score, _E.day, _E.portfolio_id, _E.reservation_id, _E.click_id, _E.conversion_id, _E.status,
-    _E.cost_micros, _E.revenue_micros,
+GROUP = (_E.brand_id, _E.partner_id, _E.conversion_id)
+"""The columns that the events of one conversion share."""
+
+FACT = (
+    *GROUP, _E.event_id, _E.type, _E.occurred_at, _E.slot_id, _E.device_type, _E.creative_type, _E.placement_score,
+    _E.day, _E.portfolio_id, _E.reservation_id, _E.click_id, _E.status, _E.cost_micros, _E.revenue_micros,
 )  # fmt: skip
-_IS_CONVERSION = _E.type.in_(("conversion", "conversion_update"))
+"""The columns that `settlement.recorded` reads."""
+
+IS_CONVERSION = _E.type.in_(CONVERSIONS)
 _P = t.performance_hourly.c
 _FIGURES = (
     _P.key_hash, _P.impressions, _P.clicks, _P.conversions, _P.cost_micros, _P.revenue_micros,
@@ -112,24 +115,29 @@ class EventStore:
 
     def clicks(self, connection: Connection, keys: Iterable[tuple[str, str]]) -> list[Any]:
         """Click events by (brand_id, click_id)."""
-        return self._events(connection, (_E.brand_id, _E.click_id), keys, _E.type == "click")
+        return self._facts(connection, (_E.brand_id, _E.click_id), keys, _E.type == CLICK)
 
     def conversions(self, connection: Connection, keys: Iterable[tuple[str, str]]) -> list[Any]:
         """Conversions and their updates by (brand_id, conversion_id)."""
-        return self._events(connection, (_E.brand_id, _E.conversion_id), keys, _IS_CONVERSION)
+        return self._facts(connection, (_E.brand_id, _E.conversion_id), keys, IS_CONVERSION)
 
     def waiting(self, connection: Connection, clicks: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
         """Conversions that came before their click: (brand_id, conversion_id) by (brand_id, click_id)."""
         lacks = or_(_E.reservation_id.is_(None), _E.slot_id.is_(None))
-        rows = self._events(connection, (_E.brand_id, _E.click_id), clicks, and_(_IS_CONVERSION, lacks))
-        return [(row.brand_id, row.conversion_id) for row in rows]
+        query = select(_E.brand_id, _E.conversion_id).where(IS_CONVERSION, lacks)
+        found: list[tuple[str, str]] = []
+        for chunk in chunks(sorted(set(clicks))):
+            rows = connection.execute(query.where(one_of((_E.brand_id, _E.click_id), chunk)))
+            found += [(row[0], row[1]) for row in rows]
+        return found
 
-    def _events(
+    def _facts(
         self, connection: Connection, columns: Sequence[Any], keys: Iterable[tuple[str, str]], condition: Any
     ) -> list[Any]:
+        """Rows for `settlement.recorded`."""
         rows: list[Any] = []
         for chunk in chunks(sorted(set(keys))):
-            rows += (connection.execute(select(*_EVENT).where(one_of(columns, chunk), condition))).all()
+            rows += (connection.execute(select(*FACT).where(one_of(columns, chunk), condition))).all()
         return rows
 
     def insert_events(self, connection: Connection, rows: list[dict[str, Any]]) -> None:

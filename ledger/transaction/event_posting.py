@@ -1,4 +1,4 @@
-"""What becomes of each event of a batch. Pure: `book.py` reads what it asks for, and writes what it says.
+"""What becomes of each event of a batch. Pure: `event_recording.py` reads what it asks for, and writes what it says.
 
 posting = EventPosting(now, events, brands, hashes, clicks, groups, reservations)
 results = posting.post(page, figures)      # page and figures hold `posting.budget_keys` and `posting.row_keys`
@@ -20,6 +20,7 @@ from ledger.domain.settlement import (
     AGGREGATE,
     CLICK,
     CONVERSION,
+    CONVERSIONS,
     IMPRESSION,
     NOTHING,
     UPDATE,
@@ -95,9 +96,10 @@ class EventPosting:
             if row.click_id is not None and (row.reservation_id is None or row.slot_id is None):
                 group = (row.brand_id, row.partner_id, row.conversion_id)
                 self._waiting.setdefault((row.brand_id, row.partner_id, row.click_id), []).append((group, row.event_id))
-        self._items: list[Item | Result] = []
-        self._see_clicks(events)
-        self._items = [self._item(event) for event in events]
+        of_clicks = self._see_clicks(events)
+        self._items = [of_clicks.get(number) or self._item(event) for number, event in enumerate(events)]
+        self.row_keys, self.budget_keys = self._keys()
+        """What must be read before `post`."""
         self.event_rows: list[dict[str, Any]] = []
         self.completed: dict[EventKey, Fact] = {}
         """Recorded conversion events that now know what they inherit."""
@@ -105,18 +107,15 @@ class EventPosting:
 
     # What must be read
 
-    @property
-    def row_keys(self) -> set[RowKey]:
-        return {row for _, fact in self._facts() if (row := row_of(fact)) is not None}
-
-    @property
-    def budget_keys(self) -> set[BudgetKey]:
-        keys: set[BudgetKey] = set()
-        for brand_id, portfolio_id, day in {
-            (brand_id, fact.portfolio_id, fact.day) for brand_id, fact in self._facts()
-        } | {(held.brand_id, held.portfolio_id, held.day) for held in self._reservations.values()}:
-            keys.update(budget_keys(brand_id, portfolio_id, day))
-        return keys
+    def _keys(self) -> tuple[set[RowKey], set[BudgetKey]]:
+        """The performance rows and the budgets that may move."""
+        rows: set[RowKey] = set()
+        owners = {(held.brand_id, held.portfolio_id, held.day) for held in self._reservations.values()}
+        for brand_id, fact in self._facts():
+            owners.add((brand_id, fact.portfolio_id, fact.day))
+            if (row := row_of(fact)) is not None:
+                rows.add(row)
+        return rows, {key for owner in owners for key in budget_keys(*owner)}
 
     def _facts(self) -> Iterable[tuple[str, Fact]]:
         for item in self._items:
@@ -228,7 +227,7 @@ class EventPosting:
         if event.occurred_at.year not in YEARS:
             return _rejected(event, "invalid", "occurred_at is not in this millennium")
         place, reservation_id = _place(event), event.reservation_id
-        if event.type in (CONVERSION, UPDATE):
+        if event.type in CONVERSIONS:
             if event.conversion_id is None:
                 return _rejected(event, "invalid", "a conversion needs its conversion_id")
             if event.click_id is not None and (place is None or reservation_id is None):
@@ -244,16 +243,24 @@ class EventPosting:
         fact = self._fact(event, brand, place, reservation_id)
         return Item(event, content_hash, fact, reservation_id is not None and fact.reservation_id is None)
 
-    def _see_clicks(self, events: Sequence[Event]) -> None:
-        """A conversion may inherit from a click of its own batch, whichever of them comes first in it."""
+    def _see_clicks(self, events: Sequence[Event]) -> dict[int, Item | Result]:
+        """A conversion may inherit from a click of its own batch, whichever of them comes first in it.
+
+        Returns:
+            What was read of the clicks, by their place in the batch.
+        """
         seen = set(self._hashes)
-        for event in events:
+        items: dict[int, Item | Result] = {}
+        for number, event in enumerate(events):
             key = (event.brand_id, event.partner_id, event.event_id)
             if key in seen:
                 continue
             seen.add(key)
-            if event.type == CLICK and event.click_id is not None and isinstance(item := self._item(event), Item):
-                self._clicks.setdefault((event.brand_id, event.partner_id, event.click_id), []).append(item.fact)
+            if event.type == CLICK and event.click_id is not None:
+                items[number] = item = self._item(event)
+                if isinstance(item, Item):
+                    self._clicks.setdefault((event.brand_id, event.partner_id, event.click_id), []).append(item.fact)
+        return items
 
     def _fact(self, event: Event, brand: Brand, place: Placement | None, reservation_id: str | None) -> Fact:
         held = self._reservations.get(reservation_id) if reservation_id else None
@@ -283,7 +290,7 @@ class EventPosting:
 
 
 def group_of(event: Event) -> ConversionGroup | None:
-    if event.type not in (CONVERSION, UPDATE) or event.conversion_id is None:
+    if event.type not in CONVERSIONS or event.conversion_id is None:
         return None
     return event.brand_id, event.partner_id, event.conversion_id
 

@@ -19,7 +19,7 @@ from ledger.domain.budget_day import day_ends_at
 from ledger.domain.errors import MoneyOutOfRange
 from ledger.domain.messages import Grant, LeaseLine, Placement, WinRecord
 from ledger.domain.reservation import OPEN, VOID, Lifetimes, Reservation, due_at, expires_at
-from ledger.domain.reservation_ids import DecodedId, decode
+from ledger.domain.reservation_ids import DecodedId
 from ledger.transaction.reservation_batch import ReservationBatch
 from ledger.transaction.working_set import LeaseKey, WorkingSet
 
@@ -103,7 +103,7 @@ class LeaseGranting:
         self._held_ids.update(win.reservation_id for win in plain)
         if len(plain) < len(wins):
             for win in wins:
-                self.record(session_id, win)
+                self.record(session_id, win, drawn[win.reservation_id])
         if plain:
             portfolio_of = {
                 (key.brand_id, key.day): lent.portfolio_id for key in totals if (lent := self._page.lent(key))
@@ -148,12 +148,15 @@ class LeaseGranting:
                 return [], {}
         return plain, {LeaseKey(session_id, *key): micros for key, micros in taken.items()}
 
-    def record(self, session_id: int, win: WinRecord) -> None:
-        """A win becomes a hold; void, if its request has been paid for, or its money is no longer there."""
+    def record(self, session_id: int, win: WinRecord, drawn: DecodedId | None) -> None:
+        """A win becomes a hold; void, if its request has been paid for, or its money is no longer there.
+
+        Args:
+            drawn: what its id says.
+        """
         if win.reservation_id in self._held_ids:
             return
-        known, drawn = self._known.get(win.reservation_id), decode(win.reservation_id)
-        request = (win.sub, win.request_id)
+        known, request = self._known.get(win.reservation_id), (win.sub, win.request_id)
         before = [one for one in self._recorded.get(request, ()) if one.status != VOID]
         paid = [one for one in before if one.award_id != win.award_id]
         if known is not None:
@@ -178,14 +181,14 @@ class LeaseGranting:
         self._known[win.reservation_id] = self._page.new_reservations[win.reservation_id]
         self._remember(request, win, self._known[win.reservation_id].status)
 
-    def adopt(self, reservation_id: str, place: Placement) -> Reservation | None:
-        """The hold of a win that no replica has recorded yet, or ever will: an event brings it to mind.
+    def adopt(self, reservation_id: str, drawn: DecodedId, place: Placement) -> Reservation | None:
+        """The hold of a win that no replica has recorded yet, or ever will: an event names it.
 
         None: there is no money behind it, or its time is over.
+
+        Args:
+            drawn: what the id says, which is genuine.
         """
-        drawn = decode(reservation_id)
-        if drawn is None:
-            return None
         key = LeaseKey(drawn.session_id, place.brand_id, drawn.day)
         if not self._has_money(key, drawn):
             return None

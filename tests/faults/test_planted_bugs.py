@@ -9,12 +9,12 @@ from types import SimpleNamespace
 import pytest
 
 from ledger.client import lease_cache
-from ledger.domain import reservation, settlement
+from ledger.domain import reservation, reservation_ids, settlement
 from ledger.domain.brand import Brand
 from ledger.domain.budget import Budget
 from ledger.domain.errors import LedgerError, LedgerUnavailable
 from ledger.domain.messages import Grant
-from ledger.service import beats, event_recording
+from ledger.service import beats
 from ledger.service.sessions import Sessions
 from ledger.storage.budget_store import BudgetStore
 from ledger.storage.epochs import Epochs
@@ -31,9 +31,9 @@ TRIED = 400
 def wins_are_recorded_again(patch):
     before = lease_granting.LeaseGranting.record
 
-    def record(self, session_id, win):
+    def record(self, session_id, win, drawn):
         self._known.clear()
-        before(self, session_id, win)
+        before(self, session_id, win, drawn)
 
     patch.setattr(lease_granting.LeaseGranting, "record", record)
 
@@ -170,7 +170,7 @@ def events_count_twice(patch):
 
 
 def made_up_ids_are_believed(patch):
-    patch.setattr(event_recording, "is_genuine", lambda *_: True)
+    patch.setattr(reservation_ids.ClaimedId, "is_genuine", lambda *_: True)
 
 
 def an_event_before_its_record_finds_nothing(patch):
@@ -180,9 +180,9 @@ def an_event_before_its_record_finds_nothing(patch):
 def an_event_before_its_record_leaves_the_lease_as_it_was(patch):
     before = lease_granting.LeaseGranting.adopt
 
-    def adopt(self, reservation_id, place):
+    def adopt(self, reservation_id, drawn, place):
         leases, changed = dict(self._page._leases), dict(self._page.changed_leases)
-        held = before(self, reservation_id, place)
+        held = before(self, reservation_id, drawn, place)
         self._page._leases, self._page.changed_leases = leases, changed
         return held
 

@@ -2,7 +2,7 @@
 
 The ledger writes an event and what it does to its row in one transaction, so the two never differ. This counts anew
 and repairs what differs all the same, under the ledger's lock. The database adds up what only adds up; conversions,
-which restate each other, are counted by the ledger's own pure rules (`ledger/settlement.py`).
+which restate each other, are counted by the ledger's own pure rules (`ledger/domain/settlement.py`).
 """
 
 from __future__ import annotations
@@ -24,31 +24,24 @@ from ledger.domain.messages import Placement
 from ledger.domain.settlement import (
     AGGREGATE,
     CLICK,
-    CONVERSION,
+    CONVERSIONS,
     IMPRESSION,
-    UPDATE,
     Figures,
     RowKey,
     effect_of_group,
     recorded,
 )
-from ledger.storage.event_store import EventStore
+from ledger.storage.event_store import FACT, GROUP, IS_CONVERSION, EventStore
 from training.etl.reader import Rows, read_rows
 
 ONE_DAY = dt.timedelta(days=1)
 KEY = ("kind", "daily", "hour", *Placement._fields)
 _E, _P = t.events.c, t.performance_hourly.c
-_GROUP = (_E.brand_id, _E.partner_id, _E.conversion_id)
-_IS_CONVERSION = _E.type.in_((CONVERSION, UPDATE))
 _KIND = (_E.type, _E.period, extract("hour", _E.occurred_at))
 _PLACE = tuple(_E[name] for name in Placement._fields)
 _SUMS = (
     func.count(), func.sum(_E.impressions), func.sum(_E.clicks), func.sum(_E.conversions), func.sum(_E.cost_micros),
     func.sum(_E.revenue_micros),
-)  # fmt: skip
-_FACT = (
-    *_GROUP, _E.event_id, _E.type, _E.occurred_at, _E.slot_id, _E.device_type, _E.creative_type, _E.placement_score,
-    _E.day, _E.portfolio_id, _E.reservation_id, _E.status, _E.cost_micros, _E.revenue_micros,
 )  # fmt: skip
 _ROW_KEY = (_P.kind, _P.period, _P.hour, *(_P[name] for name in Placement._fields))
 _LOCK = select(t.ledger_epochs.c.shard).order_by(t.ledger_epochs.c.shard).with_for_update()
@@ -176,7 +169,7 @@ def _counted(connection: Connection, day: dt.date, brand_ids: Sequence[str]) -> 
 
 def _simple(connection: Connection, day: dt.date, brand_ids: Sequence[str]) -> Iterator[Rows]:
     """Impressions, clicks and aggregates. Those that are alike in all but their sums come as one from the database."""
-    query = select(*_KIND, *_PLACE, *_SUMS).where(_on(day, brand_ids), _E.type.not_in((CONVERSION, UPDATE)))
+    query = select(*_KIND, *_PLACE, *_SUMS).where(_on(day, brand_ids), _E.type.not_in(CONVERSIONS))
     for types, periods, hours, *columns in fetch_columns(connection, query.group_by(*_KIND, *_PLACE)):
         place, (number, impressions, clicks, conversions, cost, revenue) = columns[:6], columns[6:]
         type_ = np.array(types, object)
@@ -204,9 +197,9 @@ def _simple(connection: Connection, day: dt.date, brand_ids: Sequence[str]) -> I
 
 def _groups(connection: Connection, day: dt.date, brand_ids: Sequence[str]) -> tuple[Rows, set[str]]:
     """Conversions that show on the day, with their events of all days; the brands that have any event then."""
-    named = select(*_GROUP).where(_on(day, brand_ids), _IS_CONVERSION).distinct().subquery()
-    same = and_(*(column == named.c[column.name] for column in _GROUP))
-    query = select(*_FACT).join(named, same).where(_IS_CONVERSION).order_by(*_GROUP)
+    named = select(*GROUP).where(_on(day, brand_ids), IS_CONVERSION).distinct().subquery()
+    same = and_(*(column == named.c[column.name] for column in GROUP))
+    query = select(*FACT).join(named, same).where(IS_CONVERSION).order_by(*GROUP)
     brands: set[str] = set()
     keys: list[RowKey] = []
     figures: list[Figures] = []

@@ -15,7 +15,7 @@ from sqlalchemy import Column, ColumnElement, Connection, Select, Subquery, and_
 
 from db import tables as t
 from db.rows import chunks
-from ledger.domain.settlement import CLICK, CONVERSION, UPDATE
+from ledger.domain.settlement import CLICK, CONVERSIONS
 
 OVERLAP = 500_000
 """Numbers below the greatest that may still turn up: more than all shards insert in a transaction's longest time."""
@@ -28,7 +28,7 @@ BrandDays = dict[dt.date, dict[str, int]]
 
 _E, _P = t.events.c, t.performance_hourly.c
 _DAY_OF_EVENT = func.date(_E.occurred_at)
-_IS_CONVERSION = _E.type.in_((CONVERSION, UPDATE))
+_IS_CONVERSION = _E.type.in_(CONVERSIONS)
 _GROUP = (_E.brand_id, _E.partner_id, _E.conversion_id)
 _CLICK = (_E.brand_id, _E.partner_id, _E.click_id)
 

@@ -63,6 +63,12 @@ def win(one: reservation_ids.DecodedId, brand_id: str = "b", request_id: str = "
     return WinRecord(id_, award_id, "sub", request_id, "body", "bid", where(brand_id))
 
 
+def is_genuine(reservation_id: str, brand_id: str, partner_id: str, secret: bytes) -> bool:
+    """Whether the session with this secret made the id for this brand and partner."""
+    claimed = reservation_ids.parse(reservation_id)
+    return claimed is not None and claimed.is_genuine(brand_id, partner_id, secret)
+
+
 class Books:
     """Every call is one transaction of the real rules over dicts."""
 

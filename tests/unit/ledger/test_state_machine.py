@@ -16,7 +16,7 @@ from ledger.domain.messages import Beat, Grant, Offer, Reply, Win
 from ledger.service.sessions import LAPSE_GRACE_S
 from ledger.storage.session_store import CLOSED, LAPSED, OPEN, LedgerSession
 from ledger.transaction.working_set import BudgetKey, LeaseKey
-from tests.unit.ledger.books import LIVES, Books, claim, event, offer
+from tests.unit.ledger.books import LIVES, Books, claim, event, is_genuine, offer
 
 START = dt.datetime(2024, 5, 1, 9, tzinfo=dt.UTC)
 LEASE_S = 5.0
@@ -56,7 +56,7 @@ class Ledger:
             if beat.number <= session.beat:
                 return self._reply(session, beat)
         for win in beat.wins:
-            leasing.record(session.session_id, win)
+            leasing.record(session.session_id, win, reservation_ids.decode(win.reservation_id))
         status, answers = session.status, []
         if beat.is_last:
             leasing.give_up([key for key in page.leases if key.session_id == session.session_id])
@@ -110,9 +110,9 @@ class Ledger:
         drawn = reservation_ids.decode(reservation_id)
         if reservation_id not in self.books.reservations:
             assert drawn is not None
-            assert reservation_ids.is_genuine(reservation_id, brand_id, "p", self.sessions[drawn.session_id].secret)
+            assert is_genuine(reservation_id, brand_id, "p", self.sessions[drawn.session_id].secret)
             page, leasing = self.books.leasing()
-            leasing.adopt(reservation_id, offer(brand_id=brand_id).where)
+            leasing.adopt(reservation_id, drawn, offer(brand_id=brand_id).where)
             self.books.write_beats(page, leasing)
         assert self.books.reservations[reservation_id].is_open, "in time: its money is there"
         (result,) = self.books.record(one)

@@ -11,7 +11,7 @@ from ledger.client import lease_cache
 from ledger.client.lease_cache import AHEAD_S, AHEAD_WINS, IDLE_S, NO_LEASE, REFUSED_MOST_S, REFUSED_S, LeaseCache
 from ledger.domain import reservation_ids
 from ledger.domain.messages import Grant, LeaseLine, Reply, Terms, WinRecord
-from tests.unit.ledger.books import LIVES, NOW, claim, offer
+from tests.unit.ledger.books import LIVES, NOW, claim, is_genuine, offer
 from tests.unit.ledger.books import terms_of as terms
 
 TODAY = NOW.date()
@@ -85,7 +85,7 @@ def test_a_win_is_drawn_and_its_id_says_so():
     drawn = reservation_ids.decode(win.reservation_id)
     assert drawn == reservation_ids.DecodedId(drawn.created_ms, 7, 1, 300, TODAY, "cpm")
     assert drawn.created_at == NOW + dt.timedelta(seconds=2.5), "by the ledger's clock"
-    assert reservation_ids.is_genuine(win.reservation_id, "b", "p", b"secret")
+    assert is_genuine(win.reservation_id, "b", "p", b"secret")
     assert win.expires_at == drawn.created_at + dt.timedelta(seconds=LIVES.reservation_ttl_s)
 
 

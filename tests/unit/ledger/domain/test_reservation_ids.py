@@ -10,7 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ledger.domain.budget import MONEY_MOST
-from ledger.domain.reservation_ids import MODELS, DecodedId, decode, decode_all, encode, is_genuine
+from ledger.domain.reservation_ids import MODELS, DecodedId, decode, decode_all, encode
+from tests.unit.ledger.books import is_genuine
 
 ALPHABET = string.ascii_letters + string.digits + "-_"
 DRAWN = DecodedId(1_714_564_800_000, 7, 1, 300, dt.date(2024, 5, 1), "cpm")

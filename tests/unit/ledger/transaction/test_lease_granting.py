@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from db.brands import BrandSettings
 from ledger.domain.budget import MONEY_MOST
 from ledger.domain.messages import Grant, LeaseLine
-from ledger.domain.reservation_ids import decode_all
+from ledger.domain.reservation_ids import decode, decode_all
 from ledger.transaction.lease_granting import NOBODY, LeaseMismatch, block
 from ledger.transaction.working_set import LeaseKey, Lent
 from tests.unit.ledger.books import HOUR, LIVES, NOW, Books, drawn, where, win
@@ -42,7 +42,8 @@ def record(books: Books, *wins, session_id: int = 1) -> None:
 
 def adopt(books: Books, reservation_id: str, place=None):
     page, leasing = books.leasing()
-    held = leasing.adopt(reservation_id, place or where())
+    drawn = decode(reservation_id)
+    held = leasing.adopt(reservation_id, drawn, place or where()) if drawn is not None else None
     books.write_beats(page, leasing)
     return held
 
@@ -248,7 +249,7 @@ def one_by_one(books: Books, *wins, session_id: int = 1) -> None:
     """The rule, as it is written for one win."""
     page, leasing = books.leasing()
     for one in wins:
-        leasing.record(session_id, one)
+        leasing.record(session_id, one, decode(one.reservation_id))
     books.write_beats(page, leasing)
 
 
