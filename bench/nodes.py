@@ -16,7 +16,9 @@ import httpx
 from bench import cost
 from db.state import State
 from serve_app.launcher import processes
-from serve_app.launcher.system import APPLICATION, BIN
+from serve_app.launcher.cli import APPLICATION
+from serve_app.launcher.environment import BIN
+from serve_app.launcher.ports import free_ports
 
 JOIN_S, DEPLOY_S = 60.0, 120.0
 CPUS = 2
@@ -188,7 +190,7 @@ def joined(cluster: Cluster, number: int, logs: Path) -> Iterator[None]:
 
 def _start(cluster: Cluster, environ: dict[str, str], number: int, logs: Path) -> subprocess.Popen[bytes]:
     """One node. Returns when it has its socket: two that start at once would choose the same name for it."""
-    ports = processes.free_ports(len(PORTS), salt=os.getpid() + 37 * number)
+    ports = free_ports(len(PORTS), salt=os.getpid() + 37 * number)
     options = {
         "--address": cluster.run["ray_address"],
         "--node-ip-address": "127.0.0.1",

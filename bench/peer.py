@@ -16,7 +16,7 @@ import httpx
 from bench.load import SHARED
 from bench.system import DATA, System
 from serve_app import token
-from serve_app.launcher import processes
+from serve_app.launcher.ports import free_ports
 
 PEER = SHARED / "bench" / "peer_fastapi.py"
 TUNED, IDIOMATIC = "tuned peer (msgspec)", "idiomatic peer (pydantic)"
@@ -29,7 +29,7 @@ def running(folder: Path) -> Iterator[tuple[System, System]]:
     model, secret = folder / "peer.txt", secrets.token_hex(32)
     if not model.exists():
         subprocess.run([sys.executable, str(PEER), "train", str(DATA), str(model)], check=True)
-    port = processes.free_ports(1, salt=os.getpid() + 1)[0]
+    port = free_ports(1, salt=os.getpid() + 1)[0]
     command = [sys.executable, "-m", "uvicorn", "peer_fastapi:app", "--port", str(port), "--workers", "2"]
     environ = os.environ | {"PEER_MODEL": str(model), "PEER_SECRET": secret, "PYTHONDONTWRITEBYTECODE": "1"}
     process = subprocess.Popen([*command, "--no-access-log", "--log-level", "warning"], cwd=PEER.parent, env=environ)

@@ -15,8 +15,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import httpx
 
@@ -26,7 +25,8 @@ from bench.tables import table
 from bench.turns import say
 from db.state import State
 from serve_app.launcher import processes
-from serve_app.launcher.system import Ports, System
+from serve_app.launcher.environment import of_cluster
+from serve_app.launcher.ports import Ports, free_ports
 
 TURNS = 3
 WAIT_S, STOP_S = 240.0, 30.0
@@ -126,8 +126,7 @@ def hello(folder: Path) -> Start:
     scratch = Path(tempfile.mkdtemp(prefix="pl-hello-", dir="/tmp"))  # short: HAProxy takes 97 bytes of a path
     token = folder / "token"
     token.write_text(uuid.uuid4().hex * 2)
-    paths: Any = SimpleNamespace(_ports=Ports.free(salt=port))
-    environ = _environ() | System._ray_environment(paths, scratch / "h")
+    environ = _environ() | of_cluster(Ports.free(salt=port), scratch / "h")
     environ |= {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
@@ -171,7 +170,7 @@ def _environ() -> dict[str, str]:
 
 
 def _port() -> int:
-    return processes.free_ports(1, salt=os.getpid() + time.monotonic_ns() // 1000 % 5000)[0]
+    return free_ports(1, salt=os.getpid() + time.monotonic_ns() // 1000 % 5000)[0]
 
 
 def _shown(start: Start) -> str:

@@ -21,6 +21,7 @@ from bench import cost
 from bench.load import ROOT, SHARED, Seen
 from db.state import State
 from serve_app.launcher import processes
+from serve_app.launcher.ports import free_ports
 
 DATA = SHARED / "data" / "online_ads.csv.gz"
 TREES, LEAVES = 300, 63
@@ -121,7 +122,7 @@ def paceline(name: str, folder: Path, settings: dict[str, str], has_ledger: bool
         **{name: value for name, value in os.environ.items() if name.startswith(KEPT)},
         "DATA": str(DATA),
         "STATE": str(state.root),
-        "PORT": str(processes.free_ports(1, salt=os.getpid() + len(name) * 7)[0]),
+        "PORT": str(free_ports(1, salt=os.getpid() + len(name) * 7)[0]),
         "NIGHTLY": "off",
         "PACELINE_MODEL_TREES": str(TREES),
         "PACELINE_MODEL_LEAVES": str(LEAVES),

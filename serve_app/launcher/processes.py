@@ -1,4 +1,4 @@
-"""Processes of one system: free ports for them, and none left behind."""
+"""Processes of one system: how they are known, stopped, and none left behind."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import os
 import signal
-import socket
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,7 +13,6 @@ from pathlib import Path
 MARK = "_PACELINE_SYSTEM"
 """Every process of a system inherits this variable; its value is the system's name. Some lose it: who gives itself a
 title may write over its environment, as Ray's agents do."""
-FIRST_PORT, LAST_PORT = 20_000, 29_999
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 
 
@@ -44,28 +42,6 @@ def descendants(pid: int) -> list[int]:
         waiting += (below := children.get(waiting.pop(), []))
         found += below
     return found
-
-
-def is_free(host: str, port: int) -> bool:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
-    return True
-
-
-def free_ports(number: int, salt: int) -> list[int]:
-    """A run of neighbouring ports that nobody listens on. `salt` keeps systems apart that start together."""
-    spans = (LAST_PORT - FIRST_PORT) // number
-    for step in range(spans):
-        first = FIRST_PORT + (salt + step * 7) % spans * number
-        span = range(first, first + number)
-        if all(is_free("0.0.0.0", port) for port in span):
-            return list(span)
-    raise OSError(f"no {number} neighbouring ports are free between {FIRST_PORT} and {LAST_PORT}")
 
 
 def marked(name: str, program: str | None = None) -> list[int]:

@@ -18,6 +18,7 @@ import httpx
 import pytest
 
 from serve_app.launcher import processes
+from serve_app.launcher.ports import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 READY_S, STOP_S = 240.0, 15.0
@@ -28,7 +29,7 @@ class System:
 
     def __init__(self, state: Path, **environ: str) -> None:
         self.state = state
-        self.port = processes.free_ports(1, salt=os.getpid())[0]
+        self.port = free_ports(1, salt=os.getpid())[0]
         inherited = {
             name: value for name, value in os.environ.items() if not name.startswith(("PACELINE_", "RAY_", "_PACELINE"))
         }

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.launcher import processes
 from serve_app.launcher.nightly_trigger import next_night
+from serve_app.launcher.ports import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -23,7 +23,7 @@ def run(state: Path, **environ: str) -> subprocess.CompletedProcess[str]:
     inherited = {
         name: value for name, value in os.environ.items() if not name.startswith(("PACELINE_", "RAY_", "DATA"))
     }
-    port = str(processes.free_ports(1, salt=os.getpid() + 7)[0])
+    port = str(free_ports(1, salt=os.getpid() + 7)[0])
     settings = inherited | {"STATE": str(state), "PORT": port, "NIGHTLY": "off"} | environ
     command = [sys.executable, "-m", "serve_app.run"]
     return subprocess.run(command, cwd=ROOT, env=settings, capture_output=True, text=True, timeout=120)

@@ -14,8 +14,8 @@ ROOT = Path(__file__).resolve().parents[2]
 CHILD = """
 import os, threading, time
 from pathlib import Path
-from serve_app.launcher.system import _heed_make
-threading.Thread(target=_heed_make, daemon=True).start()
+from serve_app.launcher.signals import heed_make
+threading.Thread(target=heed_make, daemon=True).start()
 Path("pid").write_text(str(os.getpid()))
 try:
     while not Path("enough").exists():

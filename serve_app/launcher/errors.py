@@ -1,0 +1,16 @@
+"""What keeps `make run` from running."""
+
+from __future__ import annotations
+
+import traceback
+
+from db.state import State
+
+
+class CannotRun(Exception):
+    """One line for the person who typed `make run`."""
+
+
+def keep_traceback(state: State, error: BaseException) -> None:
+    """The whole story, in logs/start.log, for who wants to know; the terminal gets a line."""
+    (state.logs / "start.log").write_text("".join(traceback.format_exception(error)))

@@ -1,0 +1,67 @@
+"""What stops a running system: Ctrl-C, SIGTERM, a terminal that closes, a make that was interrupted."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+LOOK_S = 0.25
+
+
+class Stop(BaseException):
+    """Ctrl-C or SIGTERM."""
+
+
+def raise_stop(_number: int, _frame: object) -> None:
+    raise Stop
+
+
+def heed_stop_signals() -> None:
+    """From now on a stop signal raises `Stop` in the main thread, one that only make has received, too."""
+    for number in STOP_SIGNALS:
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
+            signal.signal(number, raise_stop)
+    threading.Thread(target=heed_make, daemon=True).start()
+
+
+def ignore_stop_signals() -> None:
+    """While everything is being stopped."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def heed_make() -> None:
+    """GNU make waits for its child without handing SIGINT on: Ctrl-C reaches both, a lone `kill -INT` only make.
+
+    make takes its handler off when the signal has come: that can be seen from here. A make that never had one was
+    started with SIGINT ignored, as a script's `make run &` is.
+    """
+    parent = Path(f"/proc/{os.getppid()}")
+    try:
+        if (parent / "comm").read_text().strip() not in ("make", "gmake"):
+            return
+    except OSError:  # no parent here: a container's first process
+        return
+    had_one = _catches_sigint(parent)
+    while True:
+        time.sleep(LOOK_S)
+        has_one = _catches_sigint(parent)
+        if has_one is None or (had_one and not has_one):  # None: make has gone, so do we
+            os.kill(os.getpid(), signal.SIGINT)
+            return
+
+
+def _catches_sigint(process: Path) -> bool | None:
+    """Whether a process of /proc has a handler for SIGINT; None: it has gone."""
+    try:
+        lines = (process / "status").read_text().splitlines()
+    except OSError:
+        return None
+    said = dict(line.split(maxsplit=1) for line in lines if line.startswith(("State:", "SigCgt:")))
+    if said["State:"].startswith("Z"):
+        return None
+    return bool(int(said["SigCgt:"], 16) & 1 << (signal.SIGINT - 1))
