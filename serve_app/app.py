@@ -4,8 +4,6 @@ The environment is read here and nowhere else in a running cluster; what needs a
 (No `from __future__ import annotations` in this file: Serve reads the builder's annotations as types.)
 """
 
-import asyncio
-import contextlib
 import gc
 import logging
 import time
@@ -13,9 +11,7 @@ from logging.handlers import MemoryHandler
 from typing import Any
 
 from ray import serve
-from ray.exceptions import RayError
 from ray.serve import Application
-from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 from redis.asyncio import Redis
@@ -26,19 +22,16 @@ from db.session import Database
 from db.state import State
 from ledger.client.ledger_client import LedgerClient
 from ledger.client.shard_client import ShardClient
-from ledger.runtime.deployment import connect, replace
-from ledger.runtime.generations import Reached
+from ledger.runtime.address import ShardAddress
 from serve_app.http.auth import Authenticator, KeySet, Secret
 from serve_app.monitor import Monitor
 from serve_app.prediction import codec
-from serve_app.prediction.expectation import Expectation
-from serve_app.prediction.predictor import Live, Predictor, Slot
+from serve_app.prediction.pool import PredictorPool
+from serve_app.prediction.predictor import Predictor
 from serve_app.routes.api import Api
 from serve_app.routes.model_versions import ModelVersions
 from serve_app.settings import Settings, load, with_state
-from training.model.model import Columns, Explanation
 
-POLL_TIMEOUT_S = 5.0
 NO_KEYS = "no token keys: set PACELINE_JWKS (a URL or a file) or, for development, PACELINE_JWT_SECRET"
 
 
@@ -79,36 +72,17 @@ def build(args: dict[str, Any]) -> Application:
     return ingress.bind(settings, state, time.time(), predictor.bind(settings, state))
 
 
-class Address:
-    """Where a shard's ledger is: the actor, which is started where there is none, and replaced when it is silent.
+def shards(settings: Settings, decided_at: float) -> list[ShardClient]:
+    """All of the ledger, as one replica sees it.
 
     Args:
-        decided_at: when the application was built; of two replicas with different settings the younger's count.
+        decided_at: when the application was built, see `ShardAddress`.
     """
-
-    def __init__(self, settings: Settings, shard: int, decided_at: float) -> None:
-        self._settings = settings.database, settings.redis.url, settings.ledger, settings.roas
-        self._shard, self._decided_at = shard, decided_at
-        self._seen: Reached[Any] | None = None
-
-    def connect(self) -> Any:
-        self._seen = connect(*self._settings, shard=self._shard, decided_at=self._decided_at)
-        return self._seen.handle
-
-    def replace(self) -> Any:
-        if self._seen is None:
-            return self.connect()
-        self._seen = replace(*self._settings, shard=self._shard, decided_at=self._decided_at, seen=self._seen)
-        return self._seen.handle
-
-
-def shards(settings: Settings, decided_at: float) -> list[ShardClient]:
-    """All of the ledger, as one replica sees it."""
-    found = []
-    for number in range(settings.ledger.shards):
-        address = Address(settings, number, decided_at)
-        found.append(ShardClient(address.connect, settings.ledger, address.replace))
-    return found
+    database, redis_url, ledger = settings.database, settings.redis.url, settings.ledger
+    addresses = [
+        ShardAddress(database, redis_url, ledger, settings.roas, shard, decided_at) for shard in range(ledger.shards)
+    ]
+    return [ShardClient(address.connect, ledger, address.replace) for address in addresses]
 
 
 def configure_logging() -> None:
@@ -140,51 +114,6 @@ class PredictorReplica(Predictor):
         return codec.pack_expectation(await self.predict(codec.unpack(columns)))
 
 
-class Pool:
-    """The predictor pool, as the ingress calls it.
-
-    Args:
-        poll_s: how often it is asked for its version, so that what an older one said is not remembered for longer.
-    """
-
-    predict_now = None
-
-    def __init__(self, handle: DeploymentHandle[Any], poll_s: float) -> None:
-        self._handle, self._poll_s = handle, poll_s
-        self._polling: asyncio.Task[None] | None = None
-        self.version: str | None = None
-
-    async def start(self) -> None:
-        self._polling = asyncio.get_running_loop().create_task(self._poll())
-
-    async def close(self) -> None:
-        if self._polling is not None:
-            self._polling.cancel()
-
-    async def _poll(self) -> None:
-        while True:
-            with contextlib.suppress(RayError, RayServeException, TimeoutError):
-                async with asyncio.timeout(POLL_TIMEOUT_S):
-                    await self.live()
-            await asyncio.sleep(self._poll_s)
-
-    async def predict(self, columns: Columns) -> Expectation:
-        found = codec.unpack_expectation(await self._handle.predict_packed.remote(codec.pack(columns)))
-        self.version = found.model_version
-        return found
-
-    async def explain(self, columns: Columns) -> tuple[Expectation, Explanation]:
-        return await self._handle.explain.remote(columns)  # type: ignore[no-any-return]
-
-    async def slot(self, columns: Columns) -> Slot:
-        return await self._handle.slot.remote(columns)  # type: ignore[no-any-return]
-
-    async def live(self) -> Live | None:
-        live: Live | None = await self._handle.live.remote()
-        self.version = None if live is None else live.version
-        return live
-
-
 @serve.ingress()
 class IngressReplica:
     """An ingress as a Serve replica: makes the collaborators, and hands the routes over to them."""
@@ -200,7 +129,7 @@ class IngressReplica:
         redis = Redis.from_url(str(settings.redis.url), socket_timeout=5.0, socket_connect_timeout=5.0)
         self._api = Api(
             settings,
-            Predictor(settings, state) if pool is None else Pool(pool, settings.serve.model_poll_s),
+            Predictor(settings, state) if pool is None else PredictorPool(pool, settings.serve.model_poll_s),
             self.ledger(settings, decided_at),
             database,
             Monitor(redis),

@@ -7,9 +7,8 @@ predictions in groups: see `batching.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import accumulate, pairwise
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,29 +16,11 @@ import numpy.typing as npt
 from serve_app.prediction.batching import Batcher
 from serve_app.prediction.columns import PlacementKey, columns_of
 from serve_app.prediction.expectation import Expectation
-from serve_app.prediction.predictor import Live, Slot, concatenated
-from training.model.model import Columns, Explanation
+from serve_app.prediction.predictions import Predictions
+from serve_app.prediction.predictor import concatenated
+from training.model.model import Columns
 
 HOUR_S = 3600
-
-
-class Predictions(Protocol):
-    """The predictor pool, or a predictor in this process."""
-
-    @property
-    def version(self) -> str | None:
-        """Which version predicts, as far as this process knows."""
-
-    async def start(self) -> None: ...
-    async def close(self) -> None: ...
-    async def predict(self, columns: Columns) -> Expectation: ...
-    @property
-    def predict_now(self) -> Callable[[Columns], Expectation | None] | None:
-        """The same without a call to another process (None: there is no model yet); None: it takes a call."""
-
-    async def explain(self, columns: Columns) -> tuple[Expectation, Explanation]: ...
-    async def slot(self, columns: Columns) -> Slot: ...
-    async def live(self) -> Live | None: ...
 
 
 class Memory:

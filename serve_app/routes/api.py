@@ -21,7 +21,7 @@ from serve_app.http.request_middleware import RequestMiddleware
 from serve_app.http.request_reader import RequestReader
 from serve_app.http.response_coalescing import SCORE
 from serve_app.monitor import Monitor
-from serve_app.prediction.cache import Predictions
+from serve_app.prediction.predictions import Predictions
 from serve_app.routes import brands, models, performance, portfolios, roas
 from serve_app.routes.docs import DocsRoutes
 from serve_app.routes.model_versions import ModelVersions

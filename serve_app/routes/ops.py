@@ -17,7 +17,7 @@ from serve_app.http.json_response import json_response
 from serve_app.http.problem_details import unavailable
 from serve_app.http.request_reader import RequestReader
 from serve_app.monitor import CONTENT_TYPE, Monitor
-from serve_app.prediction.cache import Predictions
+from serve_app.prediction.predictions import Predictions
 from serve_app.prediction.predictor import Live
 from serve_app.routes.model_versions import ModelVersions
 

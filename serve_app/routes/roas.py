@@ -18,8 +18,8 @@ from serve_app.http.openapi import Operation
 from serve_app.http.parsing import parse_query
 from serve_app.http.problem_details import not_found
 from serve_app.http.request_reader import RequestReader
-from serve_app.prediction.cache import Predictions
 from serve_app.prediction.columns import columns_of
+from serve_app.prediction.predictions import Predictions
 from serve_app.prediction.predictor import Slot
 from serve_app.routes.roas_actuals import Actuals, SlotFilter, actuals
 from serve_app.routes.waits import LEDGER_WAIT_S

@@ -20,9 +20,10 @@ from serve_app.http.openapi import Operation
 from serve_app.http.problem_details import Problem, unavailable
 from serve_app.http.request_middleware import header, read_body
 from serve_app.monitor import Monitor
-from serve_app.prediction.cache import PredictionCache, Predictions
+from serve_app.prediction.cache import PredictionCache
 from serve_app.prediction.columns import columns_of
 from serve_app.prediction.expectation import Expectation
+from serve_app.prediction.predictions import Predictions
 from serve_app.schemas.score import Ranked, ScoreRequest, ScoreResponse
 from serve_app.scoring.bids import Bids
 from serve_app.scoring.idempotency import IdempotencyCache, IdempotencyEntry

@@ -1,0 +1,44 @@
+"""Where a shard's ledger is, for one replica."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from db.settings import DatabaseSettings
+from ledger.domain.settings import LedgerSettings, RoasSettings
+from ledger.runtime.deployment import connect, replace
+from ledger.runtime.generations import Reached
+
+
+class ShardAddress:
+    """The actor of a shard, which is started where there is none, and replaced when it is silent. Both calls block.
+
+    Args:
+        decided_at: when the settings were decided, in seconds since 1970; of two replicas with different settings the
+            younger's count.
+    """
+
+    def __init__(
+        self,
+        database: DatabaseSettings,
+        redis_url: str | None,
+        ledger_settings: LedgerSettings,
+        roas_settings: RoasSettings,
+        shard: int,
+        decided_at: float,
+    ) -> None:
+        self._settings = database, redis_url, ledger_settings, roas_settings
+        self._shard, self._decided_at = shard, decided_at
+        self._reached: Reached[Any] | None = None
+
+    def connect(self) -> Any:
+        """A handle of the actor. Raises: LedgerUnavailable, it is not ready yet; try again."""
+        self._reached = connect(*self._settings, shard=self._shard, decided_at=self._decided_at)
+        return self._reached.handle
+
+    def replace(self) -> Any:
+        """A handle of its successor. Raises: LedgerUnavailable, it is not ready yet; try again."""
+        if self._reached is None:
+            return self.connect()
+        self._reached = replace(*self._settings, shard=self._shard, decided_at=self._decided_at, seen=self._reached)
+        return self._reached.handle
