@@ -35,7 +35,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ledger.bidding.solver import Limits
+from ledger.bidding.brand_state import Limits
 from ledger.domain.budget import MONEY_MOST
 from ledger.domain.errors import LedgerError
 from training.pricing.auctions import Auctions, AuctionTerms, BadInput, Market, read_auctions, read_market

@@ -11,9 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from ledger.bidding.brand_state import BrandState, Earned, Group, Limits, Traffic
 from ledger.bidding.demand import BrandDemand
+from ledger.bidding.kill_switch import Envelope, KillSwitch
 from ledger.bidding.sketch import COST, REVENUE
-from ledger.bidding.solver import BrandState, Earned, Envelope, Group, KillSwitch, Limits, Traffic, resolve
+from ledger.bidding.solver import resolve
 from ledger.bidding.terms import Steered
 
 SEEN_LEAST = 200

@@ -20,21 +20,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from ledger.bidding.sketch import BINS, BINS_PER_OCTAVE, COST, COUNT, EDGES, OCTAVES, REVENUE, Sketch
+from ledger.bidding.brand_state import SOMETHING_MICROS, BrandState, Group
+from ledger.bidding.sketch import BINS, BINS_PER_OCTAVE, COST, COUNT, EDGES, OCTAVES, REVENUE
 from ledger.domain.pricing import KAPPA_MOST
 
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
-
-HALF_LIFE = 0.2
-"""Share of a day's traffic after which what was seen counts half. From 0.15 to 0.5 results hardly move; shorter follows
-a market that changes, longer a steady one."""
 
 COLD_WEIGHT, NIGHT_WEIGHT = 3.0, 100.0
 """Opportunities after which the first κ, the cold one (τ) or last night's, counts a quarter; it fades as its square."""
@@ -45,164 +41,6 @@ large pieces: a deficit is made up late or never, a surplus is soon spent."""
 
 REACH_LEAST, REACH_MOST, REACH_SHARE = 5e-5, 5e-4, 0.01
 """Shares of a day's traffic: 4 s and 43 s of a day; in between, a hundredth of what is over or left."""
-
-FACTOR_BOUNDS = (0.3, 1.5)
-"""Of realised ÷ predicted revenue."""
-FACTOR_SPREAD = 0.3
-"""How far, as a standard deviation, a day's factor is believed to be from 1 before anything was realised."""
-
-LEVEL_COUNT, LEVEL_BINS, LEVEL_SIGMAS = 1_000, 6.0, 6.0
-"""After so many opportunities the market's level is compared; so many eighths of an octave, and so many standard
-deviations, are no chance."""
-
-SOMETHING_MICROS = 1e-3
-"""Predicted revenue below this is none."""
-
-RELEASE = 0.8
-"""A tripped switch counts a look as calm when everything is within this share of its envelope."""
-CALM_LOOKS = 12
-"""So many calm looks in a row release it: a minute, at one look every five seconds."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Of a brand or a portfolio, over one day."""
-
-    target_roas: float | None = None  # None: no target
-    budget_micros: float | None = None  # None: unlimited
-
-
-class Earned(NamedTuple):
-    """What a brand's wins have brought so far: sums since midnight, in micros."""
-
-    revenue_micros: float = 0.0
-    """Realised and completed for what is still to come; where revenue is not fed back, the predicted one."""
-    predicted_micros: float = 0.0
-    """Predicted revenue of the same wins."""
-    cost_micros: float = 0.0
-    held_cost_micros: float = 0.0
-    """Reserved for wins that are not settled."""
-    held_revenue_micros: float = 0.0
-    """Predicted revenue of those."""
-
-
-@dataclass(frozen=True, slots=True)
-class Traffic:
-    """Share of a day's opportunities that have come by each of equally spaced times: the day's shape.
-
-    >>> Traffic().share(21_600, 86_400)
-    0.25
-    >>> Traffic((0.0, 0.1, 1.0)).share(43_200, 86_400)
-    0.1
-    """
-
-    cumulative: tuple[float, ...] = (0.0, 1.0)
-
-    def __post_init__(self) -> None:
-        steps = np.diff(self.cumulative)
-        if len(steps) == 0 or self.cumulative[0] != 0.0 or self.cumulative[-1] != 1.0 or not (steps >= 0.0).all():
-            raise ValueError("shares rise from 0 to 1")
-
-    def share(self, now_s: float, day_s: float) -> float:
-        """How much of the day's traffic is over after `now_s` of its `day_s`; 1 after its end."""
-        if now_s >= day_s:
-            return 1.0
-        return float(np.interp(now_s / day_s, np.linspace(0.0, 1.0, len(self.cumulative)), self.cumulative))
-
-
-@dataclass(slots=True)
-class Feedback:
-    """How far revenue was from its prediction today."""
-
-    factor: float = 1.0  # realised ÷ predicted
-    noise: float = 0.0  # Σ (realised − factor · predicted)² between looks, micros²
-
-    def learn(self, before: Earned, now: Earned) -> None:
-        """From two looks at the day's sums. The factor leaves 1 as fast as the noise lets it."""
-        realised, predicted = now.revenue_micros - before.revenue_micros, now.predicted_micros - before.predicted_micros
-        self.noise += (realised - self.factor * predicted) ** 2
-        if now.predicted_micros >= SOMETHING_MICROS:
-            trust = FACTOR_SPREAD**2 / (FACTOR_SPREAD**2 + self.noise / now.predicted_micros**2)
-            factor = 1.0 + trust * (now.revenue_micros / now.predicted_micros - 1.0)
-            self.factor = min(max(factor, FACTOR_BOUNDS[0]), FACTOR_BOUNDS[1])
-
-
-@dataclass(slots=True)
-class BrandState:
-    """One brand's day: its limits, what it has seen and earned, and its κ."""
-
-    limits: Limits
-    night_kappa: float | None = None  # None: cold
-    sketch: Sketch = field(default_factory=Sketch)
-    exposure: float = 0.0  # share of a day's traffic that the sketch covers, faded as it is
-    at: float = 0.0  # share of the day's traffic that was over when the sketch last faded
-    seen: float = 0.0  # opportunities since midnight
-    earned: Earned = field(default_factory=Earned)
-    feedback: Feedback = field(default_factory=Feedback)
-    recent: Sketch = field(default_factory=Sketch)  # since the market's level was last looked at
-    kappa: float = field(init=False)
-    capped: bool = field(init=False, default=False)  # a budget asks for more than the targets do
-
-    def __post_init__(self) -> None:
-        self.kappa = self.first_kappa
-
-    @property
-    def first_kappa(self) -> float:
-        """Last night's; cold, the target: each win then pays for itself."""
-        return (self.limits.target_roas or 0.0) if self.night_kappa is None else self.night_kappa
-
-    def saw(self, delta: Sketch) -> None:
-        """Opportunities since the last time, won or not, from any replica."""
-        self.seen += float(delta.sums[COUNT].sum())
-        self.sketch.merge(delta)
-        self.recent.merge(delta)
-        if self.recent.totals()[COUNT] >= LEVEL_COUNT:
-            self._follow_level()
-
-    def _follow_level(self) -> None:
-        """When everything has become worth more or less, what was seen before is taken to have, too.
-
-        A payout that is cut moves all ratios at once, which some hundred ordinary opportunities tell; the rare ones
-        that bring the most revenue would take a day to.
-        """
-        before = Sketch(np.maximum(self.sketch.sums - self.recent.sums, 0.0))
-        (was, was_variance, seen), (now, now_variance, count) = before.level(), self.recent.level()
-        if min(seen, count) >= LEVEL_COUNT / 2:
-            moved = now - was
-            if abs(moved) >= max(LEVEL_BINS, LEVEL_SIGMAS * math.sqrt(was_variance / seen + now_variance / count)):
-                before.shift(round(moved))
-                before.merge(self.recent)
-                self.sketch = before
-        self.recent = Sketch()
-
-    def earns(self, earned: Earned) -> None:
-        """The day's sums as they stand now."""
-        self.feedback.learn(self.earned, earned)
-        self.earned = earned
-
-    def fade(self, at: float) -> None:
-        """Let what was seen fade until a share of the day's traffic. Time that has passed already changes nothing."""
-        if at <= self.at:
-            return
-        factor = 0.5 ** ((at - self.at) / HALF_LIFE)
-        self.sketch.fade(factor)
-        self.exposure = self.exposure * factor + (1.0 - factor) * HALF_LIFE / math.log(2.0)
-        self.at = at
-
-    def start_day(self, limits: Limits, night_kappa: float | None) -> None:
-        """Midnight: the money starts afresh, what is known of the market stays."""
-        self.fade(1.0)
-        self.limits, self.night_kappa = limits, night_kappa
-        self.at, self.seen, self.earned, self.feedback = 0.0, 0.0, Earned(), Feedback()
-        self.kappa, self.capped = self.first_kappa, False
-
-
-@dataclass(slots=True)
-class Group:
-    """A portfolio and its brands; or a brand alone, then without limits of its own."""
-
-    brands: dict[str, BrandState]
-    limits: Limits = Limits()
 
 
 def reach_at(at: float) -> float:
@@ -428,56 +266,3 @@ def _kappa(position: Floats) -> Floats:
     below = (BINS - position) * _BOTTOM
     inside = np.exp2(OCTAVES - (position - 1.0) / BINS_PER_OCTAVE)
     return np.where(position < 1.0, above, np.where(position > BINS - 1, below, inside))
-
-
-@dataclass(frozen=True, slots=True)
-class Envelope:
-    """Between what bounds a brand's λ and its spending are believed."""
-
-    kappa_least: float
-    kappa_most: float  # does not bind a κ that a budget asks for
-    spend_rate_most: float  # 1: the pace that spends the whole budget evenly over the day's traffic
-
-    def breach(self, kappa: float, capped: bool, spend_rate: float, within: float = 1.0) -> str | None:
-        """What is outside, in words for an alert; None when nothing is."""
-        most = math.inf if capped else self.kappa_most * within
-        if math.isnan(kappa) or not self.kappa_least / within <= kappa <= most:
-            return f"λ {kappa:.4g} is outside {self.kappa_least:.4g} to {self.kappa_most:.4g}"
-        if math.isnan(spend_rate) or spend_rate > self.spend_rate_most * within:
-            return f"spending at {spend_rate:.3g} × the even pace, at most {self.spend_rate_most:.3g} is believed"
-        return None
-
-
-class Decision(NamedTuple):
-    """What a brand bids with."""
-
-    kappa: float
-    share: float  # of auctions that it takes part in
-
-
-@dataclass(frozen=True, slots=True)
-class KillSwitch:
-    """Takes the controller off a brand whose λ or spending leaves its envelope, and gives it back after a calm while.
-
-    >>> switch = KillSwitch().look(9.0, False, 1.0, Envelope(0.1, 5.0, 4.0))
-    >>> switch.reason, switch.decide(9.0, 1.0, night_kappa=1.5, exploration=0.02)
-    ('λ 9 is outside 0.1 to 5', Decision(kappa=1.5, share=0.02))
-    """
-
-    reason: str | None = None  # None: not tripped
-    calm_looks: int = 0
-
-    def look(self, kappa: float, capped: bool, spend_rate: float, envelope: Envelope) -> Self:
-        """One look at what the controller would do and what is spent."""
-        reason = envelope.breach(kappa, capped, spend_rate)
-        if reason is not None:
-            return type(self)(reason)
-        if self.reason is None:
-            return self
-        if envelope.breach(kappa, capped, spend_rate, RELEASE) is not None:
-            return type(self)(self.reason)
-        return type(self)() if self.calm_looks + 1 >= CALM_LOOKS else type(self)(self.reason, self.calm_looks + 1)
-
-    def decide(self, kappa: float, share: float, night_kappa: float, exploration: float) -> Decision:
-        """The controller's κ and the throttle's share; tripped, last night's κ on the exploration share."""
-        return Decision(kappa, share) if self.reason is None else Decision(night_kappa, min(share, exploration))

@@ -8,9 +8,9 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 
+from ledger.bidding.brand_state import Limits
 from ledger.bidding.controller import Controller, Results, Rules, traffic_of
 from ledger.bidding.demand import DemandColumns, added_up, unpacked
-from ledger.bidding.solver import Limits
 from ledger.bidding.terms import Steered
 from ledger.domain.budget_day import day_ends_at, day_of, midnight
 from ledger.domain.errors import LedgerUnavailable

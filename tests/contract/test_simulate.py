@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ledger.bidding.solver import Limits
+from ledger.bidding.brand_state import Limits
 from training.pricing.auctions import COLUMNS, Auctions, AuctionTerms, read_auctions, read_market
 from training.pricing.evaluate import Item, judge, make_market, optimum, optimum_by_highs
 from training.pricing.evaluate import main as judge_main

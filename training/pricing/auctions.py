@@ -13,7 +13,7 @@ import pandas as pd
 from pydantic import BaseModel, Field, ValidationError
 
 from db.fields import ID
-from ledger.bidding.solver import Limits
+from ledger.bidding.brand_state import Limits
 from ledger.domain.budget import MONEY_MOST
 
 Floats = npt.NDArray[np.float64]

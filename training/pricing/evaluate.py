@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ledger.bidding.solver import Limits
+from ledger.bidding.brand_state import Limits
 from training.pricing.auctions import COLUMNS, Auctions, BadInput, Market, read_auctions, read_market
 
 Floats = npt.NDArray[np.float64]

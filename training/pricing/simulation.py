@@ -13,8 +13,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ledger.bidding.brand_state import BrandState, Earned, Group, Limits
 from ledger.bidding.sketch import Sketch
-from ledger.bidding.solver import BrandState, Earned, Group, Limits, reach_at, resolve
+from ledger.bidding.solver import reach_at, resolve
 from ledger.domain.budget import Budget
 from training.pricing.auctions import Auctions, AuctionTerms, Floats, Market, read_auctions, read_market
 from training.pricing.lagrange import Constraint, Opportunities, fit

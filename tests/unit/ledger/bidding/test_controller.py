@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ledger.bidding.brand_state import Limits
 from ledger.bidding.controller import SEEN_LEAST, Controller, Results, Rules, traffic_of
 from ledger.bidding.demand import OUTBID, TOO_DEAR, UNDECIDED, WON, Demand, Opportunity, added_up, unpacked
+from ledger.bidding.kill_switch import CALM_LOOKS
 from ledger.bidding.sketch import BINS
-from ledger.bidding.solver import CALM_LOOKS, Limits
 
 DAY = dt.date(2024, 5, 1)
 NOON, LENGTH = 43_200.0, 86_400.0

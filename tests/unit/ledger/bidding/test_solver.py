@@ -10,20 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ledger.bidding.brand_state import FACTOR_BOUNDS, BrandState, Earned, Feedback, Group, Limits, Traffic
+from ledger.bidding.kill_switch import CALM_LOOKS, Envelope, KillSwitch
 from ledger.bidding.sketch import Sketch
-from ledger.bidding.solver import (
-    CALM_LOOKS,
-    FACTOR_BOUNDS,
-    BrandState,
-    Earned,
-    Envelope,
-    Feedback,
-    Group,
-    KillSwitch,
-    Limits,
-    Traffic,
-    resolve,
-)
+from ledger.bidding.solver import resolve
 
 NOTHING = Earned()
 EVEN = 5_000
