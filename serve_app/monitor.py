@@ -16,7 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from ledger.service.roas_counters import Gauges, read_gauges
+from ledger.service.gauges import Gauges, read_gauges
 from serve_app.schemas.performance import EventStatus
 
 logger = logging.getLogger("paceline.monitor")

@@ -13,6 +13,7 @@ from ledger.domain.budget import Budget
 from ledger.domain.budget_day import budget_day
 from ledger.service.budgets import Budgets
 from ledger.service.directory import Clock, Directory
+from ledger.storage.event_store import NewConversions
 from ledger.storage.store import Store
 
 BrandDay = tuple[str, dt.date]
@@ -33,6 +34,24 @@ class Performance:
         """Brand days whose performance has changed since the last call."""
         changed, self._changed = self._changed, set()
         return changed
+
+    async def sums(self, days: Collection[BrandDay]) -> dict[BrandDay, DaySums]:
+        """What these days have brought; one that has brought nothing is left out.
+
+        Raises:
+            LedgerUnavailable: the database is away.
+        """
+        return await self._store.epochs.read(lambda connection: self._store.events.sums_of(connection, days))
+
+    async def sums_since(self, first: dt.date) -> dict[BrandDay, DaySums]:
+        """The same of all brands' days from this one on."""
+        return await self._store.epochs.read(lambda connection: self._store.events.sums_from(connection, first))
+
+    async def conversions_after(self, seq: int | None, most: int) -> NewConversions:
+        """See `EventStore.conversions_after`."""
+        return await self._store.epochs.read(
+            lambda connection: self._store.events.conversions_after(connection, seq, most)
+        )
 
     # The brands' days, for the controller
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     BigInteger,
@@ -12,6 +12,7 @@ from sqlalchemy import (
     Connection,
     Date,
     Double,
+    and_,
     bindparam,
     case,
     column,
@@ -31,7 +32,7 @@ from db.performance import PRECEDENCE, key_hash
 from db.rows import chunks, one_of
 from ledger.bidding.revenue_completion import DaySums
 from ledger.domain.budget import MONEY_MOST
-from ledger.domain.settlement import CLICK, CONVERSIONS, Fact, Figures, RowKey
+from ledger.domain.settlement import APPROVED, CLICK, CONVERSION, CONVERSIONS, REJECTED, UPDATE, Fact, Figures, RowKey
 
 EventKey = tuple[str, str, str]
 """brand_id, partner_id, event_id: unique for ever."""
@@ -102,6 +103,12 @@ DAY_SUMS = (
 """The fields of `DaySums`, in order: revenue only where its cost is known."""
 
 
+class NewConversions(NamedTuple):
+    newest: int  # number of the newest event
+    decided: list[tuple[str, str, int]]  # brand, approved | rejected, how many
+    delays: list[tuple[str, dt.datetime, dt.datetime]]  # brand, when converted, when clicked
+
+
 class EventStore:
     """Rows of `events` and `performance_hourly`."""
 
@@ -139,6 +146,34 @@ class EventStore:
         for chunk in chunks(sorted(set(keys))):
             rows += (connection.execute(select(*FACT).where(one_of(columns, chunk), condition))).all()
         return rows
+
+    def conversions_after(self, connection: Connection, seq: int | None, most: int) -> NewConversions:
+        """How conversions went whose events came after this number.
+
+        Args:
+            seq: None: among the newest `most` events.
+        """
+        newest = int(connection.execute(select(func.max(_E.seq))).scalar_one() or 0)
+        after = seq if seq is not None else newest - most
+        if newest <= after:
+            return NewConversions(newest, [], [])
+        recent = and_(_E.seq > after, _E.seq <= newest)
+        decided = (
+            select(_E.brand_id, _E.status, func.count())
+            .where(recent, or_(_E.type == CONVERSION, _E.type == UPDATE), _E.status.in_((APPROVED, REJECTED)))
+            .group_by(_E.brand_id, _E.status)
+        )
+        click = t.events.alias("click")
+        delays = (
+            select(_E.brand_id, _E.occurred_at, click.c.occurred_at)
+            .join(click, and_(click.c.brand_id == _E.brand_id, click.c.click_id == _E.click_id))
+            .where(recent, _E.type == CONVERSION, click.c.type == CLICK, click.c.partner_id == _E.partner_id)
+        )
+        return NewConversions(
+            newest,
+            [(row[0], row[1], int(row[2])) for row in connection.execute(decided)],
+            [(row[0], row[1], row[2]) for row in connection.execute(delays)],
+        )
 
     def insert_events(self, connection: Connection, rows: list[dict[str, Any]]) -> None:
         if rows:
@@ -184,6 +219,29 @@ class EventStore:
             for row in connection.execute(query.where(p.brand_id.in_(chunk))):
                 found[row[0]] = DaySums(*map(int, row[1:]))
         return found
+
+    def sums_of(
+        self, connection: Connection, brand_days: Iterable[tuple[str, dt.date]]
+    ) -> dict[tuple[str, dt.date], DaySums]:
+        """What these brands' UTC days have brought."""
+        by_day: dict[dt.date, list[str]] = {}
+        for brand_id, day in sorted(brand_days):
+            by_day.setdefault(day, []).append(brand_id)
+        p = PERFORMANCE.c
+        found: dict[tuple[str, dt.date], DaySums] = {}
+        for day, ids in by_day.items():
+            for chunk in chunks(ids):
+                found |= self._sums(connection, and_(p.day == day, p.brand_id.in_(chunk)))
+        return found
+
+    def sums_from(self, connection: Connection, first: dt.date) -> dict[tuple[str, dt.date], DaySums]:
+        """What each brand's UTC days from this one on have brought."""
+        return self._sums(connection, PERFORMANCE.c.day >= first)
+
+    def _sums(self, connection: Connection, condition: ColumnElement[bool]) -> dict[tuple[str, dt.date], DaySums]:
+        p = PERFORMANCE.c
+        query = select(p.brand_id, p.day, *DAY_SUMS).where(condition).group_by(p.brand_id, p.day)
+        return {(row[0], row[1]): DaySums(*map(int, row[2:])) for row in connection.execute(query)}
 
     def impressions_by_hour(self, connection: Connection, since: dt.date) -> list[tuple[str, int, float]]:
         """(brand, hour of the day in UTC, impressions) of rows that know their hour."""

@@ -12,8 +12,9 @@ from ledger.domain.errors import Fenced, LayoutReplaced, NotFound, OtherShard
 from ledger.domain.messages import Beat, LeaseLine
 from ledger.domain.settings import LedgerSettings, RoasSettings
 from ledger.domain.sharding import shard_of
+from ledger.service.gauges import read_gauges
 from ledger.service.ledger import Ledger
-from ledger.service.roas_counters import RoasCounters, read_gauges
+from ledger.service.roas_counters import RoasCounters
 from tests.contract.ledgers import DAY, HOUR, NOON, claim, event, offer
 from tests.contract.replica import Replica, reserve
 
