@@ -15,6 +15,7 @@ from sqlalchemy.engine import make_url
 from tests.profile import PROFILE
 from tests.servers.mysql import MySqlServer, connect
 from tests.servers.redis import RedisServer
+from tests.servers.snapshots import Snapshots
 
 # No deadline: the machine may be busy with a whole cluster beside the tests.
 settings.register_profile("desk", deadline=None)
@@ -111,6 +112,17 @@ def migrated_mysql_url(mysql_server: MySqlServer) -> Iterator[str]:
     upgrade(url)
     yield url
     mysql_server.drop_database(url)
+
+
+@pytest.fixture(scope="session")
+def snapshots(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Snapshots:
+    """Filled databases, for tests that begin with the same rows."""
+
+    def new_mysql_url() -> str:
+        server: MySqlServer = request.getfixturevalue("mysql_server")
+        return server.create_database()  # dropped with the server's others
+
+    return Snapshots(tmp_path_factory.mktemp("snapshots"), new_mysql_url)
 
 
 def _empty(url: str) -> None:

@@ -1,5 +1,6 @@
 """A database whose money adds up when the test ends, and a ledger on it."""
 
+import datetime as dt
 from collections.abc import AsyncIterator
 
 import pytest
@@ -10,6 +11,12 @@ from db.settings import DatabaseSettings
 from ledger.audit import audit
 from ledger.service.ledger import Ledger
 from tests.contract.ledgers import Clock
+from tests.servers.snapshots import Snapshots
+from training.etl.importer import import_frame
+from training.etl.simulated_market import performance
+
+LAST = dt.date(2020, 11, 21)
+"""The newest day of `history`."""
 
 
 @pytest.fixture
@@ -37,3 +44,12 @@ async def redis(redis_url: str) -> AsyncIterator[Redis]:
     redis = Redis.from_url(redis_url)
     yield redis
     await redis.aclose()
+
+
+@pytest.fixture
+async def history(database: Database, snapshots: Snapshots) -> None:
+    """Ten days of a simulated market in the test's `database`."""
+    url = database.engine.url
+    if not snapshots.recall("history", url):
+        await import_frame(database, performance(LAST, days=10), "simulated", simulated=True, say=lambda _: None)
+        snapshots.remember("history", url)

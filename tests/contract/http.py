@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import json
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -26,6 +27,7 @@ from serve_app.prediction.predictor import Predictor
 from serve_app.routes.api import Api
 from serve_app.routes.model_versions import ModelVersions
 from serve_app.settings import Settings, load
+from tests.servers.snapshots import Snapshots
 from training.etl.importer import import_frame
 from training.etl.simulated_market import performance
 from training.nightly.pipeline import first_model
@@ -95,9 +97,13 @@ class World:
 
 @asynccontextmanager
 async def world(
-    database_url: str, redis_url: str, folder: Path, days: int = 12, **environ: str
+    database_url: str, redis_url: str, folder: Path, snapshots: Snapshots, **environ: str
 ) -> AsyncIterator[World]:
-    """A small simulated market, its first model, and the API over both."""
+    """A small simulated market, its first model, and the API over both.
+
+    Args:
+        environ: settings of the ledger or the API; the market and its model are made once for all of them.
+    """
     state = State(folder)
     state.root.mkdir(parents=True, exist_ok=True)
     settings: Settings = load(
@@ -116,12 +122,15 @@ async def world(
         stack.push_async_callback(database.close)
         redis = Redis.from_url(redis_url)
         stack.push_async_callback(redis.aclose)
-        frame = performance(TODAY - dt.timedelta(days=1), days=days)
-        await import_frame(database, frame, "simulated", simulated=True, say=lambda _: None)
-        await first_model(database, state, settings=settings.model, redis_url=redis_url, say=lambda _: None)
+        if not (is_known := await recall_market(snapshots, database_url, state, redis)):
+            frame = performance(TODAY - dt.timedelta(days=1), days=12)
+            await import_frame(database, frame, "simulated", simulated=True, say=lambda _: None)
+            await first_model(database, state, settings=settings.model, redis_url=redis_url, say=lambda _: None)
         predictor = Predictor(settings, state)
         stack.push_async_callback(predictor.close)
         await predictor.start()
+        if not is_known:
+            await remember_market(snapshots, database_url, state, redis)
         shards = []
         for number in range(settings.ledger.shards):
             actor = LedgerActor(settings.database, redis_url, settings.ledger, settings.roas, number)
@@ -136,3 +145,25 @@ async def world(
         transport = httpx.ASGITransport(api.app(), raise_app_exceptions=False)
         http = await stack.enter_async_context(httpx.AsyncClient(transport=transport, base_url="http://paceline"))
         yield World(http, api, ledger, database, state)
+
+
+async def remember_market(snapshots: Snapshots, database_url: str, state: State, redis: Redis) -> None:
+    """Keep what a market's import and its first model have left: in the database, the state folder and Redis."""
+    snapshots.remember("market", database_url)
+    folder = snapshots.folder_of("market", database_url)
+    shutil.copytree(state.root, folder / "state")
+    kept = {key.decode(): await redis.dump(key) async for key in redis.scan_iter()}
+    (folder / "redis").mkdir()
+    for key, value in kept.items():
+        (folder / "redis" / key).write_bytes(value)
+
+
+async def recall_market(snapshots: Snapshots, database_url: str, state: State, redis: Redis) -> bool:
+    """Returns whether it was kept; else nothing is changed."""
+    if not snapshots.recall("market", database_url):
+        return False
+    folder = snapshots.folder_of("market", database_url)
+    shutil.copytree(folder / "state", state.root, dirs_exist_ok=True)
+    for file in (folder / "redis").iterdir():
+        await redis.restore(file.name, 0, file.read_bytes())
+    return True

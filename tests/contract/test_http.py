@@ -24,6 +24,7 @@ from serve_app.schemas.performance import PerformanceResponse
 from serve_app.schemas.roas import RoasResponse
 from serve_app.schemas.score import ScoreResponse
 from tests.contract.http import SECRET, TODAY, World, world
+from tests.servers.snapshots import Snapshots
 from training.etl.importer import import_frame
 from training.etl.simulated_market import performance
 from training.nightly.pipeline import run
@@ -33,23 +34,25 @@ PLACE = {"partner_id": "p-1", "slot_id": "s-1", "device_type": "mobile", "creati
 
 
 @asynccontextmanager
-async def served(database_url: str, redis_url: str, folder: Path, **environ: str) -> AsyncIterator[World]:
+async def served(
+    database_url: str, redis_url: str, folder: Path, snapshots: Snapshots, **environ: str
+) -> AsyncIterator[World]:
     """A world with a brand whose bids win; its books must balance at the end."""
-    async with world(database_url, redis_url, folder / "state", **environ) as found:
+    async with world(database_url, redis_url, folder / "state", snapshots, **environ) as found:
         await found.brand("cheap", daily_budget_micros=1_000_000, target_roas=0.01)
         yield found
         assert await audit(found.database) == []
 
 
 @pytest.fixture
-async def api(database_url: str, redis_url: str, tmp_path: Path) -> AsyncIterator[World]:
-    async with served(database_url, redis_url, tmp_path) as found:
+async def api(database_url: str, redis_url: str, tmp_path: Path, snapshots: Snapshots) -> AsyncIterator[World]:
+    async with served(database_url, redis_url, tmp_path, snapshots) as found:
         yield found
 
 
 @pytest.fixture
-async def on_sqlite(sqlite_url: str, redis_url: str, tmp_path: Path) -> AsyncIterator[World]:
-    async with served(sqlite_url, redis_url, tmp_path) as found:
+async def on_sqlite(sqlite_url: str, redis_url: str, tmp_path: Path, snapshots: Snapshots) -> AsyncIterator[World]:
+    async with served(sqlite_url, redis_url, tmp_path, snapshots) as found:
         yield found
 
 

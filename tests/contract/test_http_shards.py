@@ -11,13 +11,14 @@ import pytest
 from ledger.domain.sharding import shard_of
 from tests.contract.http import World
 from tests.contract.test_http import bid, event, request, served
+from tests.servers.snapshots import Snapshots
 
 NAMES = [f"brand-{number}" for number in range(8)]
 
 
 @pytest.fixture
-async def api(database_url: str, redis_url: str, tmp_path: Path) -> AsyncIterator[World]:
-    async with served(database_url, redis_url, tmp_path, PACELINE_LEDGER_SHARDS="2") as found:
+async def api(database_url: str, redis_url: str, tmp_path: Path, snapshots: Snapshots) -> AsyncIterator[World]:
+    async with served(database_url, redis_url, tmp_path, snapshots, PACELINE_LEDGER_SHARDS="2") as found:
         yield found
 
 

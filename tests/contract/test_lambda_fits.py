@@ -9,19 +9,16 @@ import numpy as np
 import pytest
 from sqlalchemy import insert, select
 
-from db.session import Database
 from db.state import State
 from db.tables import brands, lambda_fits, portfolios, score_log
 from ledger.storage.directory_store import DirectoryStore
-from training.etl.importer import import_frame
-from training.etl.simulated_market import performance
+from tests.contract.conftest import LAST
 from training.nightly import lambda_step
 from training.nightly.lambda_step import fit_lambdas
 from training.nightly.pipeline import run
 from training.pricing import lagrange
 from training.settings import ModelSettings
 
-LAST = dt.date(2020, 11, 21)
 NOW = dt.datetime(2026, 3, 1, 2, tzinfo=dt.UTC)
 SETTINGS = ModelSettings(trees=10, min_rows_in_leaf=5)
 
@@ -74,11 +71,6 @@ async def stored(database):
 
 async def ledgers(database):
     return await database.run_read(DirectoryStore().fits)
-
-
-@pytest.fixture
-async def history(database: Database) -> None:
-    await import_frame(database, performance(LAST, days=10), "simulated", simulated=True, say=quiet)
 
 
 @pytest.mark.usefixtures("history")

@@ -24,6 +24,7 @@ from db.session import Database
 from db.settings import DatabaseSettings
 from db.state import State
 from db.tables import model_activations, model_versions, nights
+from tests.contract.conftest import LAST
 from tests.unit.training.pages import sections_of
 from training.etl.importer import import_frame
 from training.etl.simulated_market import performance
@@ -40,7 +41,6 @@ from training.registry.version_files import VersionFiles
 from training.settings import ModelSettings
 
 ROOT = Path(__file__).resolve().parents[2]
-LAST = dt.date(2020, 11, 21)
 SECTIONS = ["verdict", "calibration", "days", "error", "money", "breaks", "importance", "shap"]
 SETTINGS = ModelSettings(trees=10, min_rows_in_leaf=5)
 
@@ -55,11 +55,6 @@ async def database(sqlite_url: str) -> AsyncIterator[Database]:
     opened = Database(DatabaseSettings(url=sqlite_url))
     yield opened
     await opened.close()
-
-
-@pytest.fixture
-async def history(database: Database) -> None:
-    await import_frame(database, performance(LAST, days=10), "simulated", simulated=True, say=quiet)
 
 
 def quiet(_line: str) -> None:

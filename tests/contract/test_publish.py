@@ -18,6 +18,7 @@ from db.session import Database
 from db.settings import DatabaseSettings
 from db.state import State
 from db.tables import lambda_fits, lambda_history, model_activations, model_versions, performance_hourly, score_log
+from tests.contract.conftest import LAST
 from training.etl.importer import import_frame
 from training.etl.simulated_market import performance
 from training.model.bundle import ModelRefused, ModelUnavailable
@@ -32,7 +33,6 @@ from training.registry.release_check import confirm
 from training.registry.version_files import VersionFiles, model_key
 from training.settings import ModelSettings
 
-LAST = dt.date(2020, 11, 21)
 SETTINGS = ModelSettings(trees=10, min_rows_in_leaf=5)
 NO_REDIS = "redis://127.0.0.1:1/0"
 
@@ -51,11 +51,6 @@ async def database(database_url: str) -> AsyncIterator[Database]:
     opened = Database(DatabaseSettings(url=database_url))
     yield opened
     await opened.close()
-
-
-@pytest.fixture
-async def history(database: Database) -> None:
-    await import_frame(database, performance(LAST, days=10), "simulated", simulated=True, say=quiet)
 
 
 def registry_of(database: Database, state: State, redis_url: str | None = None, say: Say = quiet) -> ModelRegistry:
