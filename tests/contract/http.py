@@ -118,6 +118,8 @@ async def world(
         },
     )
     async with AsyncExitStack() as stack:
+        state.scratch.mkdir(mode=0o700)  # of a node that serves: what its sandbox has found out is remembered there
+        stack.callback(shutil.rmtree, state.scratch, ignore_errors=True)
         database = Database(settings.database)
         stack.push_async_callback(database.close)
         redis = Redis.from_url(redis_url)
@@ -148,10 +150,11 @@ async def world(
 
 
 async def remember_market(snapshots: Snapshots, database_url: str, state: State, redis: Redis) -> None:
-    """Keep what a market's import and its first model have left: in the database, the state folder and Redis."""
+    """Keep what a market's import and its first model have left: in the database, on disk and in Redis."""
     snapshots.remember("market", database_url)
     folder = snapshots.folder_of("market", database_url)
     shutil.copytree(state.root, folder / "state")
+    shutil.copytree(state.scratch, folder / "scratch")
     kept = {key.decode(): await redis.dump(key) async for key in redis.scan_iter()}
     (folder / "redis").mkdir()
     for key, value in kept.items():
@@ -164,6 +167,7 @@ async def recall_market(snapshots: Snapshots, database_url: str, state: State, r
         return False
     folder = snapshots.folder_of("market", database_url)
     shutil.copytree(folder / "state", state.root, dirs_exist_ok=True)
+    shutil.copytree(folder / "scratch", state.scratch, dirs_exist_ok=True)
     for file in (folder / "redis").iterdir():
         await redis.restore(file.name, 0, file.read_bytes())
     return True
