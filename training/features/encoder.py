@@ -10,9 +10,8 @@ import numpy.typing as npt
 
 from training.arrays import Codes, Floats, Integers, Singles, from_text, to_text
 from training.columns import ID_COLUMNS
-from training.features.hierarchical_rates import BRAND
 from training.features.histories import QUICKLY, RATES, Histories, Known
-from training.features.keys import LEVELS, NO_SCORE, PATH, Keys
+from training.features.keys import BRAND, LEVELS, NO_SCORE, PATH, Keys
 from training.features.layout import (
     CODED,
     CODES_FROM,

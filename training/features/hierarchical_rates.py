@@ -15,23 +15,13 @@ Course in Credibility Theory, 2005, chapter 6 (hierarchical).
 
 from __future__ import annotations
 
-import functools
-import math
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from training.arrays import Codes, Flags, Floats, Integers, Singles
-
-BRAND = 1
-"""The level below everybody."""
-MEMORY = 0.9
-"""How much of the mean rate's past is kept from day to day."""
-MOST_SIGMAS = 6.0
-"""A day's surprise counts at most this many standard deviations: beyond lie errors of somebody's books."""
-LEAST_SHARE = 1e-4
-"""A key's rate counts as at least this share of the mean when its noise is judged."""
+from training.features.keys import BRAND
 
 
 class Filter(NamedTuple):
@@ -88,13 +78,15 @@ def walk(
         jumps: (days, brands) true where the brand's level has broken: it is learned anew from that day.
         factors: (n, levels − 1), or a view of it, to be filled with every row's factors, everybody's left out.
     """
+    from training.features import rate_kernel  # numba: half a second that only who learns should pay
+
     depth = believed.levels
     offsets = np.concatenate([[0], np.cumsum(n_keys[:depth])]).astype(np.int64)
     days = len(starts) - 1
     logs = np.empty(len(numerator))
-    kept = np.empty((0, depth), np.float32) if factors is None else factors
+    filled = np.empty((0, depth), np.float32) if factors is None else factors
     state = np.zeros(int(offsets[-1]))
-    base = _compiled()(
+    base = rate_kernel.walk()(
         np.asarray(starts, np.int64),
         levels[:depth],
         offsets,
@@ -106,7 +98,7 @@ def walk(
         believed.floor,
         np.zeros((days, int(n_keys[BRAND])), np.bool_) if jumps is None else jumps,
         logs,
-        kept,
+        filled,
         state,
     )
     found = [state[offsets[level] : offsets[level + 1]] for level in range(depth)]
@@ -114,123 +106,6 @@ def walk(
     for level in range(1, depth):
         found[level] = found[level] + found[level - 1][parents[level]]
     return Walk(logs, found)
-
-
-def _walk(
-    starts: Integers,
-    codes: Any,
-    offsets: Integers,
-    numerator: Floats,
-    denominator: Floats,
-    drift: Floats,
-    shock: Floats,
-    prior: Floats,
-    credible: float,
-    elasticity: float,
-    floor: float,
-    jumps: Flags,
-    logs: Floats,
-    kept: Singles,
-    state: Floats,
-) -> float:
-    """Fills logs, kept and state (factors by key); gives the log of the rate that all of them multiply."""
-    depth = len(codes)
-    variance = np.empty(len(state))
-    widest = 0
-    for level in range(depth):
-        variance[offsets[level] : offsets[level + 1]] = prior[level]
-        widest = max(widest, offsets[level + 1] - offsets[level])
-    seen, expected, exposure, step = np.empty(widest), np.empty(widest), np.empty(widest), np.empty(widest)
-    touched_on = np.full(widest, -1, np.int64)
-    touched = np.empty(widest, np.int64)
-    current = np.empty(len(numerator))  # each row's rate, as far as the day's levels are known
-    base = np.nan
-    past_numerator, past_denominator = 0.0, 0.0
-    mark = 0
-    for day in range(len(starts) - 1):
-        first, end = starts[day], starts[day + 1]
-        of_day, exposed = 0.0, 0.0
-        for row in range(first, end):
-            of_day += numerator[row]
-            exposed += denominator[row]
-            total = 0.0
-            for level in range(depth):
-                factor = state[offsets[level] + codes[level, row]]
-                total += factor
-                if level and len(kept):
-                    kept[row, level - 1] = factor
-            logs[row] = base + total
-        if math.isnan(base):
-            if of_day <= 0.0 or exposed <= 0.0:
-                continue
-            base = math.log(of_day / exposed)
-            for row in range(first, end):
-                current[row] = math.exp(base)
-        else:
-            for row in range(first, end):
-                current[row] = math.exp(logs[row])
-        past_numerator = MEMORY * past_numerator + of_day
-        past_denominator = MEMORY * past_denominator + exposed
-        mean = math.exp(base)
-        if past_numerator > 0.0 and past_denominator > 0.0:
-            mean = past_numerator / past_denominator
-        for level in range(depth):
-            number, mark = 0, mark + 1
-            for row in range(first, end):
-                key = codes[level, row]
-                if touched_on[key] != mark:
-                    touched_on[key] = mark
-                    touched[number] = key
-                    number += 1
-                    seen[key], expected[key], exposure[key] = 0.0, 0.0, 0.0
-                seen[key] += numerator[row]
-                expected[key] += denominator[row] * current[row]
-                exposure[key] += denominator[row]
-            for index in range(number):
-                key = touched[index]
-                place = offsets[level] + key
-                step[key] = 1.0
-                if exposure[key] <= 0.0 or expected[key] <= 0.0:
-                    continue
-                rate = expected[key] / exposure[key]
-                noise = credible * (mean / max(rate, mean * LEAST_SHARE)) ** elasticity
-                added = floor * noise * rate
-                surprise = (max(seen[key], 0.0) + added) / (expected[key] + added)
-                believed = variance[place] + drift[level]
-                if level == BRAND and jumps[day, key]:
-                    believed += 1.0
-                total = believed + shock[level] + noise / exposure[key]
-                gain = believed / total
-                surprise = min(surprise, 1.0 + MOST_SIGMAS * math.sqrt(total))
-                step[key] = 1.0 + gain * (surprise - 1.0)
-                state[place] += math.log(step[key])
-                variance[place] = (1.0 - gain) * believed
-            for row in range(first, end):
-                current[row] *= step[codes[level, row]]
-    return base
-
-
-@functools.cache
-def _compiled() -> Callable[..., float]:
-    from numba import types  # half a second that only who learns should pay
-
-    from training.jit import machine_code
-
-    doubles, integers = types.float64[::1], types.int64[::1]
-    return machine_code(
-        _walk,
-        types.float64(
-            integers,
-            types.int32[:, ::1],
-            integers,
-            *[doubles] * 5,
-            *[types.float64] * 3,
-            types.boolean[:, ::1],
-            doubles,
-            types.float32[:, :],
-            doubles,
-        ),
-    )
 
 
 def fade(
@@ -251,58 +126,13 @@ def fade(
     Returns:
         By level (keys, half-lives): the sums as of the last day, its own at full weight.
     """
+    from training.features import rate_kernel
+
     offsets = np.concatenate([[0], np.cumsum(n_keys[: len(levels)])]).astype(np.int64)
     logs = np.empty((0, len(levels) * len(half_lives)), np.float32) if logs is None else logs
     state = np.zeros((int(offsets[-1]), len(half_lives)))
     decay = 0.5 ** (1.0 / np.array(half_lives, np.float64))
-    _compiled_fade()(
+    rate_kernel.fade()(
         np.asarray(starts, np.int64), levels, offsets, np.ascontiguousarray(exposure, np.float64), decay, logs, state
     )
     return [state[offsets[level] : offsets[level + 1]] for level in range(len(levels))]
-
-
-def _fade(
-    starts: Integers, codes: Any, offsets: Integers, exposure: Floats, decay: Floats, logs: Singles, state: Floats
-) -> None:
-    days = len(starts) - 1
-    last = np.zeros(len(state), np.int64)
-    for day in range(days):
-        for level in range(len(codes)):
-            for row in range(starts[day], starts[day + 1] if len(logs) else starts[day]):
-                place = offsets[level] + codes[level, row]
-                for index in range(len(decay)):
-                    known = state[place, index]
-                    if last[place] < day:
-                        known *= decay[index] ** (day - 1 - last[place])
-                    logs[row, level * len(decay) + index] = math.log1p(known)
-            for row in range(starts[day], starts[day + 1]):
-                place = offsets[level] + codes[level, row]
-                if last[place] < day:
-                    for index in range(len(decay)):
-                        state[place, index] *= decay[index] ** (day - last[place])
-                    last[place] = day
-                for index in range(len(decay)):
-                    state[place, index] += exposure[row]
-    for place in range(len(state)):
-        for index in range(len(decay)):
-            state[place, index] *= decay[index] ** (days - 1 - last[place])
-
-
-@functools.cache
-def _compiled_fade() -> Callable[..., None]:
-    from numba import types
-
-    from training.jit import machine_code
-
-    return machine_code(
-        _fade,
-        types.void(
-            types.int64[::1],
-            types.int32[:, ::1],
-            types.int64[::1],
-            types.float64[::1],
-            types.float64[::1],
-            types.float32[:, :],
-            types.float64[:, ::1],
-        ),
-    )

@@ -16,8 +16,8 @@ import pandas as pd
 from training.arrays import Floats, Integers, Singles
 from training.columns import EVERYBODY, ID_COLUMNS
 from training.features import hierarchical_rates
-from training.features.hierarchical_rates import BRAND, Filter
-from training.features.keys import Keys, starts_of
+from training.features.hierarchical_rates import Filter
+from training.features.keys import BRAND, Keys, starts_of
 from training.features.layout import FACTORS_FROM, HALF_LIVES_DAYS, LOGS_FROM, N_EXPOSURE
 from training.features.payout_breaks import Break, by_day, find
 from training.features.payout_breaks import jumps as jumps_of

@@ -14,6 +14,8 @@ from training.columns import ID_COLUMNS
 
 LEVELS = ("brand", "partner", "slot", "device", "creative", "placement")
 PATH = ("all", *LEVELS)
+BRAND = 1
+"""The level of PATH below everybody."""
 NO_SCORE = float("-inf")
 """Stands for "no placement score" in keys: NaN is unequal to itself, scores are finite."""
 

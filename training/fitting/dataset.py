@@ -15,9 +15,8 @@ import pandas as pd
 
 from training.arrays import Flags, Floats, Integers, Singles
 from training.features.encoder import Encoder
-from training.features.hierarchical_rates import BRAND
 from training.features.histories import EXPOSURE, REVENUE, measures, payout_breaks
-from training.features.keys import Keys, starts_of
+from training.features.keys import BRAND, Keys, starts_of
 from training.features.layout import FEATURES
 from training.features.matrix import as_of_the_day_before
 from training.settings import ModelSettings

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.features.hierarchical_rates import BRAND, Filter, fade, walk
+from training.features.hierarchical_rates import Filter, fade, walk
+from training.features.keys import BRAND
 
 
 class World:

@@ -1,0 +1,231 @@
+"""What `hierarchical_rates.py` runs as machine code: rates that learn day by day, and sums that fade.
+
+Numba's cache of a function looks at its own file only: all that the machine code is made of stands here, constants too.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba import njit, types
+
+from training.arrays import Flags, Floats, Integers, Singles
+from training.features import keys
+from training.jit import machine_code
+
+BRAND = 1
+assert keys.BRAND == BRAND
+MEMORY = 0.9
+"""How much of the mean rate's past is kept from day to day."""
+MOST_SIGMAS = 6.0
+"""A day's surprise counts at most this many standard deviations: beyond lie errors of somebody's books."""
+LEAST_SHARE = 1e-4
+"""A key's rate counts as at least this share of the mean when its noise is judged."""
+DOUBLES, INTEGERS = types.float64[::1], types.int64[::1]
+
+
+def _expect_rows(
+    first: int,
+    end: int,
+    codes: Any,
+    offsets: Integers,
+    numerator: Floats,
+    denominator: Floats,
+    base: float,
+    state: Floats,
+    logs: Floats,
+    factors: Singles,
+) -> tuple[float, float]:
+    """Fills a day's logs and factors from the state of the day before; the day's sums of numerator and denominator."""
+    of_day, exposed = 0.0, 0.0
+    for row in range(first, end):
+        of_day += numerator[row]
+        exposed += denominator[row]
+        total = 0.0
+        for level in range(len(codes)):
+            factor = state[offsets[level] + codes[level, row]]
+            total += factor
+            if level and len(factors):
+                factors[row, level - 1] = factor
+        logs[row] = base + total
+    return of_day, exposed
+
+
+def _sum_by_key(
+    first: int,
+    end: int,
+    codes: Any,
+    mark: int,
+    numerator: Floats,
+    denominator: Floats,
+    current: Floats,
+    touched_on: Integers,
+    touched: Integers,
+    seen: Floats,
+    expected: Floats,
+    exposure: Floats,
+) -> int:
+    """Fills the sums of a day's rows by their key of one level, and `touched` with these keys; how many there are.
+
+    A key whose `touched_on` is not `mark` has sums of another day or level.
+    """
+    number = 0
+    for row in range(first, end):
+        key = codes[row]
+        if touched_on[key] != mark:
+            touched_on[key] = mark
+            touched[number] = key
+            number += 1
+            seen[key], expected[key], exposure[key] = 0.0, 0.0, 0.0
+        seen[key] += numerator[row]
+        expected[key] += denominator[row] * current[row]
+        exposure[key] += denominator[row]
+    return number
+
+
+def _learn(
+    seen: float,
+    expected: float,
+    exposure: float,
+    believed: float,
+    shock: float,
+    mean: float,
+    credible: float,
+    elasticity: float,
+    floor: float,
+) -> tuple[float, float]:
+    """(by what a key's factor is multiplied after a day, the variance of its log then).
+
+    `believed` is that variance before the day.
+    """
+    rate = expected / exposure
+    noise = credible * (mean / max(rate, mean * LEAST_SHARE)) ** elasticity
+    added = floor * noise * rate
+    surprise = (max(seen, 0.0) + added) / (expected + added)
+    total = believed + shock + noise / exposure
+    gain = believed / total
+    surprise = min(surprise, 1.0 + MOST_SIGMAS * math.sqrt(total))
+    return 1.0 + gain * (surprise - 1.0), (1.0 - gain) * believed
+
+
+def _walk(
+    starts: Integers,
+    codes: Any,
+    offsets: Integers,
+    numerator: Floats,
+    denominator: Floats,
+    drift: Floats,
+    shock: Floats,
+    prior: Floats,
+    credible: float,
+    elasticity: float,
+    floor: float,
+    jumps: Flags,
+    logs: Floats,
+    factors: Singles,
+    state: Floats,
+) -> float:
+    """Fills logs, factors and state (factors by key); gives the log of the rate that all of them multiply."""
+    sizes = offsets[1:] - offsets[:-1]
+    variance, widest = np.repeat(prior, sizes), sizes.max()
+    seen, expected, exposure, step = np.empty(widest), np.empty(widest), np.empty(widest), np.empty(widest)
+    touched_on, touched, mark = np.full(widest, -1, np.int64), np.empty(widest, np.int64), 0
+    current = np.empty(len(numerator))  # each row's rate, as far as the day's levels are known
+    base, past_numerator, past_denominator = np.nan, 0.0, 0.0
+    for day in range(len(starts) - 1):
+        first, end = starts[day], starts[day + 1]
+        of_day, exposed = _expect(first, end, codes, offsets, numerator, denominator, base, state, logs, factors)
+        if math.isnan(base):
+            if of_day <= 0.0 or exposed <= 0.0:
+                continue
+            base = math.log(of_day / exposed)
+            current[first:end] = math.exp(base)
+        else:
+            for row in range(first, end):
+                current[row] = math.exp(logs[row])
+        past_numerator, past_denominator = MEMORY * past_numerator + of_day, MEMORY * past_denominator + exposed
+        has_past = past_numerator > 0.0 and past_denominator > 0.0
+        mean = past_numerator / past_denominator if has_past else math.exp(base)
+        for level in range(len(codes)):
+            mark += 1
+            number = _sum(
+                first, end, codes[level], mark, numerator, denominator, current,
+                touched_on, touched, seen, expected, exposure,
+            )  # fmt: skip
+            for index in range(number):
+                key = touched[index]
+                place = offsets[level] + key
+                step[key] = 1.0
+                if exposure[key] > 0.0 and expected[key] > 0.0:
+                    believed = variance[place] + drift[level]
+                    if level == BRAND and jumps[day, key]:
+                        believed += 1.0
+                    step[key], variance[place] = _learned(
+                        seen[key], expected[key], exposure[key], believed, shock[level], mean,
+                        credible, elasticity, floor,
+                    )  # fmt: skip
+                    state[place] += math.log(step[key])
+            for row in range(first, end):
+                current[row] *= step[codes[level, row]]
+    return base
+
+
+def _fade(
+    starts: Integers, codes: Any, offsets: Integers, exposure: Floats, decay: Floats, logs: Singles, state: Floats
+) -> None:
+    days = len(starts) - 1
+    last = np.zeros(len(state), np.int64)
+    for day in range(days):
+        for level in range(len(codes)):
+            for row in range(starts[day], starts[day + 1] if len(logs) else starts[day]):
+                place = offsets[level] + codes[level, row]
+                for index in range(len(decay)):
+                    known = state[place, index]
+                    if last[place] < day:
+                        known *= decay[index] ** (day - 1 - last[place])
+                    logs[row, level * len(decay) + index] = math.log1p(known)
+            for row in range(starts[day], starts[day + 1]):
+                place = offsets[level] + codes[level, row]
+                if last[place] < day:
+                    for index in range(len(decay)):
+                        state[place, index] *= decay[index] ** (day - last[place])
+                    last[place] = day
+                for index in range(len(decay)):
+                    state[place, index] += exposure[row]
+    for place in range(len(state)):
+        for index in range(len(decay)):
+            state[place, index] *= decay[index] ** (days - 1 - last[place])
+
+
+@functools.cache
+def walk() -> Callable[..., float]:
+    """`_walk` as machine code."""
+    integers, doubles = INTEGERS, DOUBLES
+    signature = types.float64(
+        integers,
+        types.int32[:, ::1],
+        integers,
+        *[doubles] * 5,
+        *[types.float64] * 3,
+        types.boolean[:, ::1],
+        doubles,
+        types.float32[:, :],
+        doubles,
+    )
+    return machine_code(_walk, signature)
+
+
+@functools.cache
+def fade() -> Callable[..., None]:
+    """`_fade` as machine code."""
+    singles, sums = types.float32[:, :], types.float64[:, ::1]
+    return machine_code(_fade, types.void(INTEGERS, types.int32[:, ::1], INTEGERS, DOUBLES, DOUBLES, singles, sums))
+
+
+_expect: Callable[..., tuple[float, float]] = njit()(_expect_rows)
+_sum: Callable[..., int] = njit()(_sum_by_key)
+_learned: Callable[..., tuple[float, float]] = njit()(_learn)
