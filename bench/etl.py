@@ -32,7 +32,7 @@ from db.settings import DatabaseSettings
 from db.state import State
 from tests.servers.mysql import MySqlServer
 from training.columns import ID_COLUMNS
-from training.etl.csv_reader import CANONICAL, VALUES
+from training.etl.row_parser import CANONICAL, VALUES
 
 FIRST = dt.datetime(2024, 5, 1, tzinfo=dt.UTC)
 DAYS = 30

@@ -17,9 +17,10 @@ from db.performance import key_hash
 from db.session import Database
 from db.settings import DatabaseSettings
 from db.tables import brands, imports, performance_hourly
-from training.etl.csv_reader import CANONICAL, Unreadable
+from training.etl.csv_reader import Unreadable
 from training.etl.importer import TRANSACTION_ROWS, Source, import_file, import_frame, is_imported, known_sources
 from training.etl.reader import day_number, newest_day, read_history
+from training.etl.row_parser import CANONICAL
 from training.etl.simulated_market import performance
 
 ONLINE_ADS = Path(__file__).resolve().parents[3] / "shared" / "data" / "online_ads.csv.gz"

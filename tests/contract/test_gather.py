@@ -32,11 +32,11 @@ from tests.contract.ledgers import DAY, HOUR, NOON, Clock, brand, event, statuse
 from training.columns import ID_COLUMNS
 from training.etl import parquet_store
 from training.etl.cli import main
-from training.etl.csv_reader import CANONICAL
 from training.etl.importer import import_file
 from training.etl.reader import COLUMNS, read_history
 from training.etl.reconcile import Gathered, gather, read
 from training.etl.recount import recount
+from training.etl.row_parser import CANONICAL
 
 P, E = performance_hourly.c, events.c
 TODAY = NOON.date()

@@ -31,7 +31,8 @@ from db.session import Database
 from db.state import State
 from db.tables import brands, imports, performance_hourly
 from training.columns import ID_COLUMNS
-from training.etl.csv_reader import COUNTS, MICROS, VALUES, Reject, Unreadable, read_file, short, summed
+from training.etl.csv_reader import Unreadable, read_file, summed
+from training.etl.row_parser import COUNTS, MICROS, VALUES, Reject, short
 from training.progress import Say
 
 TRANSACTION_ROWS = 2_000

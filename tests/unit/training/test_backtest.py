@@ -8,7 +8,7 @@ import pytest
 
 from tests.unit.training.pages import sections_of
 from training.backtest import PREDICTED, main, run
-from training.etl.csv_reader import CANONICAL
+from training.etl.row_parser import CANONICAL
 from training.settings import ModelSettings
 
 ONLINE_ADS = Path(__file__).resolve().parents[4] / "shared" / "data" / "online_ads.csv.gz"

@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 
 from training.etl.cli import main
-from training.etl.csv_reader import CANONICAL, Unreadable, read_file, summed
+from training.etl.csv_reader import Unreadable, read_file, summed
 from training.etl.importer import default_source
+from training.etl.row_parser import CANONICAL
 
 HEADER = ",".join(CANONICAL)
 GOOD = "2020-04-01T00:00:00Z,b1,p1,p1:s1,mobile,300x250,0.5,100,3,1,0.25,0.5"

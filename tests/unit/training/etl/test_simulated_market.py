@@ -3,7 +3,7 @@ import time
 
 import pandas as pd
 
-from training.etl.csv_reader import CANONICAL
+from training.etl.row_parser import CANONICAL
 from training.etl.simulated_market import BRANDS, DAYS, performance
 
 LAST = dt.date(2020, 11, 21)
