@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from training.pricing.auctions import Auctions, AuctionTerms, Market, read_auctions, read_market
-from training.pricing.evaluate import judge, make_market
+from training.pricing.evaluate import judge
 from training.pricing.simulation import fitted, simulate
+from training.pricing.synthetic_market import make_market
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 TEST, TRAIN = DATA / "auctions_1458.test.csv.gz", DATA / "auctions_1458.train.csv.gz"

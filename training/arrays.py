@@ -12,6 +12,7 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 Singles = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.intp]
 Codes = npt.NDArray[np.int32]
 Flags = npt.NDArray[np.bool_]
 

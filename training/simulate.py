@@ -33,11 +33,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from ledger.bidding.brand_state import Limits
 from ledger.domain.budget import MONEY_MOST
 from ledger.domain.errors import LedgerError
+from training.arrays import Flags
 from training.pricing.auctions import Auctions, AuctionTerms, BadInput, Market, read_auctions, read_market
 from training.pricing.simulation import FEW, Decided, fitted, simulate
 
@@ -61,7 +61,7 @@ def write_decisions(path: Path, decided: Decided) -> None:
         draft.unlink(missing_ok=True)
 
 
-def summary(auctions: Auctions, market: Market, won: npt.NDArray[np.bool_]) -> list[str]:
+def summary(auctions: Auctions, market: Market, won: Flags) -> list[str]:
     """Lines for people: each brand while they are few, portfolios, and all."""
     lines = []
     for name, members, shared in market.groups():
@@ -77,7 +77,7 @@ def summary(auctions: Auctions, market: Market, won: npt.NDArray[np.bool_]) -> l
     return lines
 
 
-def _line(name: str, auctions: Auctions, mine: npt.NDArray[np.bool_], limits: Limits) -> str:
+def _line(name: str, auctions: Auctions, mine: Flags, limits: Limits) -> str:
     cost = float(auctions.cost[mine].sum())
     predicted, real = float(auctions.predicted_revenue[mine].sum()), float(auctions.revenue[mine].sum())
     parts = [
@@ -124,21 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _command(chosen: argparse.Namespace) -> int:
     started = time.monotonic()
     terms = _terms(chosen)
-    if (chosen.auctions is None) != (chosen.out is None):
-        raise BadInput("--auctions and --out go together")
-    if chosen.auctions is None and chosen.fit_lambda is None:
-        raise BadInput("--auctions and --out are needed, or --fit-lambda")
-    if chosen.fit_lambda is not None and chosen.lambda0 is not None:
-        raise BadInput("--lambda0 and --fit-lambda: one of them")
-    if chosen.out is not None and chosen.out.is_dir():
-        raise BadInput(f"--out {chosen.out} is a folder")
-    if chosen.out is not None and not chosen.out.absolute().parent.is_dir():
-        raise BadInput(f"--out {chosen.out}: there is no folder {chosen.out.parent}")
-    if chosen.out is not None and chosen.out.exists() and not chosen.out.is_file():
-        raise BadInput(f"--out {chosen.out} is not a file")
-    given = [path for path in (chosen.auctions, chosen.fit_lambda, chosen.brands) if path is not None and path.exists()]
-    if chosen.out is not None and chosen.out.exists() and any(chosen.out.samefile(path) for path in given):
-        raise BadInput(f"--out {chosen.out} would overwrite what is read")
+    _check_files(chosen)
     auctions = None if chosen.auctions is None else read_auctions(chosen.auctions)
     horizon_s = chosen.horizon_s
     if horizon_s is None and auctions is not None:
@@ -160,6 +146,28 @@ def _command(chosen: argparse.Namespace) -> int:
         _to_stderr(line)
     _to_stderr(f"{len(auctions):,} auctions in {time.monotonic() - started:.1f} s → {chosen.out}")
     return 0
+
+
+def _check_files(chosen: argparse.Namespace) -> None:
+    """
+    Raises:
+        BadInput: files that do not go together, or an --out that cannot be written or would be read.
+    """
+    if (chosen.auctions is None) != (chosen.out is None):
+        raise BadInput("--auctions and --out go together")
+    if chosen.auctions is None and chosen.fit_lambda is None:
+        raise BadInput("--auctions and --out are needed, or --fit-lambda")
+    if chosen.fit_lambda is not None and chosen.lambda0 is not None:
+        raise BadInput("--lambda0 and --fit-lambda: one of them")
+    if chosen.out is not None and chosen.out.is_dir():
+        raise BadInput(f"--out {chosen.out} is a folder")
+    if chosen.out is not None and not chosen.out.absolute().parent.is_dir():
+        raise BadInput(f"--out {chosen.out}: there is no folder {chosen.out.parent}")
+    if chosen.out is not None and chosen.out.exists() and not chosen.out.is_file():
+        raise BadInput(f"--out {chosen.out} is not a file")
+    given = [path for path in (chosen.auctions, chosen.fit_lambda, chosen.brands) if path is not None and path.exists()]
+    if chosen.out is not None and chosen.out.exists() and any(chosen.out.samefile(path) for path in given):
+        raise BadInput(f"--out {chosen.out} would overwrite what is read")
 
 
 def _terms(chosen: argparse.Namespace) -> AuctionTerms | None:

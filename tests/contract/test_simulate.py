@@ -13,9 +13,10 @@ import pytest
 
 from ledger.bidding.brand_state import Limits
 from training.pricing.auctions import COLUMNS, Auctions, AuctionTerms, read_auctions, read_market
-from training.pricing.evaluate import Item, judge, make_market, optimum, optimum_by_highs
+from training.pricing.evaluate import Item, judge, optimum, optimum_by_highs
 from training.pricing.evaluate import main as judge_main
 from training.pricing.simulation import simulate
+from training.pricing.synthetic_market import make_market
 from training.simulate import main
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"

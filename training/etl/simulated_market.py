@@ -8,6 +8,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from training.arrays import Floats, Integers
+from training.columns import ID_COLUMNS
+
 SOURCE = "simulated"
 DAYS = 60
 SEED = 20201122
@@ -55,53 +58,67 @@ def performance(last_day: dt.date, days: int = DAYS, seed: int = SEED) -> pd.Dat
     """
     random = np.random.default_rng(seed)
     places = _places(random)
-    n, first = len(places), last_day - dt.timedelta(days=days - 1)
+    first = last_day - dt.timedelta(days=days - 1)
     calendar = np.array([np.datetime64(first) + day for day in range(days)])
-    weekdays = np.array([(first + dt.timedelta(days=day)).weekday() for day in range(days)])
+    traffic = _traffic(random, places, np.array([(first + dt.timedelta(days=day)).weekday() for day in range(days)]))
+    revenue, pending = _commissions(random, places, traffic.conversions)
+    cpm = places["cpm"].to_numpy()[:, None] * np.exp(random.normal(0, 0.08, traffic.impressions.shape))
 
-    drift = np.exp(np.cumsum(random.normal(0, 0.02, (len(BRANDS), days)), axis=1))[places["brand"]]
-    volume = places["volume"].to_numpy()[:, None] * WEEKDAY[weekdays] * np.exp(random.normal(0, 0.25, (n, days)))
-    impressions = random.poisson(volume)
-    clicks = random.binomial(
-        impressions, np.clip(places["ctr"].to_numpy()[:, None] * np.exp(random.normal(0, 0.1, (n, days))), 0, 0.5)
+    present = traffic.impressions > 0
+    rows, at = np.nonzero(present)
+    of = places.iloc[rows]
+    frame = pd.DataFrame(
+        {
+            "ts": pd.to_datetime(calendar[at]).tz_localize("UTC"),
+            **{name: of[name].to_numpy() for name in ID_COLUMNS},
+            "placement_score": of["placement_score"].to_numpy(),
+            "impressions": traffic.impressions[present],
+            "clicks": traffic.clicks[present],
+            "conversions": traffic.conversions[present],
+            "cost": (traffic.impressions * cpm / 1000)[present].round(6),
+            "revenue": revenue[present].round(6),
+            "pending_revenue": pending[present].round(6),
+        }
     )
-    converting = random.binomial(clicks, np.clip(places["cvr"].to_numpy()[:, None] * drift, 0, 0.6))
-    conversions = _delayed(random, converting, CONVERSION_DELAY_DAYS)
+    return frame.sort_values(["ts", *ID_COLUMNS], ignore_index=True)
 
-    value = places["value"].to_numpy()[:, None] * np.exp(random.normal(-0.125, 0.5, (n, days)))
+
+class _Traffic(NamedTuple):
+    """(places, days) each."""
+
+    impressions: Integers
+    clicks: Integers
+    conversions: Integers  # on the day when they happen
+
+
+def _traffic(random: np.random.Generator, places: pd.DataFrame, weekdays: Integers) -> _Traffic:
+    """
+    Args:
+        weekdays: (days,) 0 is Monday.
+    """
+    shape = len(places), len(weekdays)
+    drift = np.exp(np.cumsum(random.normal(0, 0.02, (len(BRANDS), len(weekdays))), axis=1))[places["brand"]]
+    volume = places["volume"].to_numpy()[:, None] * WEEKDAY[weekdays] * np.exp(random.normal(0, 0.25, shape))
+    impressions = random.poisson(volume)
+    ctr = places["ctr"].to_numpy()[:, None] * np.exp(random.normal(0, 0.1, shape))
+    clicks = random.binomial(impressions, np.clip(ctr, 0, 0.5))
+    converting = random.binomial(clicks, np.clip(places["cvr"].to_numpy()[:, None] * drift, 0, 0.6))
+    return _Traffic(impressions, clicks, _delayed(random, converting, CONVERSION_DELAY_DAYS))
+
+
+def _commissions(random: np.random.Generator, places: pd.DataFrame, conversions: Integers) -> tuple[Floats, Floats]:
+    """(places, days) what is approved by the end of the last day, and what is not decided yet, in currency units."""
+    days = conversions.shape[1]
+    value = places["value"].to_numpy()[:, None] * np.exp(random.normal(-0.125, 0.5, conversions.shape))
     commission = conversions * value
     age = np.arange(days - 1, -1, -1) + 0.5
     decided = 1.0 - np.exp(-age / APPROVAL_DELAY_DAYS)
     approval = places["approval"].to_numpy()[:, None]
     approved = random.binomial(conversions, np.broadcast_to(approval * decided, conversions.shape))
-    pending = random.binomial(
-        conversions - approved, np.broadcast_to((1 - decided) / (1 - approval * decided), conversions.shape)
-    )
-    cpm = places["cpm"].to_numpy()[:, None] * np.exp(random.normal(0, 0.08, (n, days)))
-
-    present = impressions > 0
-    rows, at = np.nonzero(present)
-    of = places.iloc[rows]
-    per_conversion = np.where(conversions > 0, commission / np.maximum(conversions, 1), 0.0)
-    frame = pd.DataFrame(
-        {
-            "ts": pd.to_datetime(calendar[at]).tz_localize("UTC"),
-            **{
-                name: of[name].to_numpy()
-                for name in ("brand_id", "partner_id", "slot_id", "device_type", "creative_type")
-            },
-            "placement_score": of["placement_score"].to_numpy(),
-            "impressions": impressions[present],
-            "clicks": clicks[present],
-            "conversions": conversions[present],
-            "cost": (impressions * cpm / 1000)[present].round(6),
-            "revenue": (approved * per_conversion)[present].round(6),
-            "pending_revenue": (pending * per_conversion)[present].round(6),
-        }
-    )
-    return frame.sort_values(
-        ["ts", "brand_id", "partner_id", "slot_id", "device_type", "creative_type"], ignore_index=True
-    )
+    undecided = np.broadcast_to((1 - decided) / (1 - approval * decided), conversions.shape)
+    pending = random.binomial(conversions - approved, undecided)
+    per_conversion: Floats = np.where(conversions > 0, commission / np.maximum(conversions, 1), 0.0)
+    return approved * per_conversion, pending * per_conversion
 
 
 def _places(random: np.random.Generator) -> pd.DataFrame:
@@ -151,7 +168,7 @@ def _places(random: np.random.Generator) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _delayed(random: np.random.Generator, counts: np.ndarray, mean_days: float) -> np.ndarray:
+def _delayed(random: np.random.Generator, counts: Integers, mean_days: float) -> Integers:
     """(n, days) counts moved to the day at which they happen; what falls behind the last day is not seen."""
     rows, days = np.nonzero(counts)
     repeated = counts[rows, days]

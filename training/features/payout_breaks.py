@@ -10,9 +10,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from training.arrays import Flags, Floats, Integers
+from training.arrays import Codes, Flags, Floats, Integers
 
 LEAST_CHANGE = np.log(1.2)
 """Smaller changes are left to the histories, which follow within days."""
@@ -90,13 +89,13 @@ def _in_series(logs: Floats) -> list[tuple[int, float]]:
 def jumps(breaks: list[Break], n_days: int, n_brands: int) -> Flags:
     """(days, brands): where a brand's level is learned anew, for `rates.walk`. The day after counts, too: a payout
     seldom changes at midnight, so the first day is a mixture of both."""
-    found: npt.NDArray[np.bool_] = np.zeros((n_days, n_brands), np.bool_)
+    found: Flags = np.zeros((n_days, n_brands), np.bool_)
     for one in breaks:
         found[one.day : one.day + 2, one.brand] = True
     return found
 
 
-def by_day(day_of_row: Integers, brand: npt.NDArray[np.int32], values: Floats, n_days: int, n_brands: int) -> Floats:
+def by_day(day_of_row: Integers, brand: Codes, values: Floats, n_days: int, n_brands: int) -> Floats:
     """(days, brands) sums of (n,) values."""
     places = day_of_row * n_brands + brand
     sums = np.bincount(places, weights=values, minlength=n_days * n_brands).astype(np.float64)

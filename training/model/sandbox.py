@@ -69,6 +69,10 @@ def verify_in_child(manifest: dict[str, Any], texts: dict[str, str], limits: Res
         raise ModelUnavailable(version, f"its golden rows took longer than {limits.wall_s:g} s") from None
     except OSError as error:
         raise ModelUnavailable(version, f"no process for its golden rows: {error.strerror or error}") from None
+    return _answer(child, version, limits)
+
+
+def _answer(child: subprocess.CompletedProcess[bytes], version: str, limits: ResourceLimits) -> Prepared:
     if child.returncode in KILLED:
         raise ModelUnavailable(version, "the process that predicted its golden rows was killed")
     if child.returncode == -signal.SIGXCPU:

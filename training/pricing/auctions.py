@@ -8,16 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from pydantic import BaseModel, Field, ValidationError
 
 from db.fields import ID
 from ledger.bidding.brand_state import Limits
 from ledger.domain.budget import MONEY_MOST
-
-Floats = npt.NDArray[np.float64]
-Indices = npt.NDArray[np.intp]
+from training.arrays import Floats, Indices
 
 MONEY = ("predicted_revenue_micros", "predicted_cost_micros", "revenue_micros", "cost_micros")
 COLUMNS = ("t_s", "brand_id", *MONEY)

@@ -1,4 +1,4 @@
-"""What the best decisions would have won, all known ahead: the joint optimum of several brands and their portfolios.
+"""Decisions against the best there were, all known ahead: the joint optimum of several brands and their portfolios.
 
     python -m training.pricing.evaluate --auctions FILE --brands brands.json DECISIONS.csv
     python -m training.pricing.evaluate --make-market FOLDER [--seed N]
@@ -19,14 +19,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from ledger.bidding.brand_state import Limits
-from training.pricing.auctions import COLUMNS, Auctions, BadInput, Market, read_auctions, read_market
-
-Floats = npt.NDArray[np.float64]
-Indices = npt.NDArray[np.intp]
+from training.arrays import Flags, Floats, Indices
+from training.pricing.auctions import Auctions, BadInput, Market, read_auctions, read_market
+from training.pricing.synthetic_market import make_market
 
 
 class Item(NamedTuple):
@@ -104,7 +102,7 @@ def optimum_by_highs(brands: Sequence[Item], shared: Limits) -> float:
     return float(-found.fun * scale)
 
 
-def judge(auctions: Auctions, market: Market, won: npt.NDArray[np.bool_], solver: str = "cuts") -> dict[str, object]:
+def judge(auctions: Auctions, market: Market, won: Flags, solver: str = "cuts") -> dict[str, object]:
     """Revenue won ÷ optimum on predicted revenue and actual cost, and how well every limit was kept.
 
     Returns:
@@ -113,26 +111,26 @@ def judge(auctions: Auctions, market: Market, won: npt.NDArray[np.bool_], solver
     solve = optimum_by_highs if solver == "highs" else optimum
     revenue, cost = auctions.predicted_revenue, auctions.cost
     rows_of = np.split(np.argsort(auctions.brand, kind="stable"), np.cumsum(np.bincount(auctions.brand))[:-1])
-    kept: list[tuple[str, Limits, Indices]] = []
+    limited: list[tuple[str, Limits, Indices]] = []  # what each brand and portfolio won
     groups, best_of_all = [], 0.0
     for name, members, shared in market.groups():
         items = [Item(revenue[rows], cost[rows], market.limits[b]) for b in members for rows in [rows_of[b]]]
         best = solve(items, shared)
         mine = np.concatenate([rows_of[b] for b in members])
         mine = mine[won[mine]]
-        kept.append((name, shared, mine))
-        kept += [(market.names[b], market.limits[b], rows_of[b][won[rows_of[b]]]) for b in members]
+        limited.append((name, shared, mine))
+        limited += [(market.names[b], market.limits[b], rows_of[b][won[rows_of[b]]]) for b in members]
         got = float(revenue[mine].sum())
         best_of_all += best
         groups.append({"group": name, "of_optimum": round(got / best, 5) if best > 0.0 else None})
     roas = [
         (float(revenue[mine].sum() / cost[mine].sum() / limits.target_roas), name)
-        for name, limits, mine in kept
+        for name, limits, mine in limited
         if limits.target_roas is not None and cost[mine].sum() > 0.0
     ]
     spend = [
         (float(cost[mine].sum() / limits.budget_micros), name)
-        for name, limits, mine in kept
+        for name, limits, mine in limited
         if limits.budget_micros is not None
     ]
     return {
@@ -142,63 +140,6 @@ def judge(auctions: Auctions, market: Market, won: npt.NDArray[np.bool_], solver
         "spend_to_budget": max(spend, default=None),
         "groups": groups,
     }
-
-
-def make_market(
-    seed: int, brands: int = 100, portfolios: int = 20, rows_a_brand: int = 10_000, sigma: float = 1.0
-) -> tuple[pd.DataFrame, dict[str, object]]:
-    """A synthetic day: brands in portfolios that share budgets, lognormal values; the same for the same seed.
-
-    Returns:
-        The auctions, `t_s` uniform over 86,400 s, and the document of `brands.json`.
-    """
-    draw = np.random.default_rng(seed)
-    n = brands * rows_a_brand
-    brand = draw.permutation(np.repeat(np.arange(brands), rows_a_brand))
-    quality = draw.uniform(0.8, 2.5, brands)  # a brand's usual revenue ÷ cost
-    price = np.exp(draw.normal(6.5, 0.5, brands))
-    cost = np.maximum(np.round(price[brand] * np.exp(draw.normal(0.0, 0.5, n))), 1.0)
-    revenue = np.round(cost * quality[brand] * np.exp(draw.normal(0.0, sigma, n) - sigma**2 / 2), 3)
-    frame = pd.DataFrame(
-        dict(
-            zip(
-                COLUMNS,
-                (
-                    np.round(np.sort(draw.uniform(0.0, 86_400.0, n)), 3),
-                    np.char.add("b", np.char.zfill(brand.astype(str), 4)),
-                    revenue,
-                    cost,
-                    np.round(revenue * np.exp(draw.normal(0.0, 0.3, n) - 0.045)),
-                    cost,
-                ),
-                strict=True,
-            )
-        )
-    )
-    spent, earned = np.bincount(brand, cost, brands), np.bincount(brand, revenue, brands)
-    home = np.arange(brands) % portfolios
-    document: dict[str, object] = {
-        "brands": {
-            f"b{b:04d}": {
-                "target_roas": round(float(earned[b] / spent[b] * draw.uniform(0.9, 1.6)), 3),
-                "daily_budget_micros": int(spent[b] * draw.uniform(0.1, 0.8)) if draw.random() < 0.5 else None,
-                "portfolio_id": f"p{home[b]:03d}",
-            }
-            for b in range(brands)
-        },
-        "portfolios": {
-            f"p{p:03d}": {
-                "target_roas": round(
-                    float(earned[home == p].sum() / spent[home == p].sum() * draw.uniform(1.0, 1.8)), 3
-                )
-                if draw.random() < 0.5
-                else None,
-                "daily_budget_micros": int(spent[home == p].sum() * draw.uniform(0.1, 0.6)),
-            }
-            for p in range(portfolios)
-        },
-    }
-    return frame, document
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -219,26 +160,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     try:
         if chosen.make_market is not None:
-            if min(chosen.market_brands, chosen.market_portfolios, chosen.market_rows) < 1:
+            sizes = (chosen.market_brands, chosen.market_portfolios, chosen.market_rows)
+            if min(sizes) < 1:
                 parser.error("a market has at least one brand, portfolio and row")
-            frame, document = make_market(
-                chosen.seed, chosen.market_brands, chosen.market_portfolios, chosen.market_rows
-            )
-            chosen.make_market.mkdir(parents=True, exist_ok=True)
-            frame.to_csv(
-                chosen.make_market / "auctions.csv.gz", index=False, compression={"method": "gzip", "mtime": 0}
-            )
-            (chosen.make_market / "brands.json").write_text(json.dumps(document, indent=1) + "\n")
+            _write_market(chosen.make_market, *make_market(chosen.seed, *sizes))
             return 0
         if None in (chosen.decisions, chosen.auctions, chosen.brands):
             parser.error("DECISIONS.csv, --auctions and --brands are needed")
         auctions = read_auctions(chosen.auctions)
-        found = judge(
-            auctions,
-            read_market(chosen.brands, auctions.names),
-            _read_won(chosen.decisions, len(auctions)),
-            chosen.solver,
-        )
+        market, won = read_market(chosen.brands, auctions.names), _read_won(chosen.decisions, len(auctions))
+        found = judge(auctions, market, won, chosen.solver)
     except (BadInput, OSError) as error:
         print(error, file=sys.stderr)
         return 2
@@ -246,7 +177,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _read_won(path: Path, rows: int) -> npt.NDArray[np.bool_]:
+def _write_market(folder: Path, auctions: pd.DataFrame, document: dict[str, object]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    auctions.to_csv(folder / "auctions.csv.gz", index=False, compression={"method": "gzip", "mtime": 0})
+    (folder / "brands.json").write_text(json.dumps(document, indent=1) + "\n")
+
+
+def _read_won(path: Path, rows: int) -> Flags:
     try:
         won = pd.read_csv(path)["won"].to_numpy()
     except (ValueError, KeyError) as error:

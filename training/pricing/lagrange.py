@@ -23,9 +23,8 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+from training.arrays import Flags, Floats
 
 LEAST_OPPORTUNITIES = 200
 """Fewer logged opportunities say too little: the brand keeps its cold start."""
@@ -190,7 +189,7 @@ class _Fitted(NamedTuple):
     nu: Floats
     mu_portfolio: float
     nu_portfolio: float
-    unreachable: npt.NDArray[np.bool_]
+    unreachable: Flags
     revenue: float  # won, in part
     dual: float
     convergence: Convergence

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from training.pricing.lagrange import BrandFit, Brands, Constraint, Floats, LpCheck, Opportunities, fit, lp_gap, sample
+from training.arrays import Floats
+from training.pricing.lagrange import BrandFit, Brands, Constraint, LpCheck, Opportunities, fit, lp_gap, sample
 
 LEAST_SPAN_DAYS = 1 / 24
 MOST_SILENCE_DAYS = 1.0

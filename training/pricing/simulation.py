@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from ledger.bidding.brand_state import BrandState, Earned, Group, Limits
 from ledger.bidding.sketch import Sketch
 from ledger.bidding.solver import reach_at, resolve
 from ledger.domain.budget import Budget
-from training.pricing.auctions import Auctions, AuctionTerms, Floats, Market, read_auctions, read_market
+from training.arrays import Flags, Floats
+from training.pricing.auctions import Auctions, AuctionTerms, Market, read_auctions, read_market
 from training.pricing.lagrange import Constraint, Opportunities, fit
 from training.progress import Say
 
@@ -65,7 +65,7 @@ class Purse:
 
 
 class Decided(NamedTuple):
-    won: npt.NDArray[np.bool_]
+    won: Flags
     lambda_: Floats
 
 

@@ -98,40 +98,63 @@ def plot(
     points = [point for line in lines for point in line.points]
     if not points:
         return nothing("There is nothing to draw.")
-    across, up = _axes(points, logs, bool(ticks))
-    right, low = width - RIGHT, height - BOTTOM
-
-    def at(x: float, y: float) -> tuple[float, float]:
-        return round(LEFT + across.share(x) * (right - LEFT), 1), round(low - up.share(y) * (low - TOP), 1)
-
-    parts = [_text(4, 14, y_name)]
-    for value in up.ticks():
-        _, y = at(across.low, value)
-        parts.append(f'<path d="M{LEFT} {y}H{right}" class="grid"/>' + _text(LEFT - 6, y + 4, short(value), "end"))
-    if ticks:
-        every = max(1, math.ceil(len(ticks) * 46 / (right - LEFT)))
-        named = [(float(position), ticks[position]) for position in range(0, len(ticks), every)]
-    else:
-        named = [(value, short(value)) for value in across.ticks()]
-    parts += [_text(at(x, up.low)[0], low + 16, name, "middle") for x, name in named]
-    parts.append(_text(right, height - 6, x_name, "end"))
+    frame = _Frame(*_axes(points, logs, bool(ticks)), width - RIGHT, height - BOTTOM)
+    parts = [_text(4, 14, y_name), *_grid(frame, ticks)]
+    parts.append(_text(frame.right, height - 6, x_name, "end"))
     for x, title in marks:
-        place = at(x, up.low)[0]
-        parts.append(f'<path d="M{place} {TOP}V{low}" stroke="{COLOURS[1]}" stroke-width="2" stroke-dasharray="2 3">')
+        place = frame.at(x, frame.up.low)[0]
+        way = f"M{place} {TOP}V{frame.low}"
+        parts.append(f'<path d="{way}" stroke="{COLOURS[1]}" stroke-width="2" stroke-dasharray="2 3">')
         parts.append(f"<title>{html.escape(title)}</title></path>")
     for line in lines:
-        placed = [at(x, y) for x, y in line.points]
-        if len(placed) > 1:
-            path = "M" + "L".join(f"{x} {y}" for x, y in placed)
-            parts.append(f'<path d="{path}" fill="none" {_stroke(line)}/>')
-        if line.dashed:
-            continue
-        for (x, y), point in zip(placed, line.points, strict=True):
-            where = ticks[int(point[0])] if ticks else short(point[0])
-            title = html.escape(f"{line.name}, {where}: {short(point[1])}")
-            parts.append(f'<circle cx="{x}" cy="{y}" r="2.6" fill="{line.colour}"><title>{title}</title></circle>')
+        parts += _drawn(frame, line, ticks)
     drawn, legend_height = _legend(lines, width, height) if len(lines) > 1 else ("", 0)
     return _svg(width, height + legend_height, f"{y_name} by {x_name}", [*parts, drawn])
+
+
+class _Frame(NamedTuple):
+    """Where a plot's values lie on the page."""
+
+    across: Axis
+    up: Axis
+    right: int
+    low: int
+
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        left = LEFT + self.across.share(x) * (self.right - LEFT)
+        return round(left, 1), round(self.low - self.up.share(y) * (self.low - TOP), 1)
+
+
+def _grid(frame: _Frame, ticks: Sequence[str]) -> list[str]:
+    """Lines across, and the names on both axes."""
+    parts = []
+    for value in frame.up.ticks():
+        _, y = frame.at(frame.across.low, value)
+        line = f'<path d="M{LEFT} {y}H{frame.right}" class="grid"/>'
+        parts.append(line + _text(LEFT - 6, y + 4, short(value), "end"))
+    if ticks:
+        every = max(1, math.ceil(len(ticks) * 46 / (frame.right - LEFT)))
+        named = [(float(position), ticks[position]) for position in range(0, len(ticks), every)]
+    else:
+        named = [(value, short(value)) for value in frame.across.ticks()]
+    below = [_text(frame.at(x, frame.up.low)[0], frame.low + 16, name, "middle") for x, name in named]
+    return [*parts, *below]
+
+
+def _drawn(frame: _Frame, line: Line, ticks: Sequence[str]) -> list[str]:
+    """The line, and its points unless it is dashed."""
+    parts = []
+    placed = [frame.at(x, y) for x, y in line.points]
+    if len(placed) > 1:
+        path = "M" + "L".join(f"{x} {y}" for x, y in placed)
+        parts.append(f'<path d="{path}" fill="none" {_stroke(line)}/>')
+    if line.dashed:
+        return parts
+    for (x, y), point in zip(placed, line.points, strict=True):
+        where = ticks[int(point[0])] if ticks else short(point[0])
+        title = html.escape(f"{line.name}, {where}: {short(point[1])}")
+        parts.append(f'<circle cx="{x}" cy="{y}" r="2.6" fill="{line.colour}"><title>{title}</title></circle>')
+    return parts
 
 
 def _axes(points: Sequence[tuple[float, float]], logs: bool, named: bool) -> tuple[Axis, Axis]:
