@@ -141,4 +141,4 @@ class IngressReplica:
         return LedgerClient(shards(settings, decided_at))
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        return self._api.app(names=False)
+        return self._api.app(adds_request_id=False)

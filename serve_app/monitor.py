@@ -78,7 +78,7 @@ class Monitor:
                 await pipe.execute()
         except (RedisError, OSError) as error:
             self.tally.put_back(counts, latency_sum)
-            logger.warning("counters wait for Redis: %s", error)
+            logger.warning("Redis unavailable, counters wait for the next flush: %s", error)
 
     async def keep_flushing(self) -> None:
         while True:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.requests import Request
 
 from serve_app.http.auth import Authenticator, Caller
-from serve_app.http.request_middleware import read_body
+from serve_app.http.request_body import read_body
 from serve_app.settings import HttpSettings
 
 

@@ -1,6 +1,4 @@
-"""Holds the model, in the ingress or in a pool of its own. One call answers for many requests; a swap changes one
-reference.
-"""
+"""The model in this process (an ingress, or a replica of the pool); a newer version takes its place between calls."""
 
 from __future__ import annotations
 
@@ -56,7 +54,7 @@ class Live(NamedTuple):
     simulated: bool
 
 
-class Trouble(NamedTuple):
+class LoadFailure(NamedTuple):
     """Why the live version is not served here."""
 
     version: str
@@ -75,7 +73,7 @@ class Predictor:
         self._pointer = Pointer(redis_url)
         self._watch = LiveVersion(partial(current, self._database), self._pointer)
         self._model: Model | None = None
-        self.trouble: Trouble | None = None
+        self.load_failure: LoadFailure | None = None
         self._started = False
         self._watching: asyncio.Task[None] | None = None
         self._first_look = asyncio.Lock()
@@ -113,27 +111,28 @@ class Predictor:
         try:
             await self.look()
         except Exception:
-            logger.exception("could not look for a newer model")
+            logger.exception("the check for a newer model failed, trying again")
 
     async def look(self) -> None:
         """Load the live version unless it is here. Where that fails, the last good one stays."""
         version = await self._watch.version()
         if version is None or version == self.version:
-            self.trouble = None
+            self.load_failure = None
             return
-        if self.trouble is not None and self.trouble.version == version and time.monotonic() < self.trouble.until:
+        failure = self.load_failure
+        if failure is not None and failure.version == version and time.monotonic() < failure.until:
             return
         try:
             # In threads: requests go on. What would take Python long there, a child has done once for the node.
             model = await self._files.fetch(version)
         except ModelUnavailable as error:
-            logger.warning("model %s is not to be had yet, asking again: %s", version, error)
-            self.trouble = Trouble(version, error.reason, time.monotonic() + UNAVAILABLE_AGAIN_S)
+            logger.warning("model %s is not available yet, trying again: %s", version, error)
+            self.load_failure = LoadFailure(version, error.reason, time.monotonic() + UNAVAILABLE_AGAIN_S)
         except ModelRefused as error:
             logger.error("model %s is refused, the last good one stays: %s", version, error)
-            self.trouble = Trouble(version, error.reason, time.monotonic() + REFUSED_AGAIN_S)
+            self.load_failure = LoadFailure(version, error.reason, time.monotonic() + REFUSED_AGAIN_S)
         else:
-            self._model, self.trouble = model, None
+            self._model, self.load_failure = model, None
             logger.info("model %s is live in this replica", version)
 
     async def predict(self, columns: Columns) -> Expectation:

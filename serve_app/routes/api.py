@@ -93,15 +93,15 @@ class Api:
             Route("/docs", self._docs.docs, methods=["GET"]),
         ]
 
-    def app(self, names: bool = True) -> ASGIApp:
-        """The application. Its lifespan runs the background work. `names`: see `RequestMiddleware`."""
+    def app(self, adds_request_id: bool = True) -> ASGIApp:
+        """The application. Its lifespan runs the background work. `adds_request_id`: see `RequestMiddleware`."""
         router = Router(self._routes(), redirect_slashes=False, default=_no_route, lifespan=self._lifespan)
 
         async def routed(scope: Scope, receive: Receive, send: Send) -> None:
             is_hot = scope["type"] == "http" and scope["path"] == SCORE and scope["method"] == "POST"
             await (self._scoring if is_hot else router)(scope, receive, send)
 
-        return RequestMiddleware(routed, self._access_log, names, self._most_requests)
+        return RequestMiddleware(routed, self._access_log, adds_request_id, self._most_requests)
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _app: Any) -> AsyncIterator[None]:

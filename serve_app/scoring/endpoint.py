@@ -15,10 +15,11 @@ from ledger.bidding.throttle import admitted
 from ledger.client.ledger_client import LedgerClient
 from ledger.domain.messages import Award, Claim
 from serve_app.http.auth import Authenticator, Caller
+from serve_app.http.headers import header
 from serve_app.http.json_response import encode
 from serve_app.http.openapi import Operation
 from serve_app.http.problem_details import Problem, unavailable
-from serve_app.http.request_middleware import header, read_body
+from serve_app.http.request_body import read_body
 from serve_app.monitor import Monitor
 from serve_app.prediction.cache import PredictionCache
 from serve_app.prediction.columns import columns_of

@@ -144,15 +144,7 @@ def rank(
     }
     refused: dict[int, tuple[Status, Reason]] = {}
     if absent or floor_micros is not None or (best_first and score[best_first[-1]] < 0):
-        for index in best_first:
-            if floor_micros is not None and cost[index] < floor_micros:
-                refused[index] = ("lost", "below_floor")
-            elif score[index] < 0:
-                refused[index] = ("lost", "score_below_zero")
-            elif (share := absent.get(bids.brand_id[index])) is not None and not admitted(
-                bids.brand_id[index], explored(share, float(expectation.impressions[index]))
-            ):
-                refused[index] = ("throttled", "roas_throttle")
+        refused = _refusals(bids, expectation, cost, score, best_first, floor_micros, absent, admitted)
     return Ranking(
         expectation.revenue_micros,
         cost,
@@ -165,6 +157,34 @@ def rank(
         refused,
         rejected,
     )
+
+
+def _refusals(
+    bids: Bids,
+    expectation: Expectation,
+    cost: FloatArray,
+    score: FloatArray,
+    best_first: list[int],
+    floor_micros: float | None,
+    absent: Mapping[str, float],
+    admitted: Callable[[str, float], bool],
+) -> dict[int, tuple[Status, Reason]]:
+    """Bids that cannot win whatever the budget, best first.
+
+    Args:
+        absent: the shares of the throttled brands that do not take part in this request.
+    """
+    refused: dict[int, tuple[Status, Reason]] = {}
+    for index in best_first:
+        if floor_micros is not None and cost[index] < floor_micros:
+            refused[index] = ("lost", "below_floor")
+        elif score[index] < 0:
+            refused[index] = ("lost", "score_below_zero")
+        elif (share := absent.get(bids.brand_id[index])) is not None and not admitted(
+            bids.brand_id[index], explored(share, float(expectation.impressions[index]))
+        ):
+            refused[index] = ("throttled", "roas_throttle")
+    return refused
 
 
 def explored(share: float, impressions: float) -> float:

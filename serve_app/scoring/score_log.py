@@ -56,7 +56,7 @@ class ScoreLog:
             await self._database.run_write(write)
         except (SQLAlchemyError, OSError) as error:
             self._dropped(rows)
-            logger.warning("%d rows of the score log are lost: %s", rows, error)
+            logger.warning("could not write the score log, %d rows dropped: %s", rows, error)
 
     async def keep_flushing(self) -> None:
         while True:

@@ -1,4 +1,4 @@
-"""What goes wrong behind the routes, as answers."""
+"""What goes wrong behind the routes (predictor, ledger, database), as problems for the caller."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def prediction_problems() -> Iterator[None]:
     except (NoModel, CallLost, RayError, RayServeException, TimeoutError) as error:
         if isinstance(error, NoModel) or isinstance(getattr(error, "cause", None), NoModel):
             raise unavailable("no model has been published yet", "no-model", 10) from None
-        logger.warning("no prediction: %s", (str(error) or repr(error)).splitlines()[0])
+        logger.warning("predictor unavailable: %s", (str(error) or repr(error)).splitlines()[0])
         raise unavailable("no predictor is free; try again", "predictor-unavailable") from None
 
 
@@ -47,7 +47,7 @@ def database_problems() -> Iterator[None]:
     try:
         yield
     except (SQLAlchemyError, OSError, TimeoutError) as error:
-        logger.warning("no database: %s", (str(error) or repr(error)).splitlines()[0])
+        logger.warning("database unavailable: %s", (str(error) or repr(error)).splitlines()[0])
         raise unavailable("the database is not available; try again", "database-unavailable") from None
 
 

@@ -52,13 +52,13 @@ class Served(NamedTuple):
 
     async def refuses(self, what: str) -> str:
         """The reason. It has tried to load the second version, and serves the first as before."""
-        self.predictor.trouble = None  # else it would wait before it tries again
+        self.predictor.load_failure = None  # else it would wait before it tries again
         await self.predictor.look()
         assert self.predictor.version == self.first.version, what
-        trouble = self.predictor.trouble
-        assert trouble is not None and trouble.version == self.second.version, what
-        assert trouble.reason, what
-        return trouble.reason
+        failure = self.predictor.load_failure
+        assert failure is not None and failure.version == self.second.version, what
+        assert failure.reason, what
+        return failure.reason
 
     def still_predicts(self) -> None:
         found = self.predictor.predict_now(ASKED)
@@ -130,7 +130,7 @@ async def test_hundreds_of_mutants_are_refused_with_a_reason_and_the_good_versio
         "the manifest has no signature",
     } <= reasons
     served.redis.set(redis_key(served.second.version), whole)
-    served.predictor.trouble = None
+    served.predictor.load_failure = None
     await served.predictor.look()
     assert served.predictor.version == served.second.version, "the same version, whole: nothing else kept it out"
 
@@ -157,11 +157,11 @@ async def test_a_changed_leaf_is_either_noticed_or_what_the_manifest_vouches_for
     served.redis.delete(redis_key(served.second.version))
     for _ in range(LEAVES):
         write(one_leaf_changed(whole, key, dice), directory)
-        served.predictor.trouble = None
+        served.predictor.load_failure = None
         await served.predictor.look()
         if served.predictor.version == served.first.version:
-            assert served.predictor.trouble is not None
-            assert served.predictor.trouble.reason == "its golden rows predict something else"
+            assert served.predictor.load_failure is not None
+            assert served.predictor.load_failure.reason == "its golden rows predict something else"
             served.still_predicts()
             continue
         found = served.predictor.predict_now(ASKED)

@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
 from serve_app.http.problem_details import Problem
-from serve_app.http.request_middleware import Begun, read_body
+from serve_app.http.request_body import StartedAwaitable, read_body
 
 SCOPE = {"type": "http", "headers": []}
 LEFT = {"type": "http.disconnect"}
@@ -80,7 +80,7 @@ async def test_what_was_begun_goes_on_where_it_waits() -> None:
             said.append(f"step {number}")
         return "done"
 
-    begun = Begun(work())
+    begun = StartedAwaitable(work())
     assert not begun.is_done and not said
     assert await begun == "done" and said == ["step 0", "step 1", "step 2"]
 
@@ -97,7 +97,7 @@ async def test_what_was_begun_hears_of_its_cancelling_and_tells_its_errors() -> 
 
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
-            await Begun(patient())
+            await StartedAwaitable(patient())
     assert heard == ["cancelled"]
 
     async def failing() -> None:
@@ -105,4 +105,4 @@ async def test_what_was_begun_hears_of_its_cancelling_and_tells_its_errors() -> 
         raise KeyError("here")
 
     with pytest.raises(KeyError):
-        await Begun(failing())
+        await StartedAwaitable(failing())
