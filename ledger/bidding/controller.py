@@ -1,6 +1,6 @@
-"""λ by day over all brands: keeps a `resolve.Brand` for each that is seen, and says what it bids with. Pure.
+"""λ by day over all brands: keeps a `BrandState` for each that is seen, and says what it bids with. Pure.
 
-`pilot.py` feeds it (what replicas saw, what the day has brought) and hands its word to the ledger.
+`ControllerLoop` feeds it (what replicas saw, what the day has brought) and tells the ledger what it says.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ledger.bidding.demand import BrandDemand
 from ledger.bidding.kill_switch import Envelope, KillSwitch
 from ledger.bidding.sketch import COST, REVENUE
 from ledger.bidding.solver import resolve
-from ledger.bidding.terms import Steered
+from ledger.bidding.terms import ControlSignal
 
 SEEN_LEAST = 200
 """Opportunities of the day below which a brand keeps its night's λ: too few say too little."""
@@ -58,7 +58,7 @@ class Rules(NamedTuple):
     day_s: float  # length of its day
 
 
-class Results(NamedTuple):
+class DayResults(NamedTuple):
     """What a brand's day has brought, as the books have it."""
 
     settled_micros: int = 0
@@ -66,10 +66,10 @@ class Results(NamedTuple):
     revenue_micros: float | None = None  # completed for what is still to come; None: too little is known
 
 
-class Word(NamedTuple):
-    """What steering says: what brands bid with, and who was taken off it, and why."""
+class Steering(NamedTuple):
+    """What brands bid with, and who was taken off the controller, and why."""
 
-    steered: dict[str, Steered]
+    steered: dict[str, ControlSignal]
     frozen: dict[str, str]
 
 
@@ -108,8 +108,8 @@ class Pace:
 
 
 @dataclass(slots=True)
-class _Steered:
-    """A brand under way."""
+class _SteeredBrand:
+    """A brand that the controller keeps."""
 
     brand: BrandState
     group: GroupKey
@@ -142,7 +142,7 @@ class Controller:
 
     def __init__(self, watch_s: float = 0.0) -> None:
         self._watch_s = watch_s
-        self._brands: dict[str, _Steered] = {}
+        self._brands: dict[str, _SteeredBrand] = {}
         self._groups: dict[GroupKey, Group] = {}
         self._news: set[str] = set()
         self._traffic: Mapping[str, Traffic] = {}
@@ -161,7 +161,7 @@ class Controller:
             one.traffic = by_brand.get(brand_id, usual)
 
     def heard(self, seen: Mapping[str, BrandDemand], rules: Mapping[str, Rules], now_s: float) -> None:
-        """What a replica saw since its last word. Brands without rules are not ours."""
+        """What a replica saw since its last beat. Brands without rules are not ours."""
         for brand_id, news in seen.items():
             if (rule := rules.get(brand_id)) is None:
                 continue
@@ -183,7 +183,9 @@ class Controller:
             one.brand.saw(news.sketch)
             self._news.add(brand_id)
 
-    def step(self, rules: Mapping[str, Rules], results: Mapping[str, Results], shared: Mapping[str, Limits]) -> Word:
+    def step(
+        self, rules: Mapping[str, Rules], results: Mapping[str, DayResults], shared: Mapping[str, Limits]
+    ) -> Steering:
         """Solve for the groups with news, and say what every steered brand bids with.
 
         Args:
@@ -206,31 +208,31 @@ class Controller:
         for rounded, groups in due.items():
             resolve(groups, rounded / ROUND_AT)
         self._news.clear()
-        steered: dict[str, Steered] = {}
+        steered: dict[str, ControlSignal] = {}
         frozen: dict[str, str] = {}
         for brand_id, one in self._brands.items():
             if one.brand.seen >= SEEN_LEAST and one.heard_s - one.first_s >= self._watch_s:
                 steered[brand_id] = self._decide(one, rules[brand_id])
                 if one.switch.reason is not None:
                     frozen[brand_id] = one.switch.reason
-        return Word(steered, frozen)
+        return Steering(steered, frozen)
 
-    def _decide(self, one: _Steered, rule: Rules) -> Steered:
+    def _decide(self, one: _SteeredBrand, rule: Rules) -> ControlSignal:
         brand, night = one.brand, rule.night_kappa
         budget = brand.limits.budget_micros
         spent = brand.earned.cost_micros + brand.earned.held_cost_micros
         if budget is not None and spent >= budget:
-            return Steered(night)  # a budget that is spent has no price: the ledger says no
+            return ControlSignal(night)  # a budget that is spent has no price: the ledger says no
         one.pace.look(self._at(one, rule), spent, math.inf if budget is None else budget - spent, one.wins)
         envelope = Envelope(0.0, max(3.0 * rule.target_roas, night * ENVELOPE), PACE_MOST)
         one.switch = one.switch.look(brand.kappa, brand.capped, one.pace.rate, envelope)
         decision = one.switch.decide(brand.kappa, 1.0, night, rule.exploration)
-        return Steered(decision.kappa, decision.share)
+        return ControlSignal(decision.kappa, decision.share)
 
-    def _at(self, one: _Steered, rule: Rules) -> float:
+    def _at(self, one: _SteeredBrand, rule: Rules) -> float:
         return one.traffic.share(rule.now_s, rule.day_s)
 
-    def _brand(self, brand_id: str, rule: Rules) -> _Steered:
+    def _brand(self, brand_id: str, rule: Rules) -> _SteeredBrand:
         """Known or new, in its group and its day."""
         key = ("brand", brand_id) if rule.portfolio_id is None else ("portfolio", rule.portfolio_id)
         night = rule.night_kappa if rule.has_fit else None
@@ -238,7 +240,7 @@ class Controller:
         one = self._brands.get(brand_id)
         if one is None:
             traffic = self._traffic.get(brand_id, self._usual)
-            one = _Steered(BrandState(limits, night), key, rule.day, traffic)
+            one = _SteeredBrand(BrandState(limits, night), key, rule.day, traffic)
             one.brand.fade(traffic.share(rule.now_s, rule.day_s))
             one.brand.exposure = 0.0  # what was before we began to look, we have not seen
             self._brands[brand_id] = one
@@ -252,7 +254,7 @@ class Controller:
         self._groups.setdefault(key, Group({})).brands[brand_id] = one.brand
         return one
 
-    def _update(self, one: _Steered, rule: Rules, results: Results | None) -> None:
+    def _update(self, one: _SteeredBrand, rule: Rules, results: DayResults | None) -> None:
         one.brand.limits = Limits(rule.target_roas, rule.budget_micros)
         if results is None:
             return
@@ -268,7 +270,7 @@ class Controller:
             )
         )
 
-    def _leave(self, brand_id: str, one: _Steered) -> None:
+    def _leave(self, brand_id: str, one: _SteeredBrand) -> None:
         group = self._groups[one.group]
         group.brands.pop(brand_id, None)
         if not group.brands:

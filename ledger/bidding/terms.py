@@ -1,4 +1,4 @@
-"""What replicas need to know of every brand: λ, throttle, budget day. Pure; `book.py` says which brands there are."""
+"""What replicas need to know of every brand: λ, throttle, budget day. Pure; the brands are arguments."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ledger.domain.pricing import lambda_
 NEVER = dt.datetime.max.replace(tzinfo=dt.UTC)
 
 
-class Steered(NamedTuple):
+class ControlSignal(NamedTuple):
     """What the day's controller says of a brand."""
 
     kappa: float
@@ -30,7 +30,7 @@ class TermsBook:
         self.end = NEVER
         """When a day ends in them."""
         self.throttles: Mapping[str, Throttle] = {}
-        self.steered: Mapping[str, Steered] = {}
+        self.steered: Mapping[str, ControlSignal] = {}
         """By day; a brand that is not named has its night's λ."""
         self._whole_since = 0
         self._changed_in: dict[str, int] = {}

@@ -87,7 +87,7 @@ class LedgerClient:
                 break
             for offer in asked:
                 self._shard(offer).leases.want(offer)
-            await _within(waits_s, [shard.beaten() for shard in {self._shard(offer) for offer in asked}])
+            await _within(waits_s, [shard.next_beat() for shard in {self._shard(offer) for offer in asked}])
             now_s = time.monotonic()
             helped = any(self._shard(offer).leases.refusal(offer, now_s) != NO_LEASE for offer in asked)
             fruitless = 0 if helped else fruitless + 1
@@ -151,7 +151,7 @@ class LedgerClient:
     async def _release(self, wins: Collection[tuple[str, str]]) -> None:
         try:
             for shard, ids in self._by_shard(wins, lambda win: win[0]).items():
-                await shard.beaten()  # what is given back must have been recorded
+                await shard.next_beat()  # what is given back must have been recorded
                 await shard.call_within(30.0, LedgerCalls.release, [reservation_id for _, reservation_id in ids])
         except LedgerError as error:
             logger.warning("%d reservations stay until they expire: %s", len(wins), error)
@@ -165,7 +165,7 @@ class LedgerClient:
 
     async def beat_within(self, seconds: float) -> None:
         """Tell the ledgers what they do not know yet, and hear what is new; when they are silent, go on without."""
-        await _within(seconds, [shard.beaten() for shard in self._shards])
+        await _within(seconds, [shard.next_beat() for shard in self._shards])
 
     async def summon_within(self, seconds: float) -> None:
         """The same for all replicas: each tells what it knows, and hears what is new."""

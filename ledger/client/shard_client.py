@@ -58,10 +58,10 @@ class ShardClient:
         self._connecting: asyncio.Task[Any] | None = None
         self._urgent = asyncio.Event()
         self._waiting: list[asyncio.Future[None]] = []  # for a beat that begins yet
-        self._held: list[asyncio.Future[None]] = []  # for the one under way
+        self._answering: list[asyncio.Future[None]] = []  # for the one under way
         self._beating = asyncio.Lock()
         self._is_away = True
-        self._is_over = False
+        self._is_closed = False
         self._name = os.urandom(8).hex()
 
     async def call(self, call: Call[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -83,7 +83,7 @@ class ShardClient:
         except (RayError, ValueError) as error:  # dead, restarting or unreachable; ValueError: no such actor yet
             self._handle = None
             reason = (str(error) or repr(error)).splitlines()[0]
-            logger.warning("the ledger is not there: %s", reason)
+            logger.warning("the ledger is unreachable: %s", reason)
             raise LedgerUnavailable(reason) from None
 
     async def _connected(self) -> Any:
@@ -121,9 +121,9 @@ class ShardClient:
         """Whether the last beat was answered: only then is it worth a request's time to ask."""
         return not self._is_away
 
-    async def beaten(self) -> None:
+    async def next_beat(self) -> None:
         """Wait for a beat that begins after this call; there is none after the last."""
-        if self._is_over:
+        if self._is_closed:
             return
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(done)
@@ -132,7 +132,7 @@ class ShardClient:
 
     async def summon(self, seconds: float) -> None:
         """Have every replica beat, this one too."""
-        await asyncio.gather(self.beaten(), self._summon_others(seconds))
+        await asyncio.gather(self.next_beat(), self._summon_others(seconds))
 
     async def _summon_others(self, seconds: float) -> None:
         with contextlib.suppress(LedgerError):
@@ -140,7 +140,7 @@ class ShardClient:
 
     async def keep_beating(self) -> None:
         """Until the last beat has been sent."""
-        while not self._is_over:
+        while not self._is_closed:
             try:
                 async with asyncio.timeout(self.leases.until_next(self._settings.beat_s, self._clock())):
                     await self._urgent.wait()
@@ -152,7 +152,7 @@ class ShardClient:
 
     async def keep_listening(self) -> None:
         """Beat whenever the ledger calls, until the last beat has been sent."""
-        while not self._is_over:
+        while not self._is_closed:
             try:
                 async with asyncio.timeout(LISTEN_S + BEAT_S):
                     is_called = await self.call(LedgerCalls.listen, self._name)
@@ -160,18 +160,18 @@ class ShardClient:
                 await asyncio.sleep(LISTEN_AGAIN_S)  # the beats find the way back to it
                 continue
             if is_called:
-                await self.beaten()
+                await self.next_beat()
 
     async def beat(self, is_last: bool = False) -> None:
         """One beat, or the few that open a session; errors are logged once an outage. None follows the last."""
         async with self._beating:
-            if self._is_over and not is_last:
+            if self._is_closed and not is_last:
                 return
-            self._is_over = is_last
+            self._is_closed = is_last
             self._urgent.clear()
-            self._held, self._waiting = self._waiting, []
+            self._answering, self._waiting = self._waiting, []
             if is_last and not self.leases.is_open and not self.leases.has_old_session:
-                self._let_go()
+                self._release_waiting()
                 return  # nothing to give back
             try:
                 await self._beat(is_last)
@@ -187,11 +187,11 @@ class ShardClient:
             else:
                 self._is_away = False
             finally:
-                self._let_go()
+                self._release_waiting()
 
-    def _let_go(self) -> None:
+    def _release_waiting(self) -> None:
         """Whoever waits for this beat goes on, with what there is."""
-        held, self._held = self._held, []
+        held, self._answering = self._answering, []
         for done in held:
             if not done.done():
                 done.set_result(None)
@@ -230,16 +230,16 @@ class ShardClient:
                 await asyncio.wait([call], timeout=self._settings.silence_s / 3)
                 if call.done() or self._handle is None:
                     continue
-                if await self._says_its_name():
+                if await self._is_alive():
                     heard_s = self._clock()
                 elif not call.done():
                     self._is_away = True  # requests need not wait until it is replaced
-                    self._let_go()
+                    self._release_waiting()
             return await call
         finally:
             call.cancel()
 
-    async def _says_its_name(self) -> bool:
+    async def _is_alive(self) -> bool:
         try:
             async with asyncio.timeout(self._settings.silence_s / 3):
                 await self.call(LedgerCalls.identity)

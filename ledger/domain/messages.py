@@ -1,4 +1,4 @@
-"""The words that the ledger and its callers exchange. Plain frozen data: it travels between processes."""
+"""The messages that the ledger and its callers exchange. Plain frozen data: it travels between processes."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class Beat:
     lines: tuple[LeaseLine, ...] = ()
     known_version: int = -1  # of the terms
     is_last: bool = False  # nothing is drawn any more: every lease of the session goes back
-    seen: bytes = b""  # the opportunities since the last beat, as `sketch.py` writes them
+    seen: bytes = b""  # the opportunities since the last beat, as `Demand.take` packs them
 
 
 @pickled_as("ledger.types")

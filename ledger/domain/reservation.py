@@ -44,7 +44,7 @@ class Reservation:
     due_at: dt.datetime | None  # when it expires or shrinks next
     ended_at: dt.datetime | None = None
     session_id: int | None = None  # whose lease it was drawn from
-    award_id: str = ""  # the wins of one answer have one; empty: an event brought it to mind, its replica has not yet
+    award_id: str = ""  # the wins of one answer have one; empty: an event has named it, its replica not yet
     instead_id: str | None = None  # void, for its request had been paid for: events go to this one
 
     @property
@@ -64,7 +64,7 @@ class Reservation:
     def settle(self, cost_micros: int) -> Self:
         return replace(self, settled_micros=self.settled_micros + cost_micros)
 
-    def look(self, now: dt.datetime, curve: DelayCurve = linear) -> Self:
+    def age(self, now: dt.datetime, curve: DelayCurve = linear) -> Self:
         """What time makes of it: nothing, a smaller hold, or its end."""
         if not self.is_open:
             return self

@@ -46,7 +46,7 @@ class LedgerActor:
 
     Ray starts it again by calling the constructor, on the event loop, with the same settings; it then takes the next
     epoch, unless a younger generation has a name by now. It answers `LedgerCalls`; writes go through the one
-    `WriteQueue`.
+    `WriteQueue`. Its functions, private ones too, keep their names for a version: Ray sends each of them by name.
 
     Args:
         generation: its number in its shard (`generations.py`); 0: no other one is looked for.
@@ -70,12 +70,12 @@ class LedgerActor:
             self._redis = Redis.from_url(redis_url, socket_timeout=REDIS_S, socket_connect_timeout=REDIS_S)
         self._settings, self._roas_settings, self._shard = ledger_settings, roas_settings, shard
         self._generation = generation
-        self._leaving: asyncio.Task[None] | None = None
-        self._summons = Wakeup()
+        self._stepping_down: asyncio.Task[None] | None = None
+        self._wakeup = Wakeup()
         self._ledger: Ledger | None = None
         self._writer: WriteQueue | None = None
         self._counters: RoasCounters | None = None
-        self._pilot: ControllerLoop | None = None
+        self._controller_loop: ControllerLoop | None = None
         self._opening: asyncio.Task[None] | None = None
         self._loops: list[asyncio.Task[None]] = []
         self._booting = asyncio.get_running_loop().create_task(self._boot())
@@ -87,7 +87,7 @@ class LedgerActor:
                 await self.start()
             except Exception as error:
                 logger.warning("the ledger cannot open yet: %s", error)
-                if self._leaving is not None:
+                if self._stepping_down is not None:
                     return
                 await asyncio.sleep(RETRY_S)
 
@@ -98,7 +98,7 @@ class LedgerActor:
             LedgerUnavailable: the database is away, and is tried again with the next call; or another ledger is this
                 one's successor.
         """
-        if self._leaving is not None:
+        if self._stepping_down is not None:
             raise LedgerUnavailable("another ledger has taken over")
         if self._ledger is None:
             if self._opening is None or self._opening.done():
@@ -127,11 +127,11 @@ class LedgerActor:
         ]
         if self._redis is not None:
             self._counters = RoasCounters(ledger, self._redis, self._roas_settings)
-            self._pilot = ControllerLoop(ledger, self._roas_settings, self._counters.completed_today)
-            self._counters.frozen = lambda: self._pilot.frozen if self._pilot else {}
+            self._controller_loop = ControllerLoop(ledger, self._roas_settings, self._counters.completed_today)
+            self._counters.frozen = lambda: self._controller_loop.frozen if self._controller_loop else {}
             self._loops += [
                 asyncio.create_task(self._counters.keep_counting()),
-                asyncio.create_task(self._pilot.keep_steering()),
+                asyncio.create_task(self._controller_loop.keep_steering()),
             ]
         self._ledger = ledger
         logger.info("shard %d is open in epoch %d", self._shard, ledger.epoch)
@@ -144,15 +144,15 @@ class LedgerActor:
     async def beat(self, packed: bytes) -> Reply:
         beat = unpack_beat(packed)
         reply = await self._write(lambda writer: writer.beat(beat))
-        if self._pilot is not None:
-            self._pilot.heard(beat.seen)
+        if self._controller_loop is not None:
+            self._controller_loop.heard(beat.seen)
         return reply
 
     async def listen(self, replica: str) -> bool:
-        return await self._summons.listen(replica)
+        return await self._wakeup.listen(replica)
 
     async def summon(self, seconds: float, replica: str) -> None:
-        await self._summons.others_within(seconds, replica)
+        await self._wakeup.others_within(seconds, replica)
 
     async def end_sessions(self, since: dt.datetime) -> int:
         return await self._write(lambda writer: writer.run(lambda: self._opened.end_sessions(since)))
@@ -222,7 +222,7 @@ class LedgerActor:
             raise LedgerUnavailable("another ledger has taken over") from error
 
     async def _keep(self, work: Callable[[], Awaitable[Any]], every_s: float) -> None:
-        """Again and again, whatever happens."""
+        """Runs until it is cancelled: `work` again and again, whatever happens."""
         while True:
             try:
                 await work()
@@ -232,7 +232,7 @@ class LedgerActor:
                 logger.warning("%s", error)
                 await asyncio.sleep(RETRY_S)
             except Exception:
-                logger.exception("a turn failed")
+                logger.exception("background task %s failed, retrying in %.1f s", work.__name__, every_s)
             await asyncio.sleep(every_s)
 
     def _leave(self, error: Fenced) -> None:
@@ -240,9 +240,9 @@ class LedgerActor:
 
         Two ledgers that each started the other's successor would never end; a younger generation never gives way.
         """
-        if self._leaving is None:
+        if self._stepping_down is None:
             logger.error("%s: leaving", error)
-            self._leaving = asyncio.get_running_loop().create_task(self._go(error))
+            self._stepping_down = asyncio.get_running_loop().create_task(self._go(error))
 
     async def _go(self, error: Fenced) -> None:
         for_good = isinstance(error, LayoutReplaced)

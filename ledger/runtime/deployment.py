@@ -94,7 +94,7 @@ class _RayGenerations:
     def living(self) -> list[int]:
         return living_generations().get(self._shard, [])
 
-    def meet(self, generation: int) -> Any:
+    def get_or_start(self, generation: int) -> Any:
         import ray  # here: Ray reads its environment on import, and a supervisor imports this package before it set it
 
         from ledger.runtime.actor import LedgerActor

@@ -12,7 +12,7 @@ the database, which every start of every generation takes anew.
 
 Ray frees a killed actor's name at once. A process that runs ends at once too; one that is stopped (SIGSTOP) gets Ray's
 SIGKILL 5 s later (`kill_worker_timeout_milliseconds`), and until then it may keep a lock of the database. One that Ray
-could not reach leaves by itself when it wakes, for it is fenced and has a successor (`actor.py`).
+could not reach leaves by itself when it wakes, for it is fenced and has a successor (`LedgerActor`).
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Generations(Protocol[Handle]):
     def living(self) -> list[int]:
         """Those that have a name."""
 
-    def meet(self, generation: int) -> Handle:
+    def get_or_start(self, generation: int) -> Handle:
         """This one, made with the wanted settings if nobody has made it yet.
 
         Raises:
@@ -98,7 +98,7 @@ def agree(
         living = generations.living()
         generation = next_generation(living, seen)
         try:
-            handle = generations.meet(generation)
+            handle = generations.get_or_start(generation)
             for older in sorted(living):
                 if older < generation:
                     logger.warning("ledger generation %d replaces %d", generation, older)

@@ -198,12 +198,12 @@ class Beats:
         leasing.record_all(session.session_id, beat.wins, in_hand.decoded)
         status = session.status
         if beat.is_last:
-            leasing.give_up([key for key in in_hand.working_set.leases if key.session_id == session.session_id])
+            leasing.return_all([key for key in in_hand.working_set.leases if key.session_id == session.session_id])
             status = CLOSED
         elif status == OPEN:
             try:
                 reply = _with_grants(
-                    reply, [(line.brand_id, leasing.state(session.session_id, line)) for line in beat.lines]
+                    reply, [(line.brand_id, leasing.grant(session.session_id, line)) for line in beat.lines]
                 )
             except LeaseMismatch as error:
                 logger.error("%s: the session ends", error)

@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable, Mapping
 
 from ledger.bidding.brand_state import Limits
-from ledger.bidding.controller import Controller, Results, Rules, traffic_of
+from ledger.bidding.controller import Controller, DayResults, Rules, traffic_of
 from ledger.bidding.demand import DemandColumns, added_up, unpacked
-from ledger.bidding.terms import Steered
+from ledger.bidding.terms import ControlSignal
 from ledger.domain.budget_day import day_ends_at, day_of, midnight
 from ledger.domain.errors import LedgerUnavailable
 from ledger.domain.settings import RoasSettings
@@ -42,11 +42,11 @@ class ControllerLoop:
         stopwatch: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ledger, self._settings, self._completed, self._stopwatch = ledger, settings, completed, stopwatch
-        self._steering = Controller(settings.watch_s)
+        self._controller = Controller(settings.watch_s)
         self._waiting: list[DemandColumns] = []
         self._shaped_s: float | None = None
         self._frozen: dict[str, str] = {}
-        self._kept: dict[str, tuple[dt.date, Steered]] | None = None
+        self._inherited: dict[str, tuple[dt.date, ControlSignal]] | None = None
 
     @property
     def frozen(self) -> Mapping[str, str]:
@@ -78,42 +78,44 @@ class ControllerLoop:
         waiting, self._waiting = self._waiting, []
         now_s = self._stopwatch()
         if self._shaped_s is None or now_s - self._shaped_s >= TRAFFIC_S:
-            self._steering.shape(*traffic_of(await self._ledger.performance.traffic(TRAFFIC_DAYS)))
+            self._controller.shape(*traffic_of(await self._ledger.performance.traffic(TRAFFIC_DAYS)))
             self._shaped_s = now_s
         if not waiting:
             return
         rules = self._rules()
         seen = list(added_up(waiting).items())
         for start in range(0, len(seen), AT_ONCE):
-            self._steering.heard(dict(seen[start : start + AT_ONCE]), rules, now_s)
+            self._controller.heard(dict(seen[start : start + AT_ONCE]), rules, now_s)
             await asyncio.sleep(0)  # others have their turn: this loop answers beats, too
-        results = await self._results(self._steering.news)
+        results = await self._results(self._controller.news)
         shared = {
             id_: Limits(settings.target_roas, settings.daily_budget_micros)
             for id_, settings in self._ledger.directory.portfolios().items()
         }
-        word = self._steering.step(rules, results, shared)
-        for brand_id in word.frozen.keys() - self._frozen.keys():
-            logger.error("%s is frozen at last night's λ: %s", brand_id, word.frozen[brand_id])
-        for brand_id in self._frozen.keys() - word.frozen.keys():
+        steering = self._controller.step(rules, results, shared)
+        for brand_id in steering.frozen.keys() - self._frozen.keys():
+            logger.error("%s is frozen at last night's λ: %s", brand_id, steering.frozen[brand_id])
+        for brand_id in self._frozen.keys() - steering.frozen.keys():
             logger.warning("%s is steered again", brand_id)
-        self._frozen = word.frozen
-        self._ledger.terms.steer(self._until_seen(word.steered, rules))
+        self._frozen = steering.frozen
+        self._ledger.terms.steer(self._with_inherited(steering.steered, rules))
 
-    def _until_seen(self, steered: Mapping[str, Steered], rules: Mapping[str, Rules]) -> dict[str, Steered]:
+    def _with_inherited(
+        self, steered: Mapping[str, ControlSignal], rules: Mapping[str, Rules]
+    ) -> dict[str, ControlSignal]:
         """With what a ledger before this one had found, until its brand was watched for long enough or its day ends."""
-        if self._kept is None:
-            self._kept = {
+        if self._inherited is None:
+            self._inherited = {
                 brand_id: (rules[brand_id].day, one)
                 for brand_id, one in self._ledger.terms.steered.items()
                 if brand_id in rules
             }
-        self._kept = {
+        self._inherited = {
             brand_id: (day, one)
-            for brand_id, (day, one) in self._kept.items()
+            for brand_id, (day, one) in self._inherited.items()
             if brand_id not in steered and brand_id in rules and rules[brand_id].day == day
         }
-        return {**{brand_id: one for brand_id, (_, one) in self._kept.items()}, **steered}
+        return {**{brand_id: one for brand_id, (_, one) in self._inherited.items()}, **steered}
 
     def _rules(self) -> dict[str, Rules]:
         now = self._ledger.now()
@@ -140,7 +142,7 @@ class ControllerLoop:
             )
         return rules
 
-    async def _results(self, brand_ids: frozenset[str]) -> dict[str, Results]:
+    async def _results(self, brand_ids: frozenset[str]) -> dict[str, DayResults]:
         least = self._settings.min_impressions
         found = {}
         for brand_id, (budget, sums) in (await self._ledger.performance.days_of(brand_ids)).items():
@@ -148,5 +150,5 @@ class ControllerLoop:
             revenue = None
             if sums.impressions >= max(least, 1):
                 revenue = self._completed(brand_id, sums.revenue_micros, sums.pending_revenue_micros)
-            found[brand_id] = Results(budget.settled_micros, budget.reserved_micros, revenue)
+            found[brand_id] = DayResults(budget.settled_micros, budget.reserved_micros, revenue)
         return found

@@ -50,7 +50,7 @@ class Holds:
         if due:
             working_set = self._budgets.working_set(connection, now, _keys_of(due))
             for reservation in due:
-                working_set.look(reservation, self._curves.get(reservation.brand_id, linear))
+                working_set.age(reservation, self._curves.get(reservation.brand_id, linear))
             self._store.write(connection, working_set)
             moved = sum(_due_at(working_set.current(one)) > now for one in due)
         return Expired(len(due), len(found) == most and (moved > 0 or len(due) < len(found)))

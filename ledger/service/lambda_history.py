@@ -10,7 +10,7 @@ from sqlalchemy import Connection, insert
 
 from db import tables as t
 from db.session import Database
-from ledger.bidding.terms import Steered
+from ledger.bidding.terms import ControlSignal
 from ledger.domain.messages import BrandTerms
 from ledger.service.ledger import Ledger
 
@@ -80,6 +80,6 @@ def _has_moved(before: float, now: float) -> bool:
     return abs(now - before) > MOVED * abs(before)
 
 
-def _row(brand_id: str, brand: BrandTerms, steered: Steered | None, now: dt.datetime) -> dict[str, Any]:
+def _row(brand_id: str, brand: BrandTerms, steered: ControlSignal | None, now: dt.datetime) -> dict[str, Any]:
     kappa = None if steered is None else steered.kappa
     return {"brand_id": brand_id, "at": now, "lambda": brand.lambda_, "kappa": kappa}

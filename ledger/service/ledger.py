@@ -167,7 +167,7 @@ class Ledger:
             Fenced: another one has taken a newer epoch.
             LedgerUnavailable: the database is away.
         """
-        await self._store.epochs.look(lambda _connection: None)
+        await self._store.epochs.read_as_writer(lambda _connection: None)
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         """A look at the database outside the ledger's own transactions.

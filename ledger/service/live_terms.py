@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ledger.bidding.terms import NEVER, Steered, TermsBook
+from ledger.bidding.terms import NEVER, ControlSignal, TermsBook
 from ledger.bidding.throttle import Throttle
 from ledger.domain.brand import Brand
 from ledger.domain.messages import Terms
@@ -44,10 +44,10 @@ class LiveTerms:
     # What they are made of
 
     @property
-    def steered(self) -> Mapping[str, Steered]:
+    def steered(self) -> Mapping[str, ControlSignal]:
         return self._book.steered
 
-    def steer(self, steered: Mapping[str, Steered]) -> None:
+    def steer(self, steered: Mapping[str, ControlSignal]) -> None:
         """The day's κ by brand; a brand that is not named has its night's."""
         self._book.steered = dict(steered)
         self.remake()

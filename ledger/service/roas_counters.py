@@ -22,7 +22,7 @@ from ledger.bidding.revenue_completion import (
     completed_today,
     current_roas,
 )
-from ledger.bidding.terms import Steered
+from ledger.bidding.terms import ControlSignal
 from ledger.bidding.throttle import Throttle
 from ledger.domain.budget import Budget
 from ledger.domain.errors import LedgerUnavailable
@@ -139,7 +139,7 @@ class RoasCounters:
             )
             # λ of the day goes on as well, until enough is seen to solve for it anew.
             self._ledger.terms.steer(
-                {id_: Steered(brand.kappa) for id_, brand in gauges.brands.items() if brand.kappa is not None}
+                {id_: ControlSignal(brand.kappa) for id_, brand in gauges.brands.items() if brand.kappa is not None}
             )
             self._portfolio_throttles = {
                 id_: Throttle(throttled=portfolio.throttled) for id_, portfolio in gauges.portfolios.items()

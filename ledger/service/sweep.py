@@ -54,7 +54,7 @@ class Sweep:
     async def run(self, in_turn: InTurn) -> int:
         """Everything that is due. Returns how many holds it looked at; `in_turn` as `Ledger.sweep` has it."""
         await in_turn(self._start_scheduled)
-        due = await self._store.epochs.look(self._due)  # in most seconds nothing is, and no lock is taken
+        due = await self._store.epochs.read_as_writer(self._due)  # in most seconds nothing is, and no lock is taken
         if due.lapses:
             await in_turn(lambda: self._transactions.move(self._sessions.lapse))
         while due.quarantines:

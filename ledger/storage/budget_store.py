@@ -68,7 +68,7 @@ class JournalStore:
 
     def write(self, connection: Connection, working_set: WorkingSet) -> None:
         """A line for whatever the working set has moved, under the shard's epoch."""
-        journal: list[dict[str, Sequence[Any]]] = [held.entries() for held in working_set.held]
+        journal: list[dict[str, Sequence[Any]]] = [batch.entries() for batch in working_set.batches]
         if working_set.entries:
             journal.append(dict(zip(Entry._fields, zip(*working_set.entries, strict=True), strict=True)))
         for columns in journal:

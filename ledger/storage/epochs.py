@@ -93,7 +93,7 @@ class Epochs:
                 raise
             return await available(self._database.run_write(fenced))
 
-    async def look(self, work: Callable[[Connection], T]) -> T:
+    async def read_as_writer(self, work: Callable[[Connection], T]) -> T:
         """`work` in a read transaction of the one writer: what it finds due is its own to do.
 
         Raises:

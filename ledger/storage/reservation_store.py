@@ -80,10 +80,10 @@ class ReservationStore:
                 found[LeaseKey(*row[:3])] = int(row[3])
         return found
 
-    def complete(self, connection: Connection, said: Mapping[str, Mapping[str, Any]]) -> None:
-        """What the record of a win adds to a hold that an event had brought to mind before."""
-        if said:
-            rows = [{"k_reservation_id": id_, **columns} for id_, columns in sorted(said.items())]
+    def complete(self, connection: Connection, completed: Mapping[str, Mapping[str, Any]]) -> None:
+        """What the record of a win adds to a hold that an event had adopted before."""
+        if completed:
+            rows = [{"k_reservation_id": id_, **columns} for id_, columns in sorted(completed.items())]
             connection.execute(_COMPLETE_RESERVATION, rows)
 
     def write(self, connection: Connection, working_set: WorkingSet, recorded: Mapping[str, Mapping[str, Any]]) -> None:
@@ -95,8 +95,8 @@ class ReservationStore:
         if working_set.new_reservations:
             columns = _columns(list(working_set.new_reservations.values()), recorded)
             insert_columns(connection, t.reservations, columns)
-        for held in working_set.held:
-            insert_columns(connection, t.reservations, held.reservations())
+        for batch in working_set.batches:
+            insert_columns(connection, t.reservations, batch.reservations())
         if working_set.changed_reservations:
             rows = [
                 {

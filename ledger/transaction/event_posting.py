@@ -1,7 +1,7 @@
-"""What becomes of each event of a batch. Pure: `event_recording.py` reads what it asks for, and writes what it says.
+"""What becomes of each event of a batch. Pure: `EventRecording` reads what it asks for, and writes what it says.
 
 posting = EventPosting(now, events, brands, hashes, clicks, groups, reservations)
-results = posting.post(page, figures)      # page and figures hold `posting.budget_keys` and `posting.row_keys`
+results = posting.post(working_set, figures)   # they hold `posting.budget_keys` and `posting.row_keys`
 """
 
 from __future__ import annotations
@@ -129,12 +129,12 @@ class EventPosting:
 
     # What becomes of it
 
-    def post(self, page: WorkingSet, figures: Mapping[RowKey, Figures]) -> list[Result]:
+    def post(self, working_set: WorkingSet, figures: Mapping[RowKey, Figures]) -> list[Result]:
         """Settle the items in order. An item that is not accepted has no effect at all."""
         rows = dict(figures)
-        return [item if isinstance(item, Result) else self._post(item, page, rows) for item in self._items]
+        return [item if isinstance(item, Result) else self._post(item, working_set, rows) for item in self._items]
 
-    def _post(self, item: Item, page: WorkingSet, rows: dict[RowKey, Figures]) -> Result:
+    def _post(self, item: Item, working_set: WorkingSet, rows: dict[RowKey, Figures]) -> Result:
         event, fact = item.event, item.fact
         key = (event.brand_id, event.partner_id, event.event_id)
         if (known := self._hashes.get(key)) is not None:
@@ -149,7 +149,7 @@ class EventPosting:
             new = effect_of_group([*facts, fact])
             difference = change(self._effect(group), new)
         try:
-            self._apply(event.brand_id, difference, page, rows, item.is_late)
+            self._apply(event.brand_id, difference, working_set, rows, item.is_late)
         except MoneyOutOfRange:
             return _rejected(event, "amount_too_large", "the sum would be beyond what can be kept exactly")
         self._hashes[key] = item.content_hash
@@ -158,7 +158,7 @@ class EventPosting:
             self._effects[group], self._essentials[group] = new, essential([*facts, fact])
         self.event_rows.append(_event_row(item, self.now))
         for group, facts in self._completed_by(item).items():
-            self._complete(group, facts, page, rows)
+            self._complete(group, facts, working_set, rows)
         return Result(event.event_id, "accepted")
 
     def _completed_by(self, item: Item) -> dict[ConversionGroup, list[Fact]]:
@@ -173,11 +173,11 @@ class EventPosting:
         return {group: facts for group, facts in found.items() if facts != self._groups[group]}
 
     def _complete(
-        self, group: ConversionGroup, facts: list[Fact], page: WorkingSet, rows: dict[RowKey, Figures]
+        self, group: ConversionGroup, facts: list[Fact], working_set: WorkingSet, rows: dict[RowKey, Figures]
     ) -> None:
         effect = effect_of_group(facts)
         try:
-            self._apply(group[0], change(self._effect(group), effect), page, rows)
+            self._apply(group[0], change(self._effect(group), effect), working_set, rows)
         except MoneyOutOfRange:
             return  # the reservation's day cannot take it: the cost stays where it is
         for before, after in zip(self._groups[group], facts, strict=True):
@@ -195,24 +195,29 @@ class EventPosting:
         return self._effects.get(group) or effect_of_group(self._essential(group))
 
     def _apply(
-        self, brand_id: str, difference: Change, page: WorkingSet, rows: dict[RowKey, Figures], is_late: bool = False
+        self,
+        brand_id: str,
+        difference: Change,
+        working_set: WorkingSet,
+        rows: dict[RowKey, Figures],
+        is_late: bool = False,
     ) -> None:
         """Raises:
         MoneyOutOfRange: nothing has moved.
         """
         changed = _moved(rows, difference)
-        self._move_money(page, brand_id, difference, is_late)
+        self._move_money(working_set, brand_id, difference, is_late)
         rows.update(changed)
         self.changed_figures.update(changed)
 
-    def _move_money(self, page: WorkingSet, brand_id: str, difference: Change, is_late: bool) -> None:
+    def _move_money(self, working_set: WorkingSet, brand_id: str, difference: Change, is_late: bool) -> None:
         # What is added goes first: only that can be refused, and then nothing has moved yet.
         for charge, cost_micros in sorted(difference.costs, key=lambda cost: -cost[1]):
             held = self._reservations.get(charge.reservation_id) if charge.reservation_id else None
-            late = is_late if held is None else page.current(held).is_late
-            page.settle(brand_id, charge.portfolio_id, charge.day, cost_micros, held, late)
+            late = is_late if held is None else working_set.current(held).is_late
+            working_set.settle(brand_id, charge.portfolio_id, charge.day, cost_micros, held, late)
         for reservation_id in sorted(difference.ends):
-            page.end(self._reservations[reservation_id], SETTLED)
+            working_set.end(self._reservations[reservation_id], SETTLED)
 
     # Reading an event
 

@@ -1,4 +1,4 @@
-"""The ledger's side of leases: what a replica's beat does to the books. Pure: `book.py` reads, and writes what it says.
+"""The ledger's side of leases: what a replica's beat does to the books. Pure: `Beats` reads, and writes what it says.
 
 A lease is debited from its budgets before the replica hears of it, and a win that was drawn from it is a hold from the
 moment it is recorded. What a replica says of a lease is absolute ("I hold 40 that I have not drawn"), so that a lost
@@ -29,7 +29,7 @@ SHARE_OF_ROOM = 2
 """A block is at most this part (1 ÷) of an even share of what is left: blocks shrink as the budget runs out."""
 
 NOBODY = ""
-"""The `sub` of a hold that an event has called to mind before its replica did."""
+"""The `sub` of a hold that an event has named before its replica recorded the win."""
 
 Request = tuple[str, str]
 """sub, request_id: a request is paid for once."""
@@ -65,29 +65,29 @@ class LeaseGranting:
         holds: reservations that are recorded already, of those that the beats bring.
         recorded: wins that the books have of these requests.
         holders: sessions that share the budgets.
-        called: what events have called to mind of sessions' wins that these have not recorded; they may have been
+        adopted: what events have adopted of sessions' wins that these have not recorded; they may have been
             drawn after the beat was made.
     """
 
     def __init__(
         self,
-        page: WorkingSet,
+        working_set: WorkingSet,
         brands: Mapping[str, Brand],
         holds: Mapping[str, Reservation],
         recorded: Mapping[Request, Sequence[Recorded]],
         lifetimes: Lifetimes,
         holders: int,
-        called: Mapping[LeaseKey, int] | None = None,
+        adopted: Mapping[LeaseKey, int] | None = None,
     ) -> None:
-        self._page, self._brands, self._lifetimes, self._holders = page, brands, lifetimes, holders
-        self._called = called or {}
+        self._working_set, self._brands, self._lifetimes, self._holders = working_set, brands, lifetimes, holders
+        self._adopted = adopted or {}
         self._known = dict(holds)
         self._held_ids: set[str] = set()
         self._recorded = {request: list(wins) for request, wins in recorded.items()}
         self.rows: dict[str, dict[str, Any]] = {}
         """For each new reservation, the columns that only its record knows."""
         self.completed: dict[str, dict[str, Any]] = {}
-        """The same for holds that an event had called to mind before."""
+        """The same for holds that an event had adopted before."""
         self.short: set[tuple[str, str | None, dt.date]] = set()
         """(brand, portfolio, day) whose budget was too short for somebody: who has some unused is asked for it."""
 
@@ -106,12 +106,12 @@ class LeaseGranting:
                 self.record(session_id, win, drawn[win.reservation_id])
         if plain:
             portfolio_of = {
-                (key.brand_id, key.day): lent.portfolio_id for key in totals if (lent := self._page.lent(key))
+                (key.brand_id, key.day): lent.portfolio_id for key in totals if (lent := self._working_set.lent(key))
             }
-            said = [one for win in plain if (one := drawn[win.reservation_id]) is not None]
-            portfolio_ids = [portfolio_of[win.where.brand_id, one.day] for win, one in zip(plain, said, strict=True)]
-            held = ReservationBatch(session_id, plain, said, portfolio_ids, self._page.now, self._lifetimes)
-            self._page.hold_all(held, totals)
+            decoded = [one for win in plain if (one := drawn[win.reservation_id]) is not None]
+            portfolio_ids = [portfolio_of[win.where.brand_id, one.day] for win, one in zip(plain, decoded, strict=True)]
+            batch = ReservationBatch(session_id, plain, decoded, portfolio_ids, self._working_set.now, self._lifetimes)
+            self._working_set.hold_all(batch, totals)
             for win in plain:
                 self._remember((win.sub, win.request_id), win, OPEN)
 
@@ -143,7 +143,7 @@ class LeaseGranting:
         if len({win.reservation_id for win in plain}) < len(plain):
             return [], {}
         for (brand_id, day), micros in needed.items():
-            lent = self._page.lent(LeaseKey(session_id, brand_id, day))
+            lent = self._working_set.lent(LeaseKey(session_id, brand_id, day))
             if lent is None or micros > lent.leased_micros:
                 return [], {}
         return plain, {LeaseKey(session_id, *key): micros for key, micros in taken.items()}
@@ -161,7 +161,7 @@ class LeaseGranting:
         paid = [one for one in before if one.award_id != win.award_id]
         if known is not None:
             if win.reservation_id not in self.completed and not known.award_id and not paid:
-                self.completed[win.reservation_id] = {"award_id": win.award_id, **_said(win)}
+                self.completed[win.reservation_id] = {"award_id": win.award_id, **_recorded_columns(win)}
                 self._remember(request, win, known.status)
             return
         if drawn is None or drawn.session_id != session_id:
@@ -169,16 +169,16 @@ class LeaseGranting:
             return
         key = LeaseKey(session_id, win.where.brand_id, drawn.day)
         reservation = self._reservation(win.where, win.reservation_id, drawn, win.award_id)
-        self.rows[win.reservation_id] = _said(win)
+        self.rows[win.reservation_id] = _recorded_columns(win)
         has_money = self._has_money(key, drawn)
         if has_money and not paid:
-            self._page.hold(key, reservation)
+            self._working_set.hold(key, reservation)
         else:
             if has_money:
-                self._page.take_back(key, drawn.amount_micros)
+                self._working_set.take_back(key, drawn.amount_micros)
             same = [one.reservation_id for one in paid if one.brand_id == win.where.brand_id]
-            self._page.void(replace(reservation, instead_id=same[0] if same else None))
-        self._known[win.reservation_id] = self._page.new_reservations[win.reservation_id]
+            self._working_set.void(replace(reservation, instead_id=same[0] if same else None))
+        self._known[win.reservation_id] = self._working_set.new_reservations[win.reservation_id]
         self._remember(request, win, self._known[win.reservation_id].status)
 
     def adopt(self, reservation_id: str, drawn: DecodedId, place: Placement) -> Reservation | None:
@@ -193,9 +193,9 @@ class LeaseGranting:
         if not self._has_money(key, drawn):
             return None
         reservation = self._reservation(place, reservation_id, drawn)
-        if reservation.expires_at <= self._page.now:
+        if reservation.expires_at <= self._working_set.now:
             return None
-        self._page.hold(key, reservation)
+        self._working_set.hold(key, reservation)
         self.rows[reservation_id] = {
             "sub": NOBODY,
             "request_id": reservation_id,
@@ -207,7 +207,7 @@ class LeaseGranting:
 
     def _has_money(self, key: LeaseKey, drawn: DecodedId) -> bool:
         """What costs nothing needs no lease: the one that it was drawn on may have been drawn to its end since."""
-        lent = self._page.lent(key)
+        lent = self._working_set.lent(key)
         return drawn.amount_micros <= (0 if lent is None else lent.leased_micros)
 
     def _remember(self, request: Request, win: WinRecord, status: str) -> None:
@@ -216,11 +216,11 @@ class LeaseGranting:
 
     def _reservation(self, where: Placement, reservation_id: str, drawn: DecodedId, award_id: str = "") -> Reservation:
         lent, brand = (
-            self._page.lent(LeaseKey(drawn.session_id, where.brand_id, drawn.day)),
+            self._working_set.lent(LeaseKey(drawn.session_id, where.brand_id, drawn.day)),
             self._brands.get(where.brand_id),
         )
         portfolio_id = brand.settings.portfolio_id if brand is not None else None
-        created_at = min(drawn.created_at, self._page.now)
+        created_at = min(drawn.created_at, self._working_set.now)
         end = expires_at(drawn.pricing_model, created_at, self._lifetimes)
         return Reservation(
             reservation_id=reservation_id,
@@ -242,7 +242,7 @@ class LeaseGranting:
 
     # Leases
 
-    def state(self, session_id: int, line: LeaseLine) -> Grant | str | None:
+    def grant(self, session_id: int, line: LeaseLine) -> Grant | str | None:
         """Take back what a replica has not, and lend it what it wants. A grant, or why there is none, if it wants any.
 
         Raises:
@@ -256,14 +256,14 @@ class LeaseGranting:
             return "brand_unknown"
         if not brand.settings.active:
             return "brand_paused"
-        now = self._page.now
+        now = self._working_set.now
         day, portfolio_id = brand.day(now), brand.settings.portfolio_id
         if day not in line.days_lent:
             return None
         key = LeaseKey(session_id, line.brand_id, day)
-        if (lent := self._page.lent(key)) is not None:
+        if (lent := self._working_set.lent(key)) is not None:
             portfolio_id = lent.portfolio_id
-        room, owner = self._page.room(line.brand_id, portfolio_id, day)
+        room, owner = self._working_set.room(line.brand_id, portfolio_id, day)
         micros = block(line.least_micros, line.want_micros, room, self._holders)
         if not micros:
             self.short.add((line.brand_id, portfolio_id, day))
@@ -272,24 +272,24 @@ class LeaseGranting:
             if not (line.lasting and lent is not None and lent.leased_micros and not lent.lasting):
                 return None  # what it has stays as it is; else all of it becomes lasting
         try:
-            self._page.lend(key, portfolio_id, micros, line.lasting)
+            self._working_set.lend(key, portfolio_id, micros, line.lasting)
         except MoneyOutOfRange:  # an unlimited budget has its end too
             return "brand_budget"
         ends_in_s = (day_ends_at(brand.settings.timezone, now) - now).total_seconds()
-        return Grant(line.brand_id, day, micros, self._page.changed_leases[key].lasting, ends_in_s)
+        return Grant(line.brand_id, day, micros, self._working_set.changed_leases[key].lasting, ends_in_s)
 
-    def give_up(self, keys: Sequence[LeaseKey]) -> None:
+    def return_all(self, keys: Sequence[LeaseKey]) -> None:
         """A session is over: every lease of it goes back."""
         for key in keys:
             self._take_back_beyond(key, 0)
 
     def _take_back_beyond(self, key: LeaseKey, holds_micros: int) -> None:
-        lent = self._page.lent(key)
+        lent = self._working_set.lent(key)
         leased = 0 if lent is None else lent.leased_micros
-        if holds_micros > leased + self._called.get(key, 0):
+        if holds_micros > leased + self._adopted.get(key, 0):
             raise LeaseMismatch(key, holds_micros, leased)
         if leased > holds_micros:
-            self._page.take_back(key, leased - holds_micros)
+            self._working_set.take_back(key, leased - holds_micros)
 
 
 class LeaseMismatch(Exception):
@@ -306,7 +306,7 @@ class LeaseMismatch(Exception):
         )
 
 
-def _said(win: WinRecord) -> dict[str, Any]:
+def _recorded_columns(win: WinRecord) -> dict[str, Any]:
     return {
         "sub": win.sub,
         "request_id": win.request_id,

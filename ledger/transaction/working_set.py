@@ -1,7 +1,6 @@
-"""The working page of one transaction: rows read at its start, moved here by the rules, written at its end.
+"""The working set of one transaction: rows read at its start, moved here by the rules, written at its end.
 
-Pure: it knows no database. `store.py` fills it and writes what `changed_budgets`, `changed_reservations` and `entries`
-say; leases and `held` likewise.
+Pure: it knows no database. `Budgets` fills it, and the store writes what it says is new or has changed.
 """
 
 from __future__ import annotations
@@ -76,7 +75,7 @@ class WorkingSet:
         self.changed_budgets: dict[BudgetKey, Budget] = {}
         self.changed_reservations: dict[str, Reservation] = {}
         self.new_reservations: dict[str, Reservation] = {}
-        self.held: list[ReservationBatch] = []
+        self.batches: list[ReservationBatch] = []
         self.changed_leases: dict[LeaseKey, Lent] = {}
         self._budgets = {BudgetKey(budget.owner, budget.owner_id, budget.day): budget for budget in budgets}
         self._leases = dict(leases or {})
@@ -148,7 +147,7 @@ class WorkingSet:
         self.new_reservations[reservation.reservation_id] = reservation
         self._write("reserve", reservation, reserved=amount, leased=-amount)
 
-    def hold_all(self, held: ReservationBatch, totals: Mapping[LeaseKey, int]) -> None:
+    def hold_all(self, batch: ReservationBatch, totals: Mapping[LeaseKey, int]) -> None:
         """`hold` of many wins at once.
 
         Args:
@@ -156,7 +155,7 @@ class WorkingSet:
         """
         for key, amount in totals.items():
             self._draw(key, amount)
-        self.held.append(held)
+        self.batches.append(batch)
 
     def _draw(self, key: LeaseKey, micros: int) -> None:
         """What was lent is held from now on."""
@@ -208,10 +207,10 @@ class WorkingSet:
         self.changed_reservations[reservation.reservation_id] = reservation.end(status, self.now)
         return True
 
-    def look(self, reservation: Reservation, curve: DelayCurve = linear) -> None:
+    def age(self, reservation: Reservation, curve: DelayCurve = linear) -> None:
         """Let time do to the hold what is due."""
         before = self.current(reservation)
-        after = before.look(self.now, curve)
+        after = before.age(self.now, curve)
         if before.is_open and not after.is_open:
             self.end(before, EXPIRED)
             return

@@ -99,7 +99,7 @@ async def test_a_sweep_that_gets_nowhere_stops(ledger, clock, monkeypatch):
     await reserve(ledger, [claim(clock, str(n)) for n in range(5)])
     clock.forward(HOUR)
     with monkeypatch.context() as stuck:
-        stuck.setattr(WorkingSet, "look", lambda *_: None)
+        stuck.setattr(WorkingSet, "age", lambda *_: None)
         async with asyncio.timeout(30):
             assert await ledger.sweep() == 2
     assert await ledger.sweep() == 5

@@ -74,13 +74,13 @@ def portfolios_are_not_debited(patch):
 
 
 def more_is_granted_than_is_lent(patch):
-    before = lease_granting.LeaseGranting.state
+    before = lease_granting.LeaseGranting.grant
 
-    def state(self, session_id, line):
+    def grant(self, session_id, line):
         answer = before(self, session_id, line)
         return answer._replace(micros=answer.micros + 1) if isinstance(answer, Grant) else answer
 
-    patch.setattr(lease_granting.LeaseGranting, "state", state)
+    patch.setattr(lease_granting.LeaseGranting, "grant", grant)
 
 
 def more_is_lent_than_there_is(patch):
@@ -181,9 +181,9 @@ def an_event_before_its_record_leaves_the_lease_as_it_was(patch):
     before = lease_granting.LeaseGranting.adopt
 
     def adopt(self, reservation_id, drawn, place):
-        leases, changed = dict(self._page._leases), dict(self._page.changed_leases)
+        leases, changed = dict(self._working_set._leases), dict(self._working_set.changed_leases)
         held = before(self, reservation_id, drawn, place)
-        self._page._leases, self._page.changed_leases = leases, changed
+        self._working_set._leases, self._working_set.changed_leases = leases, changed
         return held
 
     patch.setattr(lease_granting.LeaseGranting, "adopt", adopt)
@@ -208,18 +208,18 @@ def a_lost_answer_loses_wins(patch):
 
 
 def a_lease_is_of_whatever_day_it_is(patch):
-    before = lease_granting.LeaseGranting.state
+    before = lease_granting.LeaseGranting.grant
 
-    def state(self, session_id, line):
+    def grant(self, session_id, line):
         brand = self._brands.get(line.brand_id)
         if line.want_micros and brand is not None:
             before(self, session_id, line._replace(want_micros=0))
-            day = brand.day(self._page.now)
-            lent = self._page.lent(working_set.LeaseKey(session_id, line.brand_id, day))
+            day = brand.day(self._working_set.now)
+            lent = self._working_set.lent(working_set.LeaseKey(session_id, line.brand_id, day))
             line = line._replace(day=day, holds_micros=0 if lent is None else lent.leased_micros)
         return before(self, session_id, line)
 
-    patch.setattr(lease_granting.LeaseGranting, "state", state)
+    patch.setattr(lease_granting.LeaseGranting, "grant", grant)
 
 
 def what_is_doubtful_is_stated_last(patch):
@@ -236,7 +236,7 @@ def silence_is_forgiven(patch):
 
 
 def a_last_beat_returns_nothing(patch):
-    patch.setattr(lease_granting.LeaseGranting, "give_up", lambda *_: None)
+    patch.setattr(lease_granting.LeaseGranting, "return_all", lambda *_: None)
 
 
 def balances_are_remembered(patch):
@@ -257,7 +257,7 @@ def a_win_without_money_forgets_its_portfolio(patch):
 
     def made(self, where, reservation_id, drawn, award_id=""):
         held = before(self, where, reservation_id, drawn, award_id)
-        lent = self._page.lent(working_set.LeaseKey(drawn.session_id, where.brand_id, drawn.day))
+        lent = self._working_set.lent(working_set.LeaseKey(drawn.session_id, where.brand_id, drawn.day))
         return held if lent is not None else replace(held, portfolio_id=None)
 
     patch.setattr(lease_granting.LeaseGranting, "_reservation", made)

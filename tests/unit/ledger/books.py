@@ -88,21 +88,23 @@ class Books:
         """What only the record of a win knows, by its reservation."""
         self._ids = map("res-{}".format, itertools.count(1))
 
-    def page(self, keys) -> WorkingSet:
+    def working_set(self, keys) -> WorkingSet:
         found = [self.budgets[key] for key in keys if key in self.budgets]
         return WorkingSet(self.now, found, lambda owner, owner_id: self.limits[(owner, owner_id)], self.leases)
 
-    def write(self, page: WorkingSet) -> None:
-        self.budgets |= page.changed_budgets
-        self.leases = {key: lent for key, lent in (self.leases | page.changed_leases).items() if lent.leased_micros}
-        self.reservations |= page.new_reservations | page.changed_reservations
-        self.entries += page.entries
-        for held in page.held:
-            for row in _rows(held.reservations()):
+    def write(self, working_set: WorkingSet) -> None:
+        self.budgets |= working_set.changed_budgets
+        self.leases = {
+            key: lent for key, lent in (self.leases | working_set.changed_leases).items() if lent.leased_micros
+        }
+        self.reservations |= working_set.new_reservations | working_set.changed_reservations
+        self.entries += working_set.entries
+        for batch in working_set.batches:
+            for row in _rows(batch.reservations()):
                 said = {name: row.pop(name) for name in tuple(row) if name not in Reservation.__dataclass_fields__}
                 self.reservations[row["reservation_id"]] = Reservation(**row)
                 self.said[row["reservation_id"]] = said
-            self.entries += [Entry(**row) for row in _rows(held.entries())]
+            self.entries += [Entry(**row) for row in _rows(batch.entries())]
 
     def reserve(self, *claims: Claim) -> None:
         """Each claim's first offer wins: lent, drawn and recorded at once, as `res-1`, `res-2`…"""
@@ -110,10 +112,10 @@ class Books:
             (offer, *_) = claim.offers
             brand = self.brands[offer.where.brand_id]
             key = LeaseKey(1, brand.brand_id, brand.day(self.now))
-            page = self.page(self.budgets)
-            page.lend(key, brand.settings.portfolio_id, offer.amount_micros, lasting=True)
-            page.hold(key, self._hold(offer, brand.settings.portfolio_id, key.day))
-            self.write(page)
+            working_set = self.working_set(self.budgets)
+            working_set.lend(key, brand.settings.portfolio_id, offer.amount_micros, lasting=True)
+            working_set.hold(key, self._hold(offer, brand.settings.portfolio_id, key.day))
+            self.write(working_set)
 
     def _hold(self, offer: Offer, portfolio_id: str | None, day: dt.date) -> Reservation:
         end = expires_at(offer.pricing_model, self.now, LIVES)
@@ -125,16 +127,16 @@ class Books:
 
     def leasing(self, holders: int = 1) -> tuple[WorkingSet, LeaseGranting]:
         """One transaction of beats; `write_beats` ends it."""
-        page = self.page(self.budgets)
+        working_set = self.working_set(self.budgets)
         recorded: dict[tuple[str, str], list[Recorded]] = {}
         for id_, said in self.said.items():
             held = self.reservations[id_]
             one = Recorded(held.award_id, id_, held.brand_id, held.status)
             recorded.setdefault((said["sub"], said["request_id"]), []).append(one)
-        return page, LeaseGranting(page, self.brands, self.reservations, recorded, LIVES, holders)
+        return working_set, LeaseGranting(working_set, self.brands, self.reservations, recorded, LIVES, holders)
 
-    def write_beats(self, page: WorkingSet, leasing: LeaseGranting) -> None:
-        self.write(page)
+    def write_beats(self, working_set: WorkingSet, leasing: LeaseGranting) -> None:
+        self.write(working_set)
         self.said |= leasing.rows | leasing.completed
         for id_, said in leasing.completed.items():
             self.reservations[id_] = replace(self.reservations[id_], award_id=said["award_id"])
@@ -154,18 +156,18 @@ class Books:
         )
 
     def end(self, reservation_id: str, status: str) -> None:
-        page = self.page(self.budgets)
-        page.end(self.reservations[reservation_id], status)
-        self.write(page)
+        working_set = self.working_set(self.budgets)
+        working_set.end(self.reservations[reservation_id], status)
+        self.write(working_set)
 
     def record(self, *events: Event) -> list[Result]:
         hashes = {(row.brand_id, row.partner_id, row.event_id): row.content_hash for row in self.rows}
         clicks = [row for row in self.rows if row.type == "click" and row.click_id]
         groups = [row for row in self.rows if row.conversion_id]
         posting = EventPosting(self.now, events, self.brands, hashes, clicks, groups, self.reservations)
-        page = self.page(posting.budget_keys)
-        results = posting.post(page, {key: self.figures[key] for key in posting.row_keys if key in self.figures})
-        self.write(page)
+        working_set = self.working_set(posting.budget_keys)
+        results = posting.post(working_set, {key: self.figures[key] for key in posting.row_keys if key in self.figures})
+        self.write(working_set)
         for key, figures in posting.changed_figures.items():
             if any(figures) or key.kind != "event":
                 self.figures[key] = figures

@@ -47,7 +47,7 @@ class Ledger:
 
     def beat(self, beat: Beat) -> Reply:
         open_sessions = sum(session.status == OPEN for session in self.sessions.values())
-        page, leasing = self.books.leasing(open_sessions)
+        working_set, leasing = self.books.leasing(open_sessions)
         if beat.session_id is None:
             secret = random.Random(len(self.sessions)).randbytes(16)
             session = LedgerSession(len(self.sessions) + 1, secret, OPEN, 0, self.now)
@@ -59,14 +59,14 @@ class Ledger:
             leasing.record(session.session_id, win, reservation_ids.decode(win.reservation_id))
         status, answers = session.status, []
         if beat.is_last:
-            leasing.give_up([key for key in page.leases if key.session_id == session.session_id])
+            leasing.return_all([key for key in working_set.leases if key.session_id == session.session_id])
             status = CLOSED
         elif status == OPEN:
             # LeaseMismatch is never raised: whatever gets lost, a replica's books are never above the ledger's.
-            answers = [(line.brand_id, leasing.state(session.session_id, line)) for line in beat.lines]
+            answers = [(line.brand_id, leasing.grant(session.session_id, line)) for line in beat.lines]
         session = session._replace(status=status, beat=beat.number, renewed_at=self.now)
         self.sessions[session.session_id] = session
-        self.books.write_beats(page, leasing)
+        self.books.write_beats(working_set, leasing)
         short = {brand_id for brand_id, _, _ in leasing.short}
         self.recalls |= {(key.session_id, key.brand_id) for key in self.books.leases if key.brand_id in short}
         return replace(
@@ -92,28 +92,28 @@ class Ledger:
                 for key, lent in self.books.leases.items():
                     if key.session_id == session.session_id:
                         self.quarantined[key] = self.now + (LASTING if lent.lasting else TTL)
-        page = self.books.page(self.books.budgets)
-        for key in page.leases:
+        working_set = self.books.working_set(self.books.budgets)
+        for key in working_set.leases:
             if self.quarantined.get(key, self.now) < self.now:
-                page.take_back(key, self.books.leases[key].leased_micros)
-        self.books.write(page)
-        page = self.books.page(self.books.budgets)
+                working_set.take_back(key, self.books.leases[key].leased_micros)
+        self.books.write(working_set)
+        working_set = self.books.working_set(self.books.budgets)
         for held in self.books.reservations.values():
             if held.due_at is not None and held.due_at <= self.now:
-                page.look(held)
-        self.books.write(page)
+                working_set.age(held)
+        self.books.write(working_set)
 
     def pay(self, number: int, brand_id: str, reservation_id: str, cost_micros: int) -> None:
-        """An impression, that may call to mind a win that nobody has recorded."""
+        """An impression, that may name a win that nobody has recorded."""
         one = event(f"i{number}", "impression", at=self.now, brand_id=brand_id, cost_micros=cost_micros)
         one = replace(one, reservation_id=reservation_id)
         drawn = reservation_ids.decode(reservation_id)
         if reservation_id not in self.books.reservations:
             assert drawn is not None
             assert is_genuine(reservation_id, brand_id, "p", self.sessions[drawn.session_id].secret)
-            page, leasing = self.books.leasing()
+            working_set, leasing = self.books.leasing()
             leasing.adopt(reservation_id, drawn, offer(brand_id=brand_id).where)
-            self.books.write_beats(page, leasing)
+            self.books.write_beats(working_set, leasing)
         assert self.books.reservations[reservation_id].is_open, "in time: its money is there"
         (result,) = self.books.record(one)
         assert result.status == "accepted"
@@ -135,9 +135,9 @@ class Ledger:
     def _move_limit(self, key: BudgetKey, limit: int | None) -> None:
         self.books.limits[key.owner, key.owner_id] = limit
         if key in self.books.budgets:
-            page = self.books.page([key])
-            page.set_limit(key, limit)
-            self.books.write(page)
+            working_set = self.books.working_set([key])
+            working_set.set_limit(key, limit)
+            self.books.write(working_set)
 
 
 @dataclass

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ledger.bidding.brand_state import Limits
-from ledger.bidding.controller import SEEN_LEAST, Controller, Results, Rules, traffic_of
+from ledger.bidding.controller import SEEN_LEAST, Controller, DayResults, Rules, traffic_of
 from ledger.bidding.demand import OUTBID, TOO_DEAR, UNDECIDED, WON, Demand, Opportunity, added_up, unpacked
 from ledger.bidding.kill_switch import CALM_LOOKS
 from ledger.bidding.sketch import BINS
@@ -41,9 +41,9 @@ def told(opportunities) -> dict:
     return added_up([unpacked(seen.take())])
 
 
-def kappa_of(steering, rule, results=None, brand_id="b", shared=None):
-    word = steering.step({brand_id: rule}, {brand_id: results or Results()}, shared or {})
-    return word.steered[brand_id].kappa
+def kappa_of(controller, rule, results=None, brand_id="b", shared=None):
+    steering = controller.step({brand_id: rule}, {brand_id: results or DayResults()}, shared or {})
+    return steering.steered[brand_id].kappa
 
 
 def test_what_was_seen_survives_the_trip():
@@ -101,26 +101,26 @@ def test_what_cannot_be_read_is_refused(broken):
 
 
 def test_a_brand_of_which_little_was_seen_keeps_its_nights_lambda():
-    steering, rule = Controller(), rules()
-    steering.heard(told(market(number=SEEN_LEAST - 1)), {"b": rule}, 0.0)
-    assert steering.step({"b": rule}, {}, {}).steered == {}
-    steering.heard(told(market(number=1)), {"b": rule}, 1.0)
-    assert steering.step({"b": rule}, {}, {}).steered.keys() == {"b"}
+    controller, rule = Controller(), rules()
+    controller.heard(told(market(number=SEEN_LEAST - 1)), {"b": rule}, 0.0)
+    assert controller.step({"b": rule}, {}, {}).steered == {}
+    controller.heard(told(market(number=1)), {"b": rule}, 1.0)
+    assert controller.step({"b": rule}, {}, {}).steered.keys() == {"b"}
 
 
 def test_a_rush_is_watched_for_a_while_before_lambda_moves():
-    steering, rule = Controller(watch_s=300.0), rules(budget_micros=100_000)
-    steering.heard(told(market()), {"b": rule}, 1000.0)
-    steering.heard(told(market()), {"b": rule}, 1299.0)
-    assert steering.step({"b": rule}, {}, {}).steered == {}
-    steering.heard(told(market(number=1)), {"b": rule}, 1300.0)
-    assert steering.step({"b": rule}, {}, {}).steered["b"].kappa > rule.target_roas
+    controller, rule = Controller(watch_s=300.0), rules(budget_micros=100_000)
+    controller.heard(told(market()), {"b": rule}, 1000.0)
+    controller.heard(told(market()), {"b": rule}, 1299.0)
+    assert controller.step({"b": rule}, {}, {}).steered == {}
+    controller.heard(told(market(number=1)), {"b": rule}, 1300.0)
+    assert controller.step({"b": rule}, {}, {}).steered["b"].kappa > rule.target_roas
 
 
 def test_without_a_limit_that_binds_lambda_falls_to_where_the_day_meets_its_target():
-    steering, rule = Controller(), rules(now_s=600.0, target_roas=2.6)
-    steering.heard(told(market(number=20_000)), {"b": rule}, 0.0)
-    kappa = kappa_of(steering, rule)
+    controller, rule = Controller(), rules(now_s=600.0, target_roas=2.6)
+    controller.heard(told(market(number=20_000)), {"b": rule}, 0.0)
+    kappa = kappa_of(controller, rule)
     won = [one for one in market(number=20_000, seed=9) if one.revenue_micros >= kappa * one.cost_micros]
     roas = sum(one.revenue_micros for one in won) / sum(one.cost_micros for one in won)
     assert 0.1 < kappa < rule.target_roas
@@ -129,9 +129,9 @@ def test_without_a_limit_that_binds_lambda_falls_to_where_the_day_meets_its_targ
 
 def test_a_budget_that_is_nearly_spent_raises_lambda():
     def after(spent):
-        steering, rule = Controller(), rules(budget_micros=10_000_000)
-        steering.heard(told(market(number=20_000)), {"b": rule}, 0.0)
-        return kappa_of(steering, rule, Results(settled_micros=spent))
+        controller, rule = Controller(), rules(budget_micros=10_000_000)
+        controller.heard(told(market(number=20_000)), {"b": rule}, 0.0)
+        return kappa_of(controller, rule, DayResults(settled_micros=spent))
 
     assert after(9_900_000) > after(5_000_000) > after(0) >= 0
 
@@ -152,11 +152,11 @@ def test_what_others_win_is_not_counted_on():
     """Half of what λ lets through is lost to better bids: the same budget then lasts for a lower λ."""
 
     def with_fates(*fates):
-        steering, rule = Controller(), rules(budget_micros=2_000_000, now_s=600.0)
+        controller, rule = Controller(), rules(budget_micros=2_000_000, now_s=600.0)
         parts = [one._replace(fate=fates[n % len(fates)]) for n, one in enumerate(market(number=20_000))]
-        steering.heard(told(parts[:10_000]), {"b": rule}, 0.0)
-        steering.heard(told(parts[10_000:]), {"b": rule}, 1.0)
-        return kappa_of(steering, rule)
+        controller.heard(told(parts[:10_000]), {"b": rule}, 0.0)
+        controller.heard(told(parts[10_000:]), {"b": rule}, 1.0)
+        return kappa_of(controller, rule)
 
     assert with_fates(WON, OUTBID) < 0.97 * with_fates(WON)
     assert with_fates(WON, UNDECIDED) == pytest.approx(with_fates(WON), rel=0.02)
@@ -164,12 +164,12 @@ def test_what_others_win_is_not_counted_on():
 
 def test_members_share_their_portfolios_budget():
     def both(budget):
-        steering = Controller()
+        controller = Controller()
         rule = rules(portfolio_id="f", now_s=600.0)
         members = {"b": rule, "c": rule}
-        steering.heard(told([*market("b", 5000), *market("c", 5000, seed=3)]), members, 0.0)
-        word = steering.step(members, {}, {"f": Limits(None, budget)})
-        return [word.steered[id_].kappa for id_ in "bc"]
+        controller.heard(told([*market("b", 5000), *market("c", 5000, seed=3)]), members, 0.0)
+        steering = controller.step(members, {}, {"f": Limits(None, budget)})
+        return [steering.steered[id_].kappa for id_ in "bc"]
 
     narrow, wide = both(3_000_000.0), both(None)
     assert min(narrow) > max(wide)
@@ -177,82 +177,82 @@ def test_members_share_their_portfolios_budget():
 
 
 def test_a_new_day_starts_with_the_nights_lambda_again():
-    steering, rule = Controller(), rules(budget_micros=1_000_000)
-    steering.heard(told(market()), {"b": rule}, 0.0)
-    kappa_of(steering, rule, Results(settled_micros=999_000))
+    controller, rule = Controller(), rules(budget_micros=1_000_000)
+    controller.heard(told(market()), {"b": rule}, 0.0)
+    kappa_of(controller, rule, DayResults(settled_micros=999_000))
     tomorrow = rules(day=DAY + dt.timedelta(days=1), budget_micros=1_000_000, now_s=1.0)
-    steering.heard(told(market(number=1)), {"b": tomorrow}, 9.0)
-    assert steering.step({"b": tomorrow}, {}, {}).steered == {}, "too little was seen of the new day"
+    controller.heard(told(market(number=1)), {"b": tomorrow}, 9.0)
+    assert controller.step({"b": tomorrow}, {}, {}).steered == {}, "too little was seen of the new day"
 
 
 def test_a_brand_that_is_no_longer_ours_is_forgotten():
-    steering, rule = Controller(), rules()
-    steering.heard(told(market()), {"b": rule}, 0.0)
-    assert steering.step({"b": rule}, {}, {}).steered
-    assert steering.step({}, {}, {}).steered == {}
-    steering.heard(told(market()), {}, 1.0)
-    assert steering.news == frozenset()
+    controller, rule = Controller(), rules()
+    controller.heard(told(market()), {"b": rule}, 0.0)
+    assert controller.step({"b": rule}, {}, {}).steered
+    assert controller.step({}, {}, {}).steered == {}
+    controller.heard(told(market()), {}, 1.0)
+    assert controller.news == frozenset()
 
 
 def test_spending_far_beyond_its_pace_freezes_the_brand_until_it_is_calm():
-    steering = Controller()
+    controller = Controller()
 
     def look(minute, settled, wins=30):
         rule = rules(budget_micros=1_000_000, now_s=NOON + 60.0 * minute, exploration=0.05, night_kappa=1.5)
-        steering.heard(told(market(number=max(wins, 200))[:wins] or market(number=1)), {"b": rule}, minute)
-        return steering.step({"b": rule}, {"b": Results(settled_micros=settled)}, {})
+        controller.heard(told(market(number=max(wins, 200))[:wins] or market(number=1)), {"b": rule}, minute)
+        return controller.step({"b": rule}, {"b": DayResults(settled_micros=settled)}, {})
 
-    steering.heard(told(market()), {"b": rules()}, 0.0)
+    controller.heard(told(market()), {"b": rules()}, 0.0)
     assert look(0, 100_000).frozen == {}
     assert look(10, 110_000).frozen == {}, "an even pace"
-    word = look(20, 400_000)
-    assert "pace" in word.frozen["b"]
-    assert word.steered["b"] == (1.5, 0.05)
+    steering = look(20, 400_000)
+    assert "pace" in steering.frozen["b"]
+    assert steering.steered["b"] == (1.5, 0.05)
     for step in range(CALM_LOOKS):
-        assert word.frozen
-        word = look(30 + 10 * step, 400_000)
-    assert word.frozen == {} and word.steered["b"].share_most == 1.0
+        assert steering.frozen
+        steering = look(30 + 10 * step, 400_000)
+    assert steering.frozen == {} and steering.steered["b"].share_most == 1.0
 
 
 def test_a_few_dear_wins_are_no_pace():
-    steering = Controller()
+    controller = Controller()
     for minute, settled in ((0, 100_000), (10, 500_000)):
         rule = rules(budget_micros=1_000_000, now_s=NOON + 60.0 * minute)
         seen = market(number=5000, fate=OUTBID) + market(number=5)
-        steering.heard(told(seen), {"b": rule}, minute)
-        assert steering.step({"b": rule}, {"b": Results(settled_micros=settled)}, {}).frozen == {}
+        controller.heard(told(seen), {"b": rule}, minute)
+        assert controller.step({"b": rule}, {"b": DayResults(settled_micros=settled)}, {}).frozen == {}
 
 
 def test_a_budget_that_is_spent_has_no_price():
-    steering, rule = Controller(), rules(budget_micros=1_000_000, night_kappa=1.5)
-    steering.heard(told(market()), {"b": rule}, 0.0)
-    results = {"b": Results(settled_micros=600_000, reserved_micros=400_000)}
-    assert steering.step({"b": rule}, results, {}).steered["b"] == (1.5, 1.0), "the ledger says no, not λ"
+    controller, rule = Controller(), rules(budget_micros=1_000_000, night_kappa=1.5)
+    controller.heard(told(market()), {"b": rule}, 0.0)
+    results = {"b": DayResults(settled_micros=600_000, reserved_micros=400_000)}
+    assert controller.step({"b": rule}, results, {}).steered["b"] == (1.5, 1.0), "the ledger says no, not λ"
 
 
 def test_midnight_reaches_brands_of_which_nothing_is_heard():
     """A member that spent the portfolio's budget and fell silent does not take it into the next day."""
-    steering, limits = Controller(), {"f": Limits(None, 1_000_000.0)}
+    controller, limits = Controller(), {"f": Limits(None, 1_000_000.0)}
     today = rules(portfolio_id="f", budget_micros=1_000_000)
     members = {"b": today, "c": today}
-    steering.heard(told([*market("b"), *market("c", seed=1)]), members, 0.0)
-    spent = {"b": Results(settled_micros=900_000), "c": Results()}
-    dear = steering.step(members, spent, limits).steered["c"].kappa
+    controller.heard(told([*market("b"), *market("c", seed=1)]), members, 0.0)
+    spent = {"b": DayResults(settled_micros=900_000), "c": DayResults()}
+    dear = controller.step(members, spent, limits).steered["c"].kappa
     tomorrow = rules(day=DAY + dt.timedelta(days=1), portfolio_id="f", budget_micros=1_000_000)
     members = {"b": tomorrow, "c": tomorrow}
-    steering.heard(told(market("c", seed=1)), members, 86_400.0)
-    assert steering.news == {"b", "c"}, "its members' results are asked for, too"
-    word = steering.step(members, {"b": Results(), "c": Results()}, limits)
-    assert word.frozen == {}
-    assert word.steered.keys() == {"c"}
-    assert word.steered["c"].kappa < 0.7 * dear
+    controller.heard(told(market("c", seed=1)), members, 86_400.0)
+    assert controller.news == {"b", "c"}, "its members' results are asked for, too"
+    steering = controller.step(members, {"b": DayResults(), "c": DayResults()}, limits)
+    assert steering.frozen == {}
+    assert steering.steered.keys() == {"c"}
+    assert steering.steered["c"].kappa < 0.7 * dear
 
 
 def test_revenue_below_its_prediction_raises_lambda():
     def with_revenue(revenue):
-        steering, rule = Controller(), rules(now_s=600.0)
-        steering.heard(told(market(number=20_000)), {"b": rule}, 0.0)
-        return kappa_of(steering, rule, Results(settled_micros=1_000_000, revenue_micros=revenue))
+        controller, rule = Controller(), rules(now_s=600.0)
+        controller.heard(told(market(number=20_000)), {"b": rule}, 0.0)
+        return kappa_of(controller, rule, DayResults(settled_micros=1_000_000, revenue_micros=revenue))
 
     assert with_revenue(1_500_000.0) > with_revenue(2_500_000.0)
 

@@ -332,10 +332,10 @@ async def test_a_beat_that_is_waited_for_begins_after_the_waiting(serve):
     await soon(client.reserve(request(bid("a"))))
     ledger.answers.clear()
     (shard,) = client._shards
-    first = asyncio.create_task(shard.beaten())
+    first = asyncio.create_task(shard.next_beat())
     await until(lambda: ledger.under_way == 1)
     (win,) = at_once(client.reserve(request(bid("a"), request_id="late"))).wins
-    second = asyncio.create_task(shard.beaten())
+    second = asyncio.create_task(shard.next_beat())
     ledger.answers.set()
     await soon(first)
     await soon(second)
@@ -391,7 +391,7 @@ async def test_a_silent_ledger_is_replaced(serve, monkeypatch):
     (shard,) = client._shards
     old.answers.clear()
     old.names.clear()
-    await soon(shard.beaten())
+    await soon(shard.next_beat())
     assert not shard.is_reachable
     await soon(client.beat_within(LONG_S))
     assert shard.is_reachable
@@ -430,7 +430,7 @@ async def test_a_slow_ledger_that_says_its_name_is_waited_for(serve, monkeypatch
     ledger.on_identity = most_of_the_patience
     client = await serve(ledger, replace=lambda: pytest.fail("replaced"), silence_s=0.15, clock=lambda: now_s)
     ledger.answers.clear()
-    waiting = asyncio.create_task(client._shards[0].beaten())
+    waiting = asyncio.create_task(client._shards[0].next_beat())
     await until(lambda: ledger.identities >= 4)
     ledger.answers.set()
     await soon(waiting)
@@ -448,7 +448,7 @@ async def test_a_beat_that_takes_for_ever_is_given_up(serve, monkeypatch):
     ledger.on_identity = long_after
     client = await serve(ledger, clock=lambda: now_s)
     ledger.answers.clear()
-    await soon(client._shards[0].beaten())
+    await soon(client._shards[0].next_beat())
     assert not client._shards[0].is_reachable
     ledger.answers.set()
     await soon(client.beat_within(LONG_S))

@@ -74,7 +74,7 @@ def test_a_hold_never_grows_and_is_looked_at_until_it_ends(amount, pricing_model
     held = reservation(pricing_model, amount)
     for hour in hours:
         now = START + hour * HOUR
-        before, held = held, held.look(now)
+        before, held = held, held.age(now)
         assert 0 <= held.held_micros <= before.held_micros
         if held.is_open:
             assert held.due_at is not None
@@ -91,7 +91,7 @@ def test_a_hold_ends_once(status):
     assert (ended.held_micros, ended.due_at, ended.ended_at) == (0, None, START)
     with pytest.raises(ValueError, match="has ended already"):
         ended.end(EXPIRED, START)
-    assert ended.look(START + 40 * DAY) is ended
+    assert ended.age(START + 40 * DAY) is ended
 
 
 def test_only_money_that_went_back_makes_a_cost_late():

@@ -32,7 +32,7 @@ class Replica:
     def living(self) -> list[int]:
         return list(self.cluster.actors)
 
-    def meet(self, generation: int) -> tuple[int, Identity]:
+    def get_or_start(self, generation: int) -> tuple[int, Identity]:
         return generation, self.cluster.actors.setdefault(generation, self.wanted)
 
     def identity(self, handle: tuple[int, Identity]) -> Identity:
@@ -116,10 +116,10 @@ def test_a_name_that_is_not_free_yet_is_asked_for_again():
     cluster, busy = Cluster(), iter(range(3))
 
     class Busy(Replica):
-        def meet(self, generation):
+        def get_or_start(self, generation):
             if next(busy, None) is not None:
                 raise LedgerUnavailable("being removed")
-            return super().meet(generation)
+            return super().get_or_start(generation)
 
     assert agree(NEW, Busy(cluster, NEW), sleep=lambda _: None).generation == 1
 

@@ -103,9 +103,9 @@ def test_an_event_settles_what_was_held(story, model, events, reserved, settled,
 @pytest.mark.parametrize("status", ["expired", "returned"])
 def test_a_late_cost_is_a_cost(status):
     books = open_books()
-    page = books.page(books.budgets)
-    page.end(books.reservations["res-1"], status)
-    books.write(page)
+    working_set = books.working_set(books.budgets)
+    working_set.end(books.reservations["res-1"], status)
+    books.write(working_set)
     books.record(impression(80, **HELD))
     assert books.budget().settled_micros == 80
     assert books.reservations["res-1"].status == status

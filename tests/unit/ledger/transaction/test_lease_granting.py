@@ -28,23 +28,23 @@ def line(holds=0, least=0, want=0, brand_id="b", lasting=False, day=TODAY) -> Le
 
 
 def state(books: Books, *lines: LeaseLine, session_id: int = 1, holders: int = 1):
-    page, leasing = books.leasing(holders)
-    answers = [leasing.state(session_id, one) for one in lines]
-    books.write_beats(page, leasing)
+    working_set, leasing = books.leasing(holders)
+    answers = [leasing.grant(session_id, one) for one in lines]
+    books.write_beats(working_set, leasing)
     return answers
 
 
 def record(books: Books, *wins, session_id: int = 1) -> None:
-    page, leasing = books.leasing()
+    working_set, leasing = books.leasing()
     leasing.record_all(session_id, wins, decode_all([one.reservation_id for one in wins]))
-    books.write_beats(page, leasing)
+    books.write_beats(working_set, leasing)
 
 
 def adopt(books: Books, reservation_id: str, place=None):
-    page, leasing = books.leasing()
+    working_set, leasing = books.leasing()
     drawn = decode(reservation_id)
     held = leasing.adopt(reservation_id, drawn, place or where()) if drawn is not None else None
-    books.write_beats(page, leasing)
+    books.write_beats(working_set, leasing)
     return held
 
 
@@ -138,10 +138,10 @@ def test_an_unknown_brand_is_refused():
 def test_a_refill_that_finds_nothing_is_no_refusal():
     """Whoever still draws on its lease must not hear that the brand is out of budget."""
     books = lending(1000)
-    page, leasing = books.leasing()
-    assert leasing.state(1, line(holds=1000, want=50)) is None
+    working_set, leasing = books.leasing()
+    assert leasing.grant(1, line(holds=1000, want=50)) is None
     assert leasing.short == {("b", None, TODAY)}
-    assert page.entries == []
+    assert working_set.entries == []
 
 
 def test_an_unlimited_budget_lends_until_numbers_end():
@@ -214,19 +214,19 @@ def test_a_lost_answer_mends_itself():
 
 def test_who_claims_to_hold_more_than_was_lent_must_end():
     books = lending(500)
-    page, leasing = books.leasing()
+    working_set, leasing = books.leasing()
     with pytest.raises(LeaseMismatch, match="holds 501 µ"):
-        leasing.state(1, line(holds=501, want=100))
-    assert page.entries == []
+        leasing.grant(1, line(holds=501, want=100))
+    assert working_set.entries == []
     with pytest.raises(LeaseMismatch):
-        leasing.state(2, line(holds=1))
+        leasing.grant(2, line(holds=1))
 
 
 def test_a_session_that_is_over_gives_back_everything():
     books = lending(500)
-    page, leasing = books.leasing()
-    leasing.give_up([KEY, LeaseKey(1, "b", TODAY + dt.timedelta(days=1))])
-    books.write_beats(page, leasing)
+    working_set, leasing = books.leasing()
+    leasing.return_all([KEY, LeaseKey(1, "b", TODAY + dt.timedelta(days=1))])
+    books.write_beats(working_set, leasing)
     assert (out(books), books.leases) == ((0, 0, 1000), {})
 
 
@@ -247,10 +247,10 @@ def test_a_win_becomes_a_hold_and_is_recorded_once():
 
 def one_by_one(books: Books, *wins, session_id: int = 1) -> None:
     """The rule, as it is written for one win."""
-    page, leasing = books.leasing()
+    working_set, leasing = books.leasing()
     for one in wins:
         leasing.record(session_id, one, decode(one.reservation_id))
-    books.write_beats(page, leasing)
+    books.write_beats(working_set, leasing)
 
 
 LEASED = {"b": 500, "c": 60, "nothing": 0}
@@ -299,14 +299,14 @@ def test_a_beat_is_recorded_as_its_wins_would_be_one_by_one(beats, adopted):
 def test_what_is_nothing_special_is_recorded_at_once():
     """Else the test above would compare a thing with itself."""
     books = lending(300)
-    page, leasing = books.leasing()
+    working_set, leasing = books.leasing()
     wins = [win(drawn(number, 100), request_id=f"r-{number}") for number in range(1, 4)]
     leasing.record_all(1, wins, decode_all([one.reservation_id for one in wins]))
-    assert [len(held.wins) for held in page.held] == [3] and not page.new_reservations
+    assert [len(batch.wins) for batch in working_set.batches] == [3] and not working_set.new_reservations
     leasing.record_all(1, wins, decode_all([one.reservation_id for one in wins]))  # a beat that was sent again
     other = win(drawn(9, 0), request_id="r-1", award_id="another")
     leasing.record_all(1, [other], decode_all([other.reservation_id]))
-    books.write_beats(page, leasing)
+    books.write_beats(working_set, leasing)
     assert out(books) == (0, 300, 700)
     assert len(books.reservations) == 4 and books.reservations[other.reservation_id].status == "void"
 
@@ -374,7 +374,7 @@ def test_a_void_win_does_not_pay_for_its_request():
     assert [held.status for held in books.reservations.values()] == ["void", "open"]
 
 
-# Wins that an event brings to mind
+# Wins that an event names first
 
 
 def test_an_event_finds_the_money_of_an_unrecorded_win():
