@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from training.pricing.auctions import Auctions, AuctionTerms, Market, read_auctions, read_market
-from training.pricing.evaluate import judge
+from training.pricing.evaluate import evaluate
 from training.pricing.simulation import fitted, simulate
 from training.pricing.synthetic_market import make_market
 
@@ -47,7 +47,7 @@ def played(
     """(share of the optimum, ROAS ÷ target) of one pass."""
     market = read_market(None, auctions.names, terms)
     decided = simulate(auctions, market, horizon_s or float(auctions.t_s[-1]), realised)
-    return _shown(judge(auctions, market, decided.won))
+    return _shown(evaluate(auctions, market, decided.won))
 
 
 def _shown(found: dict[str, object]) -> tuple[str, str]:
@@ -120,7 +120,7 @@ def portfolios(seeds: Sequence[int] | range) -> str:
             auctions = read_auctions(Path(folder) / "auctions.csv")
             market: Market = read_market(Path(folder) / "brands.json", auctions.names)
             decided = simulate(auctions, market, 86_400.0)
-            found = judge(auctions, market, decided.won)
+            found = evaluate(auctions, market, decided.won)
             share, roas = _shown(found)
             spend = found["spend_to_budget"]
             assert isinstance(spend, tuple)

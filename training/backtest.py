@@ -24,8 +24,8 @@ from training.etl.csv_reader import Unreadable, read_file
 from training.etl.reader import day_number, day_of, from_import
 from training.fitting.dataset import TrainingSet
 from training.fitting.engines import fit_before, predicted
-from training.gate.gate import plain
-from training.gate.metrics import Metrics, judge
+from training.gate.gate import as_json
+from training.gate.metrics import Metrics, metrics_of
 from training.progress import Say
 from training.reports.backtest_report import render
 from training.reports.report_data import brand_days, deciles, importance, payout_breaks, payouts, shap
@@ -61,7 +61,7 @@ def walk_forward(data: TrainingSet, first: int, last: int, settings: ModelSettin
         rows = np.flatnonzero(data.days == day)
         trees = fit_before(data, day, settings)
         revenue[rows] = predicted(data, rows, trees)
-        found = judge(data.target[rows], revenue[rows], data.exposure[rows], settings.tweedie_power)
+        found = metrics_of(data.target[rows], revenue[rows], data.exposure[rows], settings.tweedie_power)
         say(f"  {day_of(day)}: {found.rows} rows, R² {found.r2:.3f}, calibration {found.calibration:.3f}")
     wanted = np.flatnonzero((data.days >= first) & (data.days <= last))
     heads = data.heads[wanted]
@@ -86,7 +86,7 @@ def walk_with(
 
 
 def _judged(data: TrainingSet, walk: WalkForward, revenue_micros: Floats, settings: ModelSettings) -> Metrics:
-    return judge(data.target[walk.rows], revenue_micros, data.exposure[walk.rows], settings.tweedie_power)
+    return metrics_of(data.target[walk.rows], revenue_micros, data.exposure[walk.rows], settings.tweedie_power)
 
 
 def report(data: TrainingSet, walks: Mapping[Engine, WalkForward], settings: ModelSettings) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def report(data: TrainingSet, walks: Mapping[Engine, WalkForward], settings: Mod
     days = data.days[rows]
 
     def of(chosen: Flags) -> dict[str, Any] | None:
-        return plain(judge(truth[chosen], walk.revenue_micros[chosen], exposure[chosen], settings.tweedie_power))
+        return as_json(metrics_of(truth[chosen], walk.revenue_micros[chosen], exposure[chosen], settings.tweedie_power))
 
     newest = rows[days == days.max()]
     nothing_fitted: dict[str, Any] = {"rows": 0, "base": None, "expected_micros": None, "features": []}
@@ -113,9 +113,9 @@ def report(data: TrainingSet, walks: Mapping[Engine, WalkForward], settings: Mod
         "overall": of(np.ones(len(rows), np.bool_)),
         "engine": engine,
         "engines": {
-            name: plain(_judged(data, walk, walk.revenue_micros, settings)) for name, walk in sorted(walks.items())
+            name: as_json(_judged(data, walk, walk.revenue_micros, settings)) for name, walk in sorted(walks.items())
         },
-        "histories_alone": plain(_judged(data, walk, data.heads[rows, 0], settings)),
+        "histories_alone": as_json(_judged(data, walk, data.heads[rows, 0], settings)),
         "brands": {brand: of(brands == brand) for brand in sorted(set(brands.tolist()))},
         "days": {day_of(day).isoformat(): of(days == day) for day in np.unique(days).tolist()},
         "deciles": deciles(truth, walk.revenue_micros, exposure),

@@ -54,7 +54,7 @@ class Progress:
         self.warnings.append(line.removeprefix("warning: "))
         self.say(f"warning: {line.removeprefix('warning: ')}")
 
-    def hear(self, line: str) -> None:
+    def relay(self, line: str) -> None:
         """What a helper says: its warnings belong into the summary, too."""
         if line.startswith("warning: "):
             self.warn(line)

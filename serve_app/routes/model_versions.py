@@ -40,7 +40,7 @@ class ModelVersions:
 
     async def as_of(self, at: dt.datetime, brand_id: str | None) -> dict[str, Any]:
         """Which model and which λ were live then: `schemas.models.AsOf`."""
-        return (await as_of(self._database, at, brand_id)).plain()
+        return (await as_of(self._database, at, brand_id)).as_json()
 
     async def last_night(self) -> str | None:
         """How the newest night ended: live, stayed, unverified or failed; None before the first."""

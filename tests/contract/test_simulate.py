@@ -13,7 +13,7 @@ import pytest
 
 from ledger.bidding.brand_state import Limits
 from training.pricing.auctions import COLUMNS, Auctions, AuctionTerms, read_auctions, read_market
-from training.pricing.evaluate import Item, judge, optimum, optimum_by_highs
+from training.pricing.evaluate import BrandOffers, evaluate, optimum, optimum_by_highs
 from training.pricing.evaluate import main as judge_main
 from training.pricing.simulation import simulate
 from training.pricing.synthetic_market import make_market
@@ -46,7 +46,7 @@ class Outcome:
         self.cost = float(cost[won].sum())
         self.roas = float(revenue[won].sum()) / self.cost
         self.real_roas = float(frame.revenue_micros[won].sum()) / self.cost
-        best = optimum([Item(revenue, cost, Limits(target, budget))], Limits())
+        best = optimum([BrandOffers(revenue, cost, Limits(target, budget))], Limits())
         self.of_optimum = float(revenue[won].sum()) / best
 
 
@@ -156,7 +156,7 @@ def test_the_judges_two_solvers_agree(tmp_path, seed):
         rows = [auctions.brand == b for b in members]
         limits = read_market(tmp_path / "b.json", auctions.names).limits
         items = [
-            Item(auctions.predicted_revenue[mine], auctions.cost[mine], limits[b])
+            BrandOffers(auctions.predicted_revenue[mine], auctions.cost[mine], limits[b])
             for b, mine in zip(members, rows, strict=True)
         ]
         assert optimum(items, shared) == pytest.approx(optimum_by_highs(items, shared), rel=1e-7)
@@ -167,7 +167,7 @@ def test_the_judge_sees_a_broken_limit(tmp_path):
     frame.to_csv(tmp_path / "a.csv", index=False)
     (tmp_path / "b.json").write_text(json.dumps(document))
     auctions = read_auctions(tmp_path / "a.csv")
-    found = judge(auctions, read_market(tmp_path / "b.json", auctions.names), np.ones(200, dtype=bool))
+    found = evaluate(auctions, read_market(tmp_path / "b.json", auctions.names), np.ones(200, dtype=bool))
     assert json.loads(json.dumps(found))["spend_to_budget"][0] > 1.0
 
 

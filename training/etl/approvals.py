@@ -16,11 +16,11 @@ PRIOR_DECISIONS, PRIOR_OF_BRAND = 10.0, 20.0
 """Decisions that the setting counts as, and that everybody's share counts as for a brand."""
 
 
-async def pending_shares(database: Database, believed: float) -> dict[str, float]:
+async def pending_shares(database: Database, prior: float) -> dict[str, float]:
     """Share of pending revenue that will be approved, by brand, and for EVERYBODY else.
 
     Args:
-        believed: before anybody has decided anything.
+        prior: before anybody has decided anything.
     """
     async with database.read() as connection:
         newest = (await connection.execute(select(func.max(events.c.seq)))).scalar_one() or 0
@@ -33,10 +33,10 @@ async def pending_shares(database: Database, believed: float) -> dict[str, float
     counts: dict[str, list[int]] = {}
     for brand_id, status, number in rows:
         counts.setdefault(brand_id, [0, 0])[DECIDED.index(status)] += int(number)
-    return shares({brand_id: (approved, rejected) for brand_id, (approved, rejected) in counts.items()}, believed)
+    return shares({brand_id: (approved, rejected) for brand_id, (approved, rejected) in counts.items()}, prior)
 
 
-def shares(decided: Mapping[str, tuple[int, int]], believed: float) -> dict[str, float]:
+def shares(decided: Mapping[str, tuple[int, int]], prior: float) -> dict[str, float]:
     """
     Args:
         decided: (approved, rejected) conversions by brand.
@@ -45,7 +45,7 @@ def shares(decided: Mapping[str, tuple[int, int]], believed: float) -> dict[str,
     {'': 0.11, 'strict': 0.1, 'new': 0.15}
     """
     approved, total = (sum(values) for values in zip((0, 0), *((a, a + r) for a, r in decided.values()), strict=True))
-    usual = (approved + PRIOR_DECISIONS * believed) / (total + PRIOR_DECISIONS)
+    usual = (approved + PRIOR_DECISIONS * prior) / (total + PRIOR_DECISIONS)
     of_brands = {
         brand_id: (approved + PRIOR_OF_BRAND * usual) / (approved + rejected + PRIOR_OF_BRAND)
         for brand_id, (approved, rejected) in decided.items()

@@ -19,7 +19,7 @@ SHOWN = 3
 def oddities(frame: pd.DataFrame) -> list[str]:
     """
     Args:
-        frame: a history, see `training.history`.
+        frame: a history, see `etl/reader.py`.
     """
     return [*_days(frame), *_brands(frame), *_rows(frame)] if len(frame) else []
 

@@ -1,4 +1,4 @@
-"""Files → hourly performance: `python -m training.etl import FILE [--source NAME]`. Events: see `gather.py`.
+"""Files → hourly performance: `python -m training.etl import FILE [--source NAME]`. Events: see `reconcile.py`.
 
 Good rows go in, bad rows go to `FILE.rejects.csv` with their line and the reason. Keys repeated within a file
 are summed; a later import under the same source replaces that source's value of a key, so the same file again
@@ -53,7 +53,7 @@ class Imported:
 
 
 class Source(NamedTuple):
-    """What the memory knows of one import."""
+    """What the database knows of one import."""
 
     sha256: str  # of the file that was last imported under the name; empty until all of it is stored
     simulated: bool

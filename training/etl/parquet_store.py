@@ -53,7 +53,7 @@ class Partition(NamedTuple):
 class Manifest:
     """What the files were made from."""
 
-    database: str  # which it was, see `gather.identity`
+    database: str  # which it was, see `reconcile.identity`
     watermark: Watermark
     sources: Mapping[str, str] = field(default_factory=dict)  # complete imports: source → what was known of it
     days: Mapping[dt.date, Partition] = field(default_factory=dict)
@@ -159,7 +159,7 @@ def table_of(read: Day) -> pyarrow.Table:
 
 
 def frame_of(tables: list[pyarrow.Table]) -> pd.DataFrame:
-    """Tables of SCHEMA, one after another, as `history.read_history` gives them: ids are objects, each word once."""
+    """Tables of SCHEMA, one after another, as `reader.read_history` gives them: ids are objects, each word once."""
     table = pyarrow.concat_tables(tables or [SCHEMA.empty_table()]).unify_dictionaries()
     columns: dict[str, Any] = {}
     for name in COLUMNS:

@@ -1,4 +1,4 @@
-"""What the memory knows about performance, as a frame.
+"""The history of performance in the database, as a frame.
 
 Columns: `day` (int, days since 1970), `hour` (0–23, −1 for daily rows), the five ids, `placement_score`
 (NaN for none), `impressions`, `clicks`, `conversions`, `cost_micros` (NaN for not known), `revenue_micros`
@@ -165,7 +165,7 @@ def _date(value: Any) -> dt.date:
 
 
 def from_import(frame: pd.DataFrame, *, daily: bool) -> pd.DataFrame:
-    """A history from parsed rows (`etl.Read.frame`), one row a row, in the same order."""
+    """A history from parsed rows (`csv_reader.Read.frame`), one row a row, in the same order."""
     seconds = frame["hour"].astype(np.int64)
     made = frame.rename(columns={"hour": "at"}).assign(
         day=seconds // 86_400, hour=-1 if daily else seconds // 3600 % 24

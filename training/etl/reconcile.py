@@ -106,12 +106,12 @@ async def gather(
 
 
 async def read(database: Database, state: State, through: dt.date) -> pd.DataFrame:
-    """`history.read_history(database, through)` as of the last `gather`, from the files: the same frame.
+    """`reader.read_history(database, through)` as of the last `gather`, from the files: the same frame.
 
     A day whose file is missing or damaged is read from the database; so is everything where nothing was gathered.
 
     Returns:
-        Columns as `history` says: ids as objects, each word once in memory, the others int64 or float64.
+        Columns as `reader.py` says: ids as objects, each word once in memory, the others int64 or float64.
     """
     files = Partitions(state)
     manifest = await asyncio.to_thread(files.manifest)

@@ -71,9 +71,9 @@ class Encoder:
             {word: code for code, word in enumerate(known)} if position in CODED else {}
             for position, known in enumerate(vocabulary)
         ]
-        self._row_of, self._keys = self._places()
+        self._row_of, self._keys = self._index_keys()
         """Of each key of each level, and of everybody: its place in the tables below; and the deepest level's keys."""
-        self._rows, self._heads = self._filled()
+        self._rows, self._heads = self._lookup_rows()
 
     @classmethod
     def fitted(cls, days: Integers, keys: Keys, numbers: Floats) -> Self:
@@ -82,7 +82,7 @@ class Encoder:
         return cls(
             keys.vocabulary,
             keys.parents,
-            keys.words,
+            keys.labels,
             histories.rates,
             histories.exposures,
             histories.payout,
@@ -121,7 +121,7 @@ class Encoder:
             if level <= BRAND and not (self._payout[level].shape == self._clicks[level].shape == (count,)):
                 raise ValueError("the payouts do not go with the brands")
 
-    def _places(self) -> tuple[dict[Key, int], list[Key]]:
+    def _index_keys(self) -> tuple[dict[Key, int], list[Key]]:
         row_of: dict[Key, int] = {(): 0}
         above: list[Key] = [()]
         for level in range(1, len(PATH)):
@@ -135,7 +135,7 @@ class Encoder:
             row_of.update(zip(above, range(len(row_of), len(row_of) + len(above)), strict=True))
         return row_of, above
 
-    def _filled(self) -> tuple[Singles, Floats]:
+    def _lookup_rows(self) -> tuple[Singles, Floats]:
         """What is looked up: (r, len(FEATURES)) rows; (r, N_HEADS) heads and the exposure by the longest half-life.
 
         A key's row is filled as it is where nothing deeper is known. What deeper levels would add, they have in theirs.

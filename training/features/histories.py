@@ -47,7 +47,7 @@ TRUSTED_CLICKS = 100.0
 
 
 def measures(frame: pd.DataFrame, pending_share: float | Mapping[str, float]) -> Floats:
-    """(n, len(MEASURES)) of a history frame (see `training.read_history`).
+    """(n, len(MEASURES)) of a history frame (see `etl/reader.py`).
 
     Args:
         pending_share: of pending revenue that will be approved; by brand as `approvals.pending_shares` gives it.

@@ -28,7 +28,7 @@ class Keys:
     vocabulary: list[list[str]]
     levels: Codes  # (PATH, n): one code for each distinct key of the level
     parents: list[Codes]  # along PATH (keys,): each key's code in the level above
-    words: list[npt.NDArray[Any]]  # along PATH (keys,): the id's code, at last the placement score, NaN for none
+    labels: list[npt.NDArray[Any]]  # along PATH (keys,): the id's code, at last the placement score, NaN for none
 
     @classmethod
     def of(cls, frame: pd.DataFrame, vocabulary: list[list[str]] | None = None) -> Self:
@@ -44,20 +44,20 @@ class Keys:
         _, score_codes = np.unique(np.where(np.isnan(scores), NO_SCORE, scores), return_inverse=True)
         levels = np.zeros((len(PATH), len(frame)), np.int32)
         parents: list[Codes] = [np.zeros(1, np.int32)]
-        words_of: list[npt.NDArray[Any]] = [np.zeros(1, np.int32)]
+        labels_of: list[npt.NDArray[Any]] = [np.zeros(1, np.int32)]
         columns: list[tuple[npt.NDArray[Any], npt.NDArray[Any]]] = [*zip(ids, ids, strict=True), (score_codes, scores)]
         for level, (column, values) in enumerate(columns, start=1):
             place = levels[level - 1].astype(np.int64) * (int(column.max(initial=0)) + 2) + column + 1
             levels[level] = pd.factorize(place)[0]
             first = np.unique(levels[level], return_index=True)[1]
             parents.append(levels[level - 1][first])
-            words_of.append(values[first])
-        return cls(ids, known, levels, parents, words_of)
+            labels_of.append(values[first])
+        return cls(ids, known, levels, parents, labels_of)
 
     @property
     def counts(self) -> list[int]:
         """How many keys each level of PATH has."""
-        return [len(words) for words in self.words]
+        return [len(labels) for labels in self.labels]
 
 
 def starts_of(days: Integers) -> Integers:

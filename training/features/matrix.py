@@ -36,7 +36,7 @@ def as_of_the_day_before(frame: pd.DataFrame, keys: Keys, numbers: Floats) -> tu
     """((n, len(FEATURES)) matrix, (n, N_HEADS) heads): every row as what was known before its day.
 
     Args:
-        frame: a history (see `training.read_history`) in the order of its days.
+        frame: a history (see `etl/reader.py`) in the order of its days.
         keys, numbers: of the same rows, by `Keys.of` and `measures`.
     """
     days = frame["day"].to_numpy(np.int64)

@@ -87,8 +87,10 @@ def _in_series(logs: Floats) -> list[tuple[int, float]]:
 
 
 def jumps(breaks: list[Break], n_days: int, n_brands: int) -> Flags:
-    """(days, brands): where a brand's level is learned anew, for `rates.walk`. The day after counts, too: a payout
-    seldom changes at midnight, so the first day is a mixture of both."""
+    """(days, brands): where a brand's level is learned anew, for `hierarchical_rates.walk`.
+
+    The day after counts, too: a payout seldom changes at midnight, so the first day is a mixture of both.
+    """
     found: Flags = np.zeros((n_days, n_brands), np.bool_)
     for one in breaks:
         found[one.day : one.day + 2, one.brand] = True

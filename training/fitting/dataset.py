@@ -56,11 +56,11 @@ class PayoutBreak(NamedTuple):
 class TrainingSet(NamedTuple):
     """A history turned into what the trees learn from; its rows in the order of their days."""
 
-    frame: pd.DataFrame  # the history, see `training.read_history`
+    frame: pd.DataFrame  # the history, see `etl/reader.py`
     keys: Keys
     numbers: Floats  # (n, measures)
     matrix: Singles  # (n, features), as of the day before each row's
-    heads: Floats  # (n, 4), the columns of `features.Heads`, likewise
+    heads: Floats  # (n, 4), the columns of `layout.Heads`, likewise
     target: Floats  # (n,) revenue per exposure in micros, ≥ 0
     shock: Floats  # (n,) log(realised ÷ expected) of the row's brand and partner on its day
     days: Integers  # (n,)
@@ -70,7 +70,7 @@ class TrainingSet(NamedTuple):
         """
         Args:
             frame: in any order; rows of a day keep theirs.
-            pending_share: see `features.measures`.
+            pending_share: see `histories.measures`.
         """
         if not frame["day"].is_monotonic_increasing:
             frame = frame.sort_values("day", kind="stable", ignore_index=True)
@@ -93,7 +93,7 @@ class TrainingSet(NamedTuple):
     def payout_breaks(self) -> list[PayoutBreak]:
         """Days on which what a brand pays has broken with its past, in order."""
         starts = starts_of(self.days)
-        brands = self.keys.words[BRAND]
+        brands = self.keys.labels[BRAND]
         return [
             PayoutBreak(
                 self.keys.vocabulary[0][int(brands[one.brand])],
@@ -149,7 +149,7 @@ def shocks(days: Integers, keys: Keys, numbers: Floats, heads: Floats, target: F
     earned, expected = target * exposure, heads[:, 0] * exposure
     _, of_day = np.unique(days, return_inverse=True)
     mean = np.bincount(of_day, weights=earned) / np.maximum(np.bincount(of_day, weights=exposure), 1e-9)
-    _, groups = np.unique(of_day * len(keys.words[PARTNER]) + keys.levels[PARTNER], return_inverse=True)
+    _, groups = np.unique(of_day * len(keys.labels[PARTNER]) + keys.levels[PARTNER], return_inverse=True)
     usual = SHOCK_EXPOSURE * mean[of_day]
     found = np.zeros(len(days))
     realised, foreseen = (np.bincount(groups, weights=values)[groups] for values in (earned, expected))

@@ -1,4 +1,4 @@
-"""The night's fit on Ray Train: every worker reads its own partition and runs `fit.fit`, no other code."""
+"""The night's fit on Ray Train: every worker reads its own partition and runs `engines.fit`, no other code."""
 
 from __future__ import annotations
 

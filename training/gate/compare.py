@@ -12,8 +12,8 @@ from training.etl.reader import day_number
 from training.features.layout import CODED, CODES_FROM
 from training.fitting.dataset import TrainingSet
 from training.fitting.engines import predicted
-from training.gate.gate import BrandDuel, BrandShift, Comparison, Duel, RowCounts
-from training.gate.metrics import LEAST_PREDICTION_MICROS, judge
+from training.gate.gate import BrandMetrics, BrandShift, Comparison, RowCounts, SideBySide
+from training.gate.metrics import LEAST_PREDICTION_MICROS, metrics_of
 from training.model.model import Columns, Model, golden_columns
 from training.settings import ModelSettings
 from training.trees.engines import Reference
@@ -44,24 +44,24 @@ def compare(
     day = np.flatnonzero(data.days == newest)
     challenged = None if held_out is None else predicted(data, day, held_out)
     if champion is None:
-        return Comparison(False, _duel(data, day, challenged, None, settings), Duel(None, None))
-    week = both_know(data, newest, champion)
+        return Comparison(False, _side_by_side(data, day, challenged, None, settings), SideBySide(None, None))
+    week = rows_of_week(data, newest, champion)
     has_seen = day_number(champion.trained_through) >= newest
-    defended = None if has_seen else said_by(champion, data, day)
-    told = said_as_of(model, data, week), said_as_of(champion, data, week)
+    defended = None if has_seen else predicted_by(champion, data, day)
+    of_week = predicted_as_of(model, data, week), predicted_as_of(champion, data, week)
     return Comparison(
         True,
-        _duel(data, day, challenged, defended, settings),
-        _duel(data, week, *told, settings),
+        _side_by_side(data, day, challenged, defended, settings),
+        _side_by_side(data, week, *of_week, settings),
         _brands(data, day, challenged, defended, settings),
-        _brands(data, week, *told, settings),
+        _brands(data, week, *of_week, settings),
         count_rows(data.days, newest, champion, today),
         *score_shifts(model, champion),
     )
 
 
-def said_by(model: Model, data: TrainingSet, rows: Integers) -> Floats:
-    """(k,) what a version says of these rows as a replica would, with its own tables."""
+def predicted_by(model: Model, data: TrainingSet, rows: Integers) -> Floats:
+    """(k,) what a version predicts for these rows as a replica would, with its own tables."""
     frame = data.frame.iloc[rows]
     hours = frame["hour"].to_numpy(np.int64)
     at = frame["day"].to_numpy(np.int64) * 86_400 + np.where(hours < 0, NOON_S, hours * 3600)
@@ -69,8 +69,8 @@ def said_by(model: Model, data: TrainingSet, rows: Integers) -> Floats:
     return model.predict(Columns.of(ids, frame["placement_score"].to_numpy(np.float64), at)).revenue_micros
 
 
-def said_as_of(model: Model, data: TrainingSet, rows: Integers) -> Floats:
-    """(k,) what a version's trees say of rows as they were known the day before: each id by its own code.
+def predicted_as_of(model: Model, data: TrainingSet, rows: Integers) -> Floats:
+    """(k,) what a version's trees predict for rows as they were known the day before: each id by its own code.
 
     The trees alone: what a version makes of its last day besides is no matter of the days before.
     """
@@ -79,11 +79,11 @@ def said_as_of(model: Model, data: TrainingSet, rows: Integers) -> Floats:
         code_of = {word: code for code, word in enumerate(model.encoder.vocabulary[column])}
         codes = np.array([code_of.get(word, -1) for word in data.keys.vocabulary[column]], np.float32)
         matrix[:, CODES_FROM + position] = codes[data.keys.ids[column][rows]]
-    said: Floats = data.heads[rows, 0] * model.trees.predict(matrix)
-    return said
+    answer: Floats = data.heads[rows, 0] * model.trees.predict(matrix)
+    return answer
 
 
-def both_know(data: TrainingSet, newest: int, champion: Model) -> Integers:
+def rows_of_week(data: TrainingSet, newest: int, champion: Model) -> Integers:
     """Rows of the week that ends with the newest day, of days that both versions have learned from."""
     last = min(day_number(champion.trained_through), newest)
     return np.flatnonzero((data.days > newest - WEEK_DAYS - 1) & (data.days <= last) & (data.exposure > 0))
@@ -127,21 +127,21 @@ def score_shifts(model: Model, champion: Model) -> tuple[float | None, BrandShif
     return float(np.median(moved)), max(shifts, key=lambda brand: brand.shift, default=None)
 
 
-def _duel(
+def _side_by_side(
     data: TrainingSet, rows: Integers, challenged: Floats | None, defended: Floats | None, settings: ModelSettings
-) -> Duel:
+) -> SideBySide:
     truth, exposure = data.target[rows], data.exposure[rows]
     challenger, champion = (
-        None if said is None or not len(rows) else judge(truth, said, exposure, settings.tweedie_power)
+        None if said is None or not len(rows) else metrics_of(truth, said, exposure, settings.tweedie_power)
         for said in (challenged, defended)
     )
     total = float(exposure.sum())
-    return Duel(challenger, champion, float((truth * exposure).sum()) / total if total > 0 else 0.0)
+    return SideBySide(challenger, champion, float((truth * exposure).sum()) / total if total > 0 else 0.0)
 
 
 def _brands(
     data: TrainingSet, rows: Integers, challenged: Floats | None, defended: Floats | None, settings: ModelSettings
-) -> list[BrandDuel]:
+) -> list[BrandMetrics]:
     """Those with enough impressions among these rows to be judged by."""
     if challenged is None or defended is None:
         return []
@@ -151,7 +151,7 @@ def _brands(
     found = []
     for index in np.flatnonzero(exposure >= settings.gate_brand_exposure):
         own = np.flatnonzero(owner == index)
-        duel = _duel(data, rows[own], challenged[own], defended[own], settings)
-        assert duel.challenger is not None and duel.champion is not None
-        found.append(BrandDuel(str(names[index]), duel.challenger, duel.champion, duel.mean_micros))
+        sides = _side_by_side(data, rows[own], challenged[own], defended[own], settings)
+        assert sides.challenger is not None and sides.champion is not None
+        found.append(BrandMetrics(str(names[index]), sides.challenger, sides.champion, sides.mean_micros))
     return found

@@ -26,7 +26,7 @@ EXACT, GOOD_BRAND = 0.01, 0.1
 """Predictions that miss by this share, overall and for a brand, are good enough whoever does still better."""
 
 
-class Duel(NamedTuple):
+class SideBySide(NamedTuple):
     """Both sides on the same rows."""
 
     challenger: Metrics | None  # None: it could not be judged
@@ -34,7 +34,7 @@ class Duel(NamedTuple):
     mean_micros: float = 0.0  # realised per exposure
 
 
-class BrandDuel(NamedTuple):
+class BrandMetrics(NamedTuple):
     brand_id: str
     challenger: Metrics
     champion: Metrics
@@ -57,10 +57,10 @@ class BrandShift(NamedTuple):
 
 class Comparison(NamedTuple):
     has_champion: bool
-    day: Duel
-    week: Duel
-    brands: Sequence[BrandDuel] = ()
-    week_brands: Sequence[BrandDuel] = ()
+    day: SideBySide
+    week: SideBySide
+    brands: Sequence[BrandMetrics] = ()
+    week_brands: Sequence[BrandMetrics] = ()
     rows: RowCounts = RowCounts()
     score_shift: float | None = None  # median |log(challenger ÷ champion)| over the champion's golden rows
     brand_shift: BrandShift | None = None  # the same of the brand that moved most, among those with several such rows
@@ -148,11 +148,11 @@ def _allowed(words: str, share: float) -> str:
     return f"{words}, allowed from {share:.0%}"
 
 
-def _deviance(name: str, duel: Duel, times: float, settings: ModelSettings) -> Check:
-    assert duel.challenger is not None and duel.champion is not None
-    most = max(times * duel.champion.deviance, missing_by(EXACT, duel.mean_micros, settings.tweedie_power))
-    words = f"deviance {duel.challenger.deviance:.4g} on the {name}, the champion's is {duel.champion.deviance:.4g}"
-    if duel.challenger.deviance <= most:
+def _deviance(name: str, sides: SideBySide, times: float, settings: ModelSettings) -> Check:
+    assert sides.challenger is not None and sides.champion is not None
+    most = max(times * sides.champion.deviance, missing_by(EXACT, sides.mean_micros, settings.tweedie_power))
+    words = f"deviance {sides.challenger.deviance:.4g} on the {name}, the champion's is {sides.champion.deviance:.4g}"
+    if sides.challenger.deviance <= most:
         return Check(name, True, words)
     return Check(name, False, f"{words}, allowed {most:.4g}")
 
@@ -172,30 +172,30 @@ def _distance(calibration: float) -> float:
     return 0.0 if math.isnan(calibration) else abs(math.log(max(calibration, 1e-9)))
 
 
-def _worst_brand(name: str, brands: Sequence[BrandDuel], settings: ModelSettings) -> Iterator[Check]:
+def _worst_brand(name: str, brands: Sequence[BrandMetrics], settings: ModelSettings) -> Iterator[Check]:
     """The brands that got worst by deviance and by calibration, which may be two."""
     if not brands:
         return
-    duel = worst_brand(brands, settings)
-    least = missing_by(GOOD_BRAND, duel.mean_micros, settings.tweedie_power)
-    most = max(settings.gate_brand_deviance * duel.champion.deviance, least)
-    words = f"deviance {duel.challenger.deviance:.4g} for {duel.brand_id} on the {name}, the champion's is"
-    words += f" {duel.champion.deviance:.4g}, allowed {most:.4g}"
-    yield Check(f"worst brand on the {name}", duel.challenger.deviance <= most, words)
+    worst = worst_brand(brands, settings)
+    least = missing_by(GOOD_BRAND, worst.mean_micros, settings.tweedie_power)
+    most = max(settings.gate_brand_deviance * worst.champion.deviance, least)
+    words = f"deviance {worst.challenger.deviance:.4g} for {worst.brand_id} on the {name}, the champion's is"
+    words += f" {worst.champion.deviance:.4g}, allowed {most:.4g}"
+    yield Check(f"worst brand on the {name}", worst.challenger.deviance <= most, words)
     times = settings.gate_brand_calibration
     off = [each for each in brands if _is_off(each.challenger, each.champion, times)]
-    duel = max(off or brands, key=lambda each: _distance(each.challenger.calibration))
-    words = f"calibration {duel.challenger.calibration:.3f} for {duel.brand_id} on the {name}"
-    words += f", the champion's is {duel.champion.calibration:.3f}, allowed {1 / times:.2f} to {times:.2f}"
+    worst = max(off or brands, key=lambda each: _distance(each.challenger.calibration))
+    words = f"calibration {worst.challenger.calibration:.3f} for {worst.brand_id} on the {name}"
+    words += f", the champion's is {worst.champion.calibration:.3f}, allowed {1 / times:.2f} to {times:.2f}"
     yield Check(f"worst brand's calibration on the {name}", not off, words)
 
 
-def worst_brand(brands: Sequence[BrandDuel], settings: ModelSettings) -> BrandDuel:
+def worst_brand(brands: Sequence[BrandMetrics], settings: ModelSettings) -> BrandMetrics:
     """Whose deviance has grown most, as a multiple of what is allowed."""
 
-    def growth(duel: BrandDuel) -> float:
-        least = missing_by(GOOD_BRAND, duel.mean_micros, settings.tweedie_power)
-        return duel.challenger.deviance / max(settings.gate_brand_deviance * duel.champion.deviance, least, 1e-12)
+    def growth(brand: BrandMetrics) -> float:
+        least = missing_by(GOOD_BRAND, brand.mean_micros, settings.tweedie_power)
+        return brand.challenger.deviance / max(settings.gate_brand_deviance * brand.champion.deviance, least, 1e-12)
 
     return max(brands, key=growth)
 
@@ -232,7 +232,7 @@ def report(compared: Comparison, verdict: Verdict, settings: ModelSettings) -> d
         "week": _shown(compared.week),
         "worst_brand": None
         if worst is None
-        else {"brand_id": worst.brand_id, "challenger": plain(worst.challenger), "champion": plain(worst.champion)},
+        else {"brand_id": worst.brand_id, "challenger": as_json(worst.challenger), "champion": as_json(worst.champion)},
         "brands_compared": len(compared.brands),
         "rows": compared.rows._asdict(),
         "score_shift": compared.score_shift,
@@ -240,11 +240,11 @@ def report(compared: Comparison, verdict: Verdict, settings: ModelSettings) -> d
     }
 
 
-def _shown(duel: Duel) -> dict[str, Any]:
-    return {"challenger": plain(duel.challenger), "champion": plain(duel.champion)}
+def _shown(sides: SideBySide) -> dict[str, Any]:
+    return {"challenger": as_json(sides.challenger), "champion": as_json(sides.champion)}
 
 
-def plain(metrics: Metrics | None) -> dict[str, Any] | None:
+def as_json(metrics: Metrics | None) -> dict[str, Any] | None:
     """JSON has no NaN."""
     if metrics is None:
         return None

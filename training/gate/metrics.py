@@ -19,14 +19,14 @@ class Metrics(NamedTuple):
     calibration: float  # predicted ÷ realised, NaN without revenue
 
 
-def judge(truth: Floats, predicted: Floats, exposure: Floats, power: float = 1.5) -> Metrics:
+def metrics_of(truth: Floats, predicted: Floats, exposure: Floats, power: float = 1.5) -> Metrics:
     """
     Args:
         truth, predicted: (n,) micros per exposure; a negative truth (a correction) counts as zero.
         exposure: (n,) ≥ 0, the weights.
         power: Tweedie variance power, between 1 and 2.
 
-    >>> judge(np.array([1.0, 3.0]), np.array([1.0, 3.0]), np.ones(2)).r2
+    >>> metrics_of(np.array([1.0, 3.0]), np.array([1.0, 3.0]), np.ones(2)).r2
     1.0
     """
     seen = exposure > 0

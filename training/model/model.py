@@ -1,4 +1,4 @@
-"""A model version is one object: encoder + trees + calibration + version. It travels as one signed bundle.
+"""A model version as one object: encoder, trees, calibration and manifest. It travels as one signed bundle.
 
 On disk a version is a directory (`manifest.json`, `model.txt`, `encoder.json`), in Redis and Git one JSON
 document (`roas_model.json`) with the same content. The manifest names each file's sha256 and is signed; nothing

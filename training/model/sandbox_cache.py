@@ -30,8 +30,8 @@ from training.trees.tree_format import NotCompilable
 if TYPE_CHECKING:
     from training.trees.bitvector_tables import Prepared
 
-Ask = Callable[[dict[str, Any], dict[str, str]], "Prepared"]
-KEPT = 32
+Verify = Callable[[dict[str, Any], dict[str, str]], "Prepared"]
+MOST_FINDINGS = 32
 """Findings; one takes about as much as the version's trees."""
 LOOK_AGAIN_S = 0.02
 LOCK = "lock"
@@ -48,26 +48,26 @@ class SandboxCache:
     Args:
         folder: of this node, not shared with others.
         key: of the manifests' signatures.
-        ask: what is done where nothing is known yet.
+        in_child: what is done where nothing is known yet.
     """
 
-    def __init__(self, folder: Path, key: bytes, ask: Ask = verify_in_child) -> None:
-        self._folder, self._key, self._ask = folder, key, ask
+    def __init__(self, folder: Path, key: bytes, in_child: Verify = verify_in_child) -> None:
+        self._folder, self._key, self._in_child = folder, key, in_child
 
     @classmethod
     def of(cls, state: State, key: bytes) -> SandboxCache:
         return cls(state.scratch / "checked", key)
 
-    def ahead(self, manifest: dict[str, Any], texts: dict[str, str]) -> None:
+    def verify_ahead(self, manifest: dict[str, Any], texts: dict[str, str]) -> None:
         """Find out now what this node's replicas will want to know; nothing where nobody serves.
 
         Raises:
-            ModelRefused, ModelUnavailable: as `tried`.
+            ModelRefused, ModelUnavailable: as `verify`.
         """
         if self._folder.parent.exists():
-            self.tried(manifest, texts)
+            self.verify(manifest, texts)
 
-    def tried(self, manifest: dict[str, Any], texts: dict[str, str]) -> Prepared:
+    def verify(self, manifest: dict[str, Any], texts: dict[str, str]) -> Prepared:
         """
         Args:
             manifest, texts: as `vouch` vouches for them.
@@ -85,7 +85,7 @@ class SandboxCache:
             try:
                 self._make_folder()
             except OSError:  # a full disk, another user's folder: then every replica finds out for itself
-                return self._ask(manifest, texts)
+                return self._in_child(manifest, texts)
             with self._alone(version, ResourceLimits.of(texts).wall_s):
                 if (found := self._known(name)) is None:  # else the one before has just found it
                     found = self._found(manifest, texts)
@@ -98,7 +98,7 @@ class SandboxCache:
     def _found(self, manifest: dict[str, Any], texts: dict[str, str]) -> Finding:
         """Raises: ModelUnavailable."""
         try:
-            return Finding(None, self._ask(manifest, texts))
+            return Finding(None, self._in_child(manifest, texts))
         except ModelRefused as error:
             return Finding(error.reason, {})
 
@@ -166,7 +166,7 @@ class SandboxCache:
     def _forget_old(self) -> None:
         found = [path for path in self._folder.iterdir() if path.name != LOCK]
         newest_last = sorted(found, key=lambda path: path.stat().st_mtime)
-        for path in newest_last[:-KEPT]:
+        for path in newest_last[:-MOST_FINDINGS]:
             path.unlink(missing_ok=True)
 
     def _make_folder(self) -> None:

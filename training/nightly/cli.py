@@ -110,7 +110,7 @@ async def _night(
     is_fitted = not restart and any(state.night.glob("fit-*"))
     try:
         with (
-            _ray_fitter(state, progress.hear, ahead=not is_fitted)
+            _ray_fitter(state, progress.relay, ahead=not is_fitted)
             if not in_process
             else nullcontext(fit_in_process) as fitter
         ):

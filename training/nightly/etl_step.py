@@ -37,7 +37,7 @@ async def read_history(night: Night) -> pd.DataFrame:
 
 async def _read(night: Night) -> tuple[pd.DataFrame, str]:
     """(the history before the date, what was new in it)."""
-    gathered = await gather(night.database, night.state, night.progress.hear)
+    gathered = await gather(night.database, night.state, night.progress.relay)
     if gathered.newest is None:
         raise NothingToLearn("the database holds no performance yet; import some: python -m training.etl import FILE")
     through = gathered.newest if night.date is None else night.date - dt.timedelta(days=1)

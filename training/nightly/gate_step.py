@@ -14,7 +14,7 @@ from training.etl.reader import day_of
 from training.fitting.dataset import TrainingSet
 from training.fitting.engines import Boosters
 from training.gate.compare import compare
-from training.gate.gate import Verdict, decide, plain, report
+from training.gate.gate import Verdict, as_json, decide, report
 from training.model.bundle import ModelRefused, ModelUnavailable
 from training.model.model import Model
 from training.nightly.checkpoints import fingerprint
@@ -23,7 +23,7 @@ from training.nightly.night import Night
 from training.registry.activations import activated, current
 from training.registry.publish import ModelRegistry
 from training.registry.version_files import model_key
-from training.reports.night_report import duels_of
+from training.reports.night_report import metrics_by_brand
 from training.settings import ModelSettings
 
 SIMULATED_SOURCES = text("SELECT source FROM imports WHERE simulated")
@@ -33,7 +33,7 @@ LEARNED_FROM = text("SELECT 1 FROM performance_hourly WHERE source = :source AND
 class Candidate(NamedTuple):
     model: Model
     verdict: Verdict
-    duels: dict[str, list[dict[str, Any]]]  # by brand, for the report
+    by_brand: dict[str, list[dict[str, Any]]]  # see `metrics_by_brand`, for the report
 
 
 async def judge(night: Night, features: Features, fitted: Fitted) -> Candidate:
@@ -84,12 +84,12 @@ def _compared(
     compared = compare(features.data, features.newest, held_out, challenger, champion, settings, today)
     verdict = decide(compared, settings)
     metrics = {
-        "challenger": plain(compared.day.challenger),
-        "champion": plain(compared.day.champion),
+        "challenger": as_json(compared.day.challenger),
+        "champion": as_json(compared.day.champion),
         "gate": report(compared, verdict, settings),
         "payout_breaks": features.recently_broken,
     }
-    return Candidate(challenger.with_manifest(metrics=metrics), verdict, duels_of(compared))
+    return Candidate(challenger.with_manifest(metrics=metrics), verdict, metrics_by_brand(compared))
 
 
 async def _champion(registry: ModelRegistry, version: str | None) -> Model | None:
@@ -106,7 +106,7 @@ def _keep_candidate(night: Night, key: str, candidate: Candidate) -> None:
     with night.checkpoints.making("gate", key) as draft:
         candidate.model.save(draft, model_key(night.state))
         (draft / "version").write_text(candidate.model.version)
-        (draft / "duels.json").write_text(json.dumps(candidate.duels))
+        (draft / "duels.json").write_text(json.dumps(candidate.by_brand))
 
 
 async def _judged_before(night: Night, key: str, live: str | None) -> Candidate | None:
@@ -122,8 +122,8 @@ async def _judged_before(night: Night, key: str, live: str | None) -> Candidate 
     if model.manifest["parent"] != live and version not in await activated(night.database):
         return None
     gate = model.manifest["metrics"]["gate"]
-    duels = json.loads((folder / "duels.json").read_text())
-    return Candidate(model, Verdict(gate["accepted"], gate["reason"]), duels)
+    by_brand = json.loads((folder / "duels.json").read_text())
+    return Candidate(model, Verdict(gate["accepted"], gate["reason"]), by_brand)
 
 
 async def _is_simulated(connection: AsyncConnection, through: dt.date) -> bool:

@@ -21,8 +21,7 @@ from training.nightly.checkpoints import (
 )
 from training.nightly.errors import NothingToLearn
 from training.nightly.night import Night
-from training.reports.report_data import RECENT_DAYS, payout_breaks
-from training.reports.report_data import told as told_break
+from training.reports.report_data import RECENT_DAYS, break_in_a_line, payout_breaks
 from training.settings import ModelSettings
 
 MOST_BREAKS = 10
@@ -97,7 +96,7 @@ async def fit_trees(night: Night, features: Features) -> Fitted:
 
 
 def _broken(recent: list[dict[str, Any]]) -> list[str]:
-    lines = [told_break(one) for one in recent[:MOST_BREAKS]]
+    lines = [break_in_a_line(one) for one in recent[:MOST_BREAKS]]
     if len(recent) > MOST_BREAKS:
         lines.append(f"{len(recent) - MOST_BREAKS} more payouts broke: see the night's report")
     return lines

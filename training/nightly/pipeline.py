@@ -1,4 +1,4 @@
-"""The night: etl → features → fit → gate → λ → publish → swap → verify. `python -m training.nightly [--date D]`.
+"""The night as an order of steps: etl → features → fit → gate → λ → publish → swap → verify.
 
 Every step's output is kept until the night is over (see `checkpoints.py`), and everything that reaches the outside can
 be done twice: a night that was killed anywhere is finished by the next run, without doing again what was finished.
@@ -112,7 +112,7 @@ async def run(
         ModelUnavailable: the live version cannot be had just now, so that nothing could be compared with it.
     """
     progress, started_at = progress or Progress(say), dt.datetime.now(dt.UTC)
-    registry = ModelRegistry(database, state, redis_url, progress.hear)
+    registry = ModelRegistry(database, state, redis_url, progress.relay)
     night = Night(
         registry, settings or model_settings(), fitter, Checkpoints(state.night), progress, date, verifies=verify
     )
@@ -147,7 +147,7 @@ async def _steps(night: Night) -> NightSummary:
     problems = await verify_live(night, model) if accepted and night.verifies else None
 
     live, warnings = await current(night.database), night.progress.warnings
-    ended = Ended(model, live, candidate.duels, prices.rows, problems or [], warnings)
+    ended = Ended(model, live, candidate.by_brand, prices.rows, problems or [], warnings)
     page = await _report(night, features, fitted, ended)
     return NightSummary(
         version=model.version,

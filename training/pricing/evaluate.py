@@ -27,7 +27,7 @@ from training.pricing.auctions import Auctions, BadInput, Market, read_auctions,
 from training.pricing.synthetic_market import make_market
 
 
-class Item(NamedTuple):
+class BrandOffers(NamedTuple):
     """A brand's opportunities, n of each, and its limits."""
 
     revenue: Floats
@@ -35,10 +35,10 @@ class Item(NamedTuple):
     limits: Limits
 
 
-def optimum(brands: Sequence[Item], shared: Limits) -> float:
+def optimum(brands: Sequence[BrandOffers], shared: Limits) -> float:
     """The most revenue, in micros, that brands can win under their own limits and those that they share.
 
-    >>> seen = Item(np.array([3.0, 1.0]), np.ones(2), Limits(2.5))
+    >>> seen = BrandOffers(np.array([3.0, 1.0]), np.ones(2), Limits(2.5))
     >>> round(optimum([seen], Limits()), 6)
     3.333333
     """
@@ -69,7 +69,7 @@ def _part(used: Floats, room: float) -> Floats:
     return np.where(used <= 0.0, np.inf, before / np.where(used <= 0.0, 1.0, used))
 
 
-def optimum_by_highs(brands: Sequence[Item], shared: Limits) -> float:
+def optimum_by_highs(brands: Sequence[BrandOffers], shared: Limits) -> float:
     """The same by an LP solver that knows nothing of orders and places."""
     from scipy.optimize import linprog
     from scipy.sparse import csr_matrix, vstack
@@ -102,7 +102,7 @@ def optimum_by_highs(brands: Sequence[Item], shared: Limits) -> float:
     return float(-found.fun * scale)
 
 
-def judge(auctions: Auctions, market: Market, won: Flags, solver: str = "cuts") -> dict[str, object]:
+def evaluate(auctions: Auctions, market: Market, won: Flags, solver: str = "cuts") -> dict[str, object]:
     """Revenue won ÷ optimum on predicted revenue and actual cost, and how well every limit was kept.
 
     Returns:
@@ -114,7 +114,7 @@ def judge(auctions: Auctions, market: Market, won: Flags, solver: str = "cuts") 
     limited: list[tuple[str, Limits, Indices]] = []  # what each brand and portfolio won
     groups, best_of_all = [], 0.0
     for name, members, shared in market.groups():
-        items = [Item(revenue[rows], cost[rows], market.limits[b]) for b in members for rows in [rows_of[b]]]
+        items = [BrandOffers(revenue[rows], cost[rows], market.limits[b]) for b in members for rows in [rows_of[b]]]
         best = solve(items, shared)
         mine = np.concatenate([rows_of[b] for b in members])
         mine = mine[won[mine]]
@@ -169,7 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error("DECISIONS.csv, --auctions and --brands are needed")
         auctions = read_auctions(chosen.auctions)
         market, won = read_market(chosen.brands, auctions.names), _read_won(chosen.decisions, len(auctions))
-        found = judge(auctions, market, won, chosen.solver)
+        found = evaluate(auctions, market, won, chosen.solver)
     except (BadInput, OSError) as error:
         print(error, file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""Auctions decided one after the other by the live controller and ledger code, under a simulated clock."""
+"""Recorded auctions, decided by the live controller and ledger code under a simulated clock."""
 
 from __future__ import annotations
 

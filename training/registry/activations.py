@@ -1,4 +1,4 @@
-"""Which model and which λ are live, and were: `python -m training.registry --at 2026-11-24T14:03:07Z [--brand B]`.
+"""Which model and which λ are live, and were: the rows that say so.
 
 The newest row of `model_activations` is live. A brand's λ is kept twice: the κ of the night's fit that was in
 force, and the λ that its bids were scored with, which is solved anew all day and recorded when it has moved.
@@ -38,12 +38,14 @@ class LivePrice(NamedTuple):
     since: dt.datetime | None  # when it was recorded
 
 
-class Then(NamedTuple):
+class AsOf(NamedTuple):
+    """What was live at a time."""
+
     at: dt.datetime
     model: Activation | None
     prices: list[LivePrice]
 
-    def plain(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """For JSON; what `GET /api/models?at=…` shows as `as_of`."""
         model = self.model
         return {
@@ -80,7 +82,7 @@ async def activated(database: Database) -> list[str]:
         return list((await connection.execute(asked)).scalars())
 
 
-async def as_of(database: Database, at: dt.datetime, brand_id: str | None = None) -> Then:
+async def as_of(database: Database, at: dt.datetime, brand_id: str | None = None) -> AsOf:
     """What was live then.
 
     Args:
@@ -101,7 +103,7 @@ async def as_of(database: Database, at: dt.datetime, brand_id: str | None = None
     for name in sorted(by_night.keys() | by_day.keys()):
         night_kappa, fitted_at = by_night.get(name, (None, None))
         prices.append(LivePrice(name, night_kappa, fitted_at, *by_day.get(name, (None, None, None))))
-    return Then(at, await _activation(database, at), prices)
+    return AsOf(at, await _activation(database, at), prices)
 
 
 async def forget(database: Database, before: dt.datetime) -> None:

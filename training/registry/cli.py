@@ -1,4 +1,4 @@
-"""Which model and which λ were live at a moment: `python -m training.registry --at …`."""
+"""Which model and which λ were live: `python -m training.registry --at 2026-11-24T14:03:07Z [--brand B]`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from db.environment import BadSetting
 from db.session import Database
 from db.settings import database_settings
-from training.registry.activations import Then, as_of
+from training.registry.activations import AsOf, as_of
 
 
 def moment(text: str) -> dt.datetime:
@@ -45,11 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         said = str(getattr(error, "orig", None) or error).splitlines()[0]
         print(f"the registry cannot be read: {said}", file=sys.stderr)
         return 1
-    print(json.dumps(then.plain(), default=dt.datetime.isoformat, indent=1))
+    print(json.dumps(then.as_json(), default=dt.datetime.isoformat, indent=1))
     return 0
 
 
-async def _asked(at: dt.datetime, brand_id: str | None) -> Then:
+async def _asked(at: dt.datetime, brand_id: str | None) -> AsOf:
     database = Database(database_settings())
     try:
         return await as_of(database, at, brand_id)

@@ -1,4 +1,4 @@
-"""A version reaches the world: directory, database, Redis, Git. `activations.py` tells what is, and was, live.
+"""Versions are published and made live: directory, database, Redis, Git. `activations.py` says what is, and was, live.
 
 Nothing half-published is ever served: a version can be activated only when its files are whole, and the activation is
 one row. Redis and Git carry copies: when they fail, that is a warning.
@@ -68,7 +68,7 @@ class ModelRegistry:
         parts = await asyncio.to_thread(lambda: model.parts(model_key(self.state)))
         await asyncio.to_thread(self.files.save, model.version, parts)
         if accepted:  # what replicas will want to know of it at once, once it is live
-            await asyncio.to_thread(self.files.try_ahead, parts)
+            await asyncio.to_thread(self.files.verify_ahead, parts)
         await self._record(model, accepted, lambdas)
         if accepted:
             bundle = await asyncio.to_thread(parts.bundle)

@@ -53,14 +53,14 @@ class VersionFiles:
                 return
         write_version(self.state.models, version, parts)
 
-    def try_ahead(self, parts: Parts) -> None:
+    def verify_ahead(self, parts: Parts) -> None:
         """Find out now what this node's replicas will want to know of a version once it is live.
 
         Raises:
             ModelRefused: it does not work in a process of its own.
             ModelUnavailable: it could not be tried just now.
         """
-        SandboxCache.of(self.state, model_key(self.state)).ahead(parts.body, parts.texts)
+        SandboxCache.of(self.state, model_key(self.state)).verify_ahead(parts.body, parts.texts)
 
     async def fetch(self, version: str, *, verify: bool = True) -> Model:
         """A version for serving: from its directory, else from Redis (a node without the folder, or a damaged one).
@@ -93,7 +93,7 @@ class VersionFiles:
             ModelRefused, ModelUnavailable: as `fetch`.
         """
         parts, damage = await self._whole(version)
-        await asyncio.to_thread(self.try_ahead, parts)
+        await asyncio.to_thread(self.verify_ahead, parts)
         if damage is not None:
             try:
                 await asyncio.to_thread(Model.opened, parts.body, parts.texts)  # what cannot be read is not kept
@@ -154,5 +154,5 @@ class VersionFiles:
 
     def _opened(self, parts: Parts, verify: bool) -> Model:
         cache = SandboxCache.of(self.state, model_key(self.state))
-        prepared = cache.tried(parts.body, parts.texts) if verify else None
+        prepared = cache.verify(parts.body, parts.texts) if verify else None
         return Model.opened(parts.body, parts.texts, prepared)

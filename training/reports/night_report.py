@@ -24,7 +24,7 @@ from training.etl.reader import day_of
 from training.features.histories import REVENUE
 from training.fitting.dataset import PayoutBreak, TrainingSet
 from training.fitting.engines import Boosters, predicted
-from training.gate.gate import BrandDuel, Comparison, plain
+from training.gate.gate import BrandMetrics, Comparison, as_json
 from training.model.model import Model
 from training.registry.activations import LivePrice, as_of
 from training.reports.backtest_report import (
@@ -45,7 +45,7 @@ from training.reports.report_data import brand_days, deciles, importance, number
 
 DAYS = 28
 WINDOWS_DAYS = (7, DAYS)
-MOST_DUELS = 50
+MOST_BRANDS = 50
 """Brands whose comparison is kept."""
 FAR = 3.0
 """So many times what is usual, or wanted, a ROAS is drawn at most; its figure stands beside it."""
@@ -57,7 +57,7 @@ class Ended(NamedTuple):
 
     model: Model
     live: str | None
-    duels: dict[str, list[Plain]]  # see `duels_of`
+    by_brand: dict[str, list[Plain]]  # see `metrics_by_brand`
     fits: Sequence[Mapping[str, Any]]  # λ: rows of `lambda_fits`
     problems: Sequence[str]
     warnings: Sequence[str]
@@ -70,14 +70,14 @@ class Standing(NamedTuple):
     prices: Mapping[str, LivePrice]
 
 
-def duels_of(compared: Comparison) -> dict[str, list[Plain]]:
+def metrics_by_brand(compared: Comparison) -> dict[str, list[Plain]]:
     """Challenger and champion by brand, on the newest day and on the week: the brands with most impressions."""
 
-    def of(duels: Sequence[BrandDuel]) -> list[Plain]:
-        chosen = sorted(duels, key=lambda duel: (-duel.champion.exposure, duel.brand_id))[:MOST_DUELS]
+    def of(brands: Sequence[BrandMetrics]) -> list[Plain]:
+        chosen = sorted(brands, key=lambda brand: (-brand.champion.exposure, brand.brand_id))[:MOST_BRANDS]
         return [
-            {"brand_id": duel.brand_id, "challenger": plain(duel.challenger), "champion": plain(duel.champion)}
-            for duel in chosen
+            {"brand_id": brand.brand_id, "challenger": as_json(brand.challenger), "champion": as_json(brand.champion)}
+            for brand in chosen
         ]
 
     return {"newest_day": of(compared.brands), "week": of(compared.week_brands)}
@@ -150,7 +150,7 @@ def report(
         "engine": manifest["engine"],
         "newest_day": gate["newest_day"],
         "week": gate["week"],
-        "duels": ended.duels,
+        "duels": ended.by_brand,
         "brands_compared": gate["brands_compared"],
         "deciles": []
         if boosters.held_out is None
@@ -180,8 +180,8 @@ def _totals(data: TrainingSet, rows: Integers) -> list[Plain]:
         for values in (data.heads[rows, 0], data.target[rows])
     ]
     return [
-        {"day": day_of(day).isoformat(), "predicted_micros": said, "realised_micros": was}
-        for day, said, was in zip(days.tolist(), *sums, strict=True)
+        {"day": day_of(day).isoformat(), "predicted_micros": foreseen, "realised_micros": realised}
+        for day, foreseen, realised in zip(days.tolist(), *sums, strict=True)
     ]
 
 
@@ -218,7 +218,7 @@ def render(found: Mapping[str, Any]) -> str:
         found: what the report's JSON says.
     """
     sections = [
-        Section("verdict", "Champion and challenger", _duel(found)),
+        Section("verdict", "Champion and challenger", _comparison(found)),
         calibration(
             found["deciles"],
             f"What the night's trees, fitted without the newest day, say of {found['trained_through']}.",
@@ -257,7 +257,7 @@ def _text(words: object) -> str:
     return html.escape(str(words))
 
 
-def _duel(found: Mapping[str, Any]) -> str:
+def _comparison(found: Mapping[str, Any]) -> str:
     named = {"newest_day": "newest day", "week": "week"}
     rows = {
         f"{words}, {side}": found[name][side]
@@ -270,13 +270,15 @@ def _duel(found: Mapping[str, Any]) -> str:
              "that have not seen it.</p>"]  # fmt: skip
     parts.append(figures(rows, "") if rows else nothing("There was nothing to judge by."))
     for name, words in named.items():
-        duels = [one for one in found["duels"][name] if _ratio(one) is not None][:SHOWN_BRANDS]
-        if not duels:
+        shown = [one for one in found["duels"][name] if _ratio(one) is not None][:SHOWN_BRANDS]
+        if not shown:
             continue
-        more = found["brands_compared"] - len(duels) if name == "newest_day" else 0
+        more = found["brands_compared"] - len(shown) if name == "newest_day" else 0
         note = "Tweedie deviance, challenger ÷ champion: below 1, to the left, the challenger is better."
         note += f" {more} brands with fewer impressions are left out." if more > 0 else ""
-        drawn = ratios([(one["brand_id"], _ratio(one) or 1.0, _said(one)) for one in duels], f"deviance on the {words}")
+        drawn = ratios(
+            [(one["brand_id"], _ratio(one) or 1.0, _title(one)) for one in shown], f"deviance on the {words}"
+        )
         parts.append(f'<h3>By brand, {words}</h3><p class="note">{note}</p>{drawn}')
     if found["checks"]:
         checks = [[one["check"], "passed" if one["passed"] else "lost", one["detail"]] for one in found["checks"]]
@@ -289,7 +291,7 @@ def _ratio(one: Mapping[str, Any]) -> float | None:
     return said / was if said and was and said > 0 and was > 0 else None
 
 
-def _said(one: Mapping[str, Any]) -> str:
+def _title(one: Mapping[str, Any]) -> str:
     return (
         f"{one['brand_id']}: deviance {one['challenger']['deviance']:.4g}, champion {one['champion']['deviance']:.4g}"
     )

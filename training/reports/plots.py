@@ -1,7 +1,7 @@
 """Plots as inline SVG, with nothing from elsewhere. Pure.
 
-Colours are variables of the page's style sheet (`report.STYLE`), so that a page may be light or dark. What carries a
-meaning is told apart by blue and orange, which colour-blind people see, too; exact values are titles, shown on hover.
+Colours are variables of the page's style sheet (`backtest_report.STYLE`), so that a page may be light or dark. What
+carries a meaning is blue or orange, which colour-blind people see, too; exact values are titles, shown on hover.
 """
 
 from __future__ import annotations

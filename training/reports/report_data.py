@@ -60,16 +60,16 @@ def brand_days(data: TrainingSet, rows: Integers, predicted: Floats) -> list[dic
     days = np.unique(data.days[rows])
     exposure = data.exposure[rows]
     places = data.keys.ids[0][rows].astype(np.int64) * len(days) + np.searchsorted(days, data.days[rows])
-    kept, groups = np.unique(places, return_inverse=True)
+    found, groups = np.unique(places, return_inverse=True)
     sums = [
-        np.bincount(groups, weights=values * exposure, minlength=len(kept)).tolist()
+        np.bincount(groups, weights=values * exposure, minlength=len(found)).tolist()
         for values in (predicted, data.target[rows])
     ]
-    brands = [data.keys.vocabulary[0][code] for code in (kept // max(len(days), 1)).tolist()]
-    names = [day_of(days[code]).isoformat() for code in (kept % max(len(days), 1)).tolist()]
+    brands = [data.keys.vocabulary[0][code] for code in (found // max(len(days), 1)).tolist()]
+    names = [day_of(days[code]).isoformat() for code in (found % max(len(days), 1)).tolist()]
     return [
-        {"brand_id": brand, "day": day, "predicted_micros": said, "realised_micros": was}
-        for brand, day, said, was in zip(brands, names, *sums, strict=True)
+        {"brand_id": brand, "day": day, "predicted_micros": foreseen, "realised_micros": realised}
+        for brand, day, foreseen, realised in zip(brands, names, *sums, strict=True)
     ]
 
 
@@ -143,7 +143,7 @@ def signed(share: float, digits: int = 0) -> str:
     return f"{share:+.{digits}%}".replace("-", "−")
 
 
-def told(one: Mapping[str, Any]) -> str:
+def break_in_a_line(one: Mapping[str, Any]) -> str:
     """A break in a line, for an operator."""
     change = one["after_micros"] / one["before_micros"] - 1
     before, after = one["before_micros"] / 1e6, one["after_micros"] / 1e6

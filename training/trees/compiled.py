@@ -20,7 +20,7 @@ logger = logging.getLogger("paceline.model")
 
 
 class CompiledTrees:
-    """The same trees as tables that `training.kernel` walks through, 64 rows at a time; releases the GIL.
+    """The same trees as tables that `kernel.py` walks through, 64 rows at a time; releases the GIL.
 
     Args:
         prepared: tables that are made already; what is not among them is made here, which takes a while.

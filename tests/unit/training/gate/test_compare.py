@@ -11,7 +11,7 @@ from training.etl.data_quality import oddities
 from training.etl.reader import day_number
 from training.fitting.dataset import TrainingSet
 from training.fitting.engines import Boosters, fit_in_process, predicted
-from training.gate.compare import both_know, compare, count_rows, said_as_of, said_by, score_shifts
+from training.gate.compare import compare, count_rows, predicted_as_of, predicted_by, rows_of_week, score_shifts
 from training.model.model import Model
 from training.nightly.gate_step import assemble
 from training.settings import ModelSettings
@@ -70,15 +70,15 @@ def test_rows_as_of_the_day_before_are_what_the_champion_serves_the_day_after(ye
     data = TrainingSet.of(frame.reset_index(drop=True), SETTINGS.pending_share)
     rows = np.flatnonzero((data.days == NEWEST) & (data.frame["brand_id"] != "a-new-brand").to_numpy())
     assert data.keys.vocabulary[0] != yesterday.encoder.vocabulary[0]
-    np.testing.assert_allclose(said_as_of(yesterday, data, rows), said_by(yesterday, data, rows), rtol=1e-6)
+    np.testing.assert_allclose(predicted_as_of(yesterday, data, rows), predicted_by(yesterday, data, rows), rtol=1e-6)
 
 
 def test_only_days_that_both_have_learned_are_the_week(yesterday: Model) -> None:
     data = TrainingSet.of(history(), SETTINGS.pending_share)
-    days = np.unique(data.days[both_know(data, NEWEST, yesterday)])
+    days = np.unique(data.days[rows_of_week(data, NEWEST, yesterday)])
     assert days.tolist() == list(range(NEWEST - 7, NEWEST)), "the newest day is not among them"
     later = TrainingSet.of(history(days=14, newest=NEWEST + 2), SETTINGS.pending_share)
-    days = np.unique(later.days[both_know(later, NEWEST + 2, yesterday)])
+    days = np.unique(later.days[rows_of_week(later, NEWEST + 2, yesterday)])
     assert days.tolist() == list(range(NEWEST - 5, NEWEST)), "days that the champion has missed are not, either"
 
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from training.gate.gate import BrandDuel, BrandShift, Comparison, Duel, RowCounts, decide, report
+from training.gate.gate import BrandMetrics, BrandShift, Comparison, RowCounts, SideBySide, decide, report
 from training.gate.metrics import Metrics
 from training.settings import ModelSettings
 
@@ -17,7 +17,7 @@ def judged(deviance, calibration=1.0, exposure=1e6):
 
 
 def duel(challenger, champion):
-    return Duel(challenger, champion, MEAN)
+    return SideBySide(challenger, champion, MEAN)
 
 
 def compared(day=None, week=None, **rest):
@@ -27,7 +27,7 @@ def compared(day=None, week=None, **rest):
 
 
 def brand(challenger, champion, brand_id="brand-7"):
-    return BrandDuel(brand_id, challenger, champion, MEAN)
+    return BrandMetrics(brand_id, challenger, champion, MEAN)
 
 
 BETTER = duel(judged(0.5), judged(1.0))
@@ -53,7 +53,7 @@ WEEK = [
     ("as good", compared(week=duel(judged(1.05), judged(1.0))), None),
     ("unlearned", compared(week=duel(judged(1.2), judged(1.0))), "week"),
     ("inflated", compared(week=duel(judged(1.0, 2.5), judged(1.0))), "calibration on the week"),
-    ("no day that both know", compared(week=Duel(None, None)), None),
+    ("no day that both know", compared(week=SideBySide(None, None)), None),
     ("too little to judge by", compared(week=duel(judged(9.0, exposure=1.0), judged(1.0, exposure=1.0))), None),
     ("unlearned, yet clearly better on the newest day", compared(BETTER, duel(judged(1.2, 2.5), judged(1.0))), None),
 ]
@@ -127,7 +127,7 @@ def test_a_rule_fails_alone_and_says_so(given, lost):
 
 def test_without_a_champion_something_must_be_live():
     alone = Comparison(
-        False, Duel(judged(9.0, calibration=9.0), None), Duel(None, None), rows=RowCounts(1, 100.0, 1, 100)
+        False, SideBySide(judged(9.0, calibration=9.0), None), SideBySide(None, None), rows=RowCounts(1, 100.0, 1, 100)
     )
     assert decide(alone, ModelSettings()).accepted
 

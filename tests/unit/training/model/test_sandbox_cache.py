@@ -20,7 +20,7 @@ from training.features.layout import FEATURES
 from training.model.bundle import TREES, ModelRefused, ModelUnavailable, Parts, parts_in
 from training.model.model import Model
 from training.model.sandbox import ResourceLimits, verify_in_child
-from training.model.sandbox_cache import KEPT, LOCK, SandboxCache
+from training.model.sandbox_cache import LOCK, MOST_FINDINGS, SandboxCache
 from training.trees.bitvector_tables import Ready, checked, packed, ready, unpacked
 from training.trees.tree_format import NotCompilable
 
@@ -49,7 +49,7 @@ def parts(model: Model) -> Parts:
 def test_many_who_ask_at_once_are_served_by_one_child(tmp_path: Path) -> None:
     child = Child(takes_s=0.2)
     with ThreadPoolExecutor(8) as pool:  # a lock of each, as of processes
-        found = list(pool.map(lambda _: SandboxCache(tmp_path, KEY, child).tried(VERSION, {}), range(8)))
+        found = list(pool.map(lambda _: SandboxCache(tmp_path, KEY, child).verify(VERSION, {}), range(8)))
     assert child.asked == 1
     assert found == [{"a1": "too many leaves"}] * 8
 
@@ -58,7 +58,7 @@ def test_a_refusal_is_remembered_with_its_reason(tmp_path: Path) -> None:
     child = Child(ModelRefused("v1", "it is odd"))
     for _ in range(3):
         with pytest.raises(ModelRefused, match="v1 refused: it is odd"):
-            SandboxCache(tmp_path, KEY, child).tried(VERSION, {})
+            SandboxCache(tmp_path, KEY, child).verify(VERSION, {})
     assert child.asked == 1
 
 
@@ -66,9 +66,9 @@ def test_what_could_not_be_asked_is_asked_again(tmp_path: Path) -> None:
     child = Child(ModelUnavailable("v1", "no memory"))
     check = SandboxCache(tmp_path, KEY, child)
     with pytest.raises(ModelUnavailable):
-        check.tried(VERSION, {})
+        check.verify(VERSION, {})
     child.answer = None
-    assert check.tried(VERSION, {}) == {"a1": "too many leaves"}
+    assert check.verify(VERSION, {}) == {"a1": "too many leaves"}
     assert child.asked == 2
 
 
@@ -76,11 +76,11 @@ def test_versions_are_found_out_one_by_one(tmp_path: Path) -> None:
     child = Child(ModelRefused("v1", "it is odd"))
     check = SandboxCache(tmp_path, KEY, child)
     with pytest.raises(ModelRefused):
-        check.tried(VERSION, {})
+        check.verify(VERSION, {})
     child.answer = None
-    check.tried(OTHER, {})
+    check.verify(OTHER, {})
     with pytest.raises(ModelRefused):
-        check.tried(VERSION, {})
+        check.verify(VERSION, {})
 
 
 @pytest.mark.parametrize(
@@ -97,25 +97,25 @@ def test_versions_are_found_out_one_by_one(tmp_path: Path) -> None:
 def test_a_finding_that_we_have_not_signed_counts_for_nothing(tmp_path: Path, forge) -> None:
     child = Child()
     check = SandboxCache(tmp_path, KEY, child)
-    check.tried(OTHER, {})
+    check.verify(OTHER, {})
     (other,) = (path for path in tmp_path.iterdir() if path.name != LOCK)
     child.answer = ModelRefused("v1", "it is odd")
     with pytest.raises(ModelRefused):
-        check.tried(VERSION, {})
+        check.verify(VERSION, {})
     (path,) = (path for path in tmp_path.iterdir() if path.name not in (LOCK, other.name))
     forge(path, other)
     with pytest.raises(ModelRefused):
-        check.tried(VERSION, {})
+        check.verify(VERSION, {})
     assert child.asked == 3
     with pytest.raises(ModelRefused):
-        SandboxCache(tmp_path, b"another key", child).tried(OTHER, {})
+        SandboxCache(tmp_path, b"another key", child).verify(OTHER, {})
 
 
 def test_only_so_many_findings_are_kept(tmp_path: Path) -> None:
     check = SandboxCache(tmp_path, KEY, Child())
-    for number in range(KEPT + 5):
-        check.tried({"version": f"v{number}"}, {})
-    assert len(list(tmp_path.iterdir())) == KEPT + 1
+    for number in range(MOST_FINDINGS + 5):
+        check.verify({"version": f"v{number}"}, {})
+    assert len(list(tmp_path.iterdir())) == MOST_FINDINGS + 1
 
 
 @pytest.mark.parametrize("folder", ["gone/checked", "file/checked"])
@@ -123,12 +123,12 @@ def test_where_nothing_can_be_remembered_everybody_finds_out_alone(tmp_path: Pat
     (tmp_path / "file").write_text("")
     child = Child()
     for _ in range(2):
-        SandboxCache(tmp_path / folder, KEY, child).tried(VERSION, {})
+        SandboxCache(tmp_path / folder, KEY, child).verify(VERSION, {})
     assert child.asked == 2
 
 
 def _holds_the_lock(folder: Path) -> None:
-    SandboxCache(folder, KEY, Child(takes_s=60.0)).tried(VERSION, {})
+    SandboxCache(folder, KEY, Child(takes_s=60.0)).verify(VERSION, {})
 
 
 def test_whoever_dies_at_it_leaves_no_lock(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_whoever_dies_at_it_leaves_no_lock(tmp_path: Path) -> None:
         time.sleep(0.02)
     time.sleep(0.2)
     child = Child()
-    waiting = threading.Thread(target=SandboxCache(tmp_path, KEY, child).tried, args=(VERSION, {}))
+    waiting = threading.Thread(target=SandboxCache(tmp_path, KEY, child).verify, args=(VERSION, {}))
     waiting.start()
     time.sleep(0.3)
     assert child.asked == 0, "the other one is at it"

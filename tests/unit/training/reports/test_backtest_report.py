@@ -12,7 +12,7 @@ from tests.unit.training.conftest import make_history
 from tests.unit.training.pages import Page, sections_of
 from training.fitting.dataset import TrainingSet
 from training.reports import backtest_report, plots
-from training.reports.report_data import brand_days, deciles, payout_breaks, payouts, told
+from training.reports.report_data import brand_days, break_in_a_line, deciles, payout_breaks, payouts
 
 EVIL = '<script>alert("&1")</script>'
 METRICS = {"rows": 3, "exposure": 3000.0, "r2": 0.5, "deviance": 2.0, "calibration": 1.0}
@@ -125,7 +125,9 @@ def test_both_axes_of_a_calibration_are_logarithmic_only_where_they_can_be() -> 
 
 def test_a_break_is_told_with_what_was_paid_before_and_after() -> None:
     (one,) = found()["payout_breaks"]
-    assert told(one | {"brand_id": "b"}).startswith("the payout of b broke on 2020-01-03: 0.2 → 0.1 a click (−50%)")
+    assert break_in_a_line(one | {"brand_id": "b"}).startswith(
+        "the payout of b broke on 2020-01-03: 0.2 → 0.1 a click (−50%)"
+    )
 
 
 def test_what_brands_paid_is_revenue_by_clicks_a_day(broken_payouts: TrainingSet) -> None:

@@ -15,10 +15,10 @@ from tests.unit.training.pages import Page, sections_of
 from training.features.histories import REVENUE
 from training.fitting.dataset import TrainingSet
 from training.fitting.engines import fit_in_process
-from training.gate.gate import BrandDuel, Comparison, Duel
+from training.gate.gate import BrandMetrics, Comparison, SideBySide
 from training.gate.metrics import Metrics
 from training.registry.activations import LivePrice
-from training.reports.night_report import Ended, Standing, duels_of, render, report
+from training.reports.night_report import Ended, Standing, metrics_by_brand, render, report
 from training.settings import Engine, ModelSettings
 
 EVIL = "<b>&'\""
@@ -89,7 +89,9 @@ def test_a_page_is_whole_whatever_the_history_is_like(frame: pd.DataFrame, setti
 def test_the_first_night_has_no_champion_and_says_so(settings: ModelSettings) -> None:
     nobody = {"challenger": None, "champion": None}
     gate = {"accepted": True, "checks": [], "newest_day": nobody, "week": nobody, "brands_compared": 0}
-    found = told(make_history(days=1), settings, gate, duels={"newest_day": [], "week": []}, problems=[], warnings=[])
+    found = told(
+        make_history(days=1), settings, gate, by_brand={"newest_day": [], "week": []}, problems=[], warnings=[]
+    )
     text = render(found | {"parent": None})
     assert sections_of(text) == SECTIONS
     assert "none: there was nothing to compare with" in text and "There was nothing to judge by." in text
@@ -155,8 +157,11 @@ def test_importance_is_shared_out_and_features_are_shown_by_their_mean_shap_valu
 def test_duels_are_kept_of_the_brands_with_most_impressions() -> None:
     sides = [Metrics(1, float(exposure), np.nan, 1.0, 1.0) for exposure in range(60)]
     compared = Comparison(
-        True, Duel(None, None), Duel(None, None), [BrandDuel(f"b{n}", side, side, 1.0) for n, side in enumerate(sides)]
+        True,
+        SideBySide(None, None),
+        SideBySide(None, None),
+        [BrandMetrics(f"b{n}", side, side, 1.0) for n, side in enumerate(sides)],
     )
-    kept = duels_of(compared)["newest_day"]
+    kept = metrics_by_brand(compared)["newest_day"]
     assert [one["brand_id"] for one in kept] == [f"b{n}" for n in range(59, 9, -1)]
     assert kept[0]["champion"]["r2"] is None
