@@ -1,8 +1,8 @@
 """What the model says of each bid: remembered within the hour, asked for where it is not.
 
 A prediction depends on the tuple, the hour and the version, and partners offer the same slots again and again: what the
-version said of a tuple within this hour is exact, and needs neither trees nor a call. What is not known goes to the
-predictions in groups: see `batching.py`.
+version predicted for a tuple within this hour is exact, and needs neither trees nor a call. What is not known goes to
+the predictor in groups: see `batching.py`.
 """
 
 from __future__ import annotations
@@ -51,16 +51,16 @@ class Memory:
         revenue, ctr, cvr, impressions = self._values.take(rows, axis=0).T
         return Expectation(revenue, ctr, cvr, impressions, self._of[0])
 
-    def learn(self, hour: int, keys: Sequence[PlacementKey], said: Expectation) -> None:
+    def learn(self, hour: int, keys: Sequence[PlacementKey], predicted: Expectation) -> None:
         first, end = self._used, self._used + len(keys)
-        if self._of != (said.model_version, hour) or end > self._most:
-            self._of = said.model_version, hour
+        if self._of != (predicted.model_version, hour) or end > self._most:
+            self._of = predicted.model_version, hour
             self._row.clear()
             first, end = 0, len(keys)
         self._used = first
         if end > self._most:
             return
-        for column, values in enumerate(said[:4]):
+        for column, values in enumerate(predicted[:4]):
             self._values[first:end, column] = values
         self._row.update(zip(keys, range(first, end), strict=True))
         self._used = end
@@ -78,7 +78,7 @@ class PredictionCache:
     def __init__(self, predictions: Predictions, most_rows: int, calls: int, remembered: int) -> None:
         self._predictions = predictions
         self._memory = Memory(remembered)
-        self._coalesced: Batcher[Columns, Expectation] = Batcher(self._call, len, most_rows, calls)
+        self._batcher: Batcher[Columns, Expectation] = Batcher(self._call, len, most_rows, calls)
 
     def known(self, keys: Sequence[PlacementKey], at: int) -> Expectation | None:
         """From memory; None: not all of it is there. `at`: epoch seconds."""
@@ -91,8 +91,8 @@ class PredictionCache:
             return None
         if not (missing := self._missing(keys, at)):
             return self.known(keys, at)
-        said = predict_now(columns_of(missing, at))
-        return None if said is None else self._learnt(keys, at, missing, said)
+        predicted = predict_now(columns_of(missing, at))
+        return None if predicted is None else self._remember(keys, at, missing, predicted)
 
     async def of(self, keys: Sequence[PlacementKey], at: int, is_now: bool = True) -> Expectation:
         """
@@ -100,14 +100,14 @@ class PredictionCache:
             is_now: `at` is the present: others will ask for this hour.
         """
         if not is_now or self._predictions.version is None:
-            return await self._coalesced.submit(columns_of(keys, at))
+            return await self._batcher.submit(columns_of(keys, at))
         if missing := self._missing(keys, at):
-            said = await self._coalesced.submit(columns_of(missing, at))
-            found = self._learnt(keys, at, missing, said)
+            predicted = await self._batcher.submit(columns_of(missing, at))
+            found = self._remember(keys, at, missing, predicted)
         else:
             found = self.known(keys, at)
         # Unless the version has changed on the way, or memory is too small: one answer comes from one version.
-        return found or await self._coalesced.submit(columns_of(keys, at))
+        return found or await self._batcher.submit(columns_of(keys, at))
 
     def _missing(self, keys: Sequence[PlacementKey], at: int) -> list[PlacementKey]:
         """Those that are not known, each once."""
@@ -117,18 +117,18 @@ class PredictionCache:
         rows = self._memory.find(version, at // HOUR_S, keys)[1]
         return list(dict.fromkeys(key for key, row in zip(keys, rows, strict=True) if row is None))
 
-    def _learnt(
-        self, keys: Sequence[PlacementKey], at: int, missing: list[PlacementKey], said: Expectation
+    def _remember(
+        self, keys: Sequence[PlacementKey], at: int, missing: list[PlacementKey], predicted: Expectation
     ) -> Expectation | None:
-        """What all keys bring, now that something is said of those that were missing."""
+        """What all keys bring, now that those that were missing are predicted."""
         hour = at // HOUR_S
-        self._memory.learn(hour, missing, said)
+        self._memory.learn(hour, missing, predicted)
         if missing == keys:
-            return said
+            return predicted
         row_of = dict(zip(missing, range(len(missing)), strict=True))
         if None not in (places := [row_of.get(key) for key in keys]):
-            return _at(said, np.array(places, np.intp))
-        return self._memory.find(said.model_version, hour, keys)[0]
+            return _at(predicted, np.array(places, np.intp))
+        return self._memory.find(predicted.model_version, hour, keys)[0]
 
     async def _call(self, parts: Sequence[Columns]) -> list[Expectation]:
         whole = await self._predictions.predict(concatenated(parts))

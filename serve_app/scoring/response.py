@@ -15,7 +15,7 @@ from serve_app.schemas.structs import struct_of
 from serve_app.scoring.bids import Bids
 from serve_app.scoring.ranking import Ranking
 
-# Made from the contract; what is said of `schemas.score.Ranked` is true of an `_Item`.
+# Made from the contract: an `_Item` has the fields of `schemas.score.Ranked`, which stands for it in annotations.
 Contributions = struct_of(contract.Contributions)
 _Item = struct_of(contract.Ranked)
 ScoreAnswer = struct_of(contract.ScoreResponse)

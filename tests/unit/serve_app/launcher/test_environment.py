@@ -1,0 +1,50 @@
+"""What `make run` reads in its environment, and where it says that it listens."""
+
+from pathlib import Path
+
+import pytest
+
+from db.environment import BadSetting
+from db.state import State
+from serve_app.launcher import environment
+from serve_app.launcher.serve_application import url_of
+from serve_app.settings import HttpSettings
+
+
+def test_options(monkeypatch, tmp_path):
+    for name in ("DATA", "NIGHTLY"):
+        monkeypatch.delenv(name, raising=False)
+    assert environment.options() == (None, True)
+    history = tmp_path / "history.csv"
+    history.touch()
+    monkeypatch.setenv("DATA", str(history))
+    monkeypatch.setenv("NIGHTLY", "OFF")
+    assert environment.options() == (history.resolve(), False)
+
+
+@pytest.mark.parametrize(("name", "value"), [("NIGHTLY", "maybe"), ("DATA", "/no/such/file.csv")])
+def test_an_option_that_cannot_be_used_is_named(monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(BadSetting, match=f"{name}='{value}'"):
+        environment.options()
+
+
+def test_make_s_short_names_stand_under_their_long_ones(monkeypatch):
+    monkeypatch.setenv("PORT", "8123")
+    found = environment.with_long_names(State(Path("/state")))
+    assert (found["PACELINE_HTTP_PORT"], found["PACELINE_STATE"]) == ("8123", "/state")
+
+
+@pytest.mark.parametrize(
+    ("host", "shown"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("0.0.0.0", "127.0.0.1"),
+        ("::", "127.0.0.1"),
+        ("localhost", "127.0.0.1"),
+        ("::1", "[::1]"),
+        ("10.0.0.7", "10.0.0.7"),
+    ],
+)
+def test_the_url_leads_there_from_this_machine(host, shown):
+    assert url_of(HttpSettings(host=host, port=8001)) == f"http://{shown}:8001"
