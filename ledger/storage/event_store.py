@@ -33,9 +33,7 @@ from db.rows import chunks, one_of
 from ledger.bidding.revenue_completion import DaySums
 from ledger.domain.budget import MONEY_MOST
 from ledger.domain.settlement import APPROVED, CLICK, CONVERSION, CONVERSIONS, REJECTED, UPDATE, Fact, Figures, RowKey
-
-EventKey = tuple[str, str, str]
-"""brand_id, partner_id, event_id: unique for ever."""
+from ledger.transaction.event_reading import EventKey
 
 _E = t.events.c
 GROUP = (_E.brand_id, _E.partner_id, _E.conversion_id)

@@ -7,23 +7,19 @@ results = posting.post(working_set, figures)   # they hold `posting.budget_keys`
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from ledger.domain.brand import Brand
 from ledger.domain.budget import MONEY_MOST
 from ledger.domain.errors import MoneyOutOfRange
-from ledger.domain.messages import Event, Placement, Result
+from ledger.domain.messages import Event, Result
 from ledger.domain.reservation import SETTLED, Reservation
 from ledger.domain.settlement import (
-    AGGREGATE,
     CLICK,
     CONVERSION,
     CONVERSIONS,
-    IMPRESSION,
     NOTHING,
-    UPDATE,
     Change,
     Effect,
     Fact,
@@ -33,32 +29,13 @@ from ledger.domain.settlement import (
     effect_of,
     effect_of_group,
     essential,
-    known_click,
-    recorded,
     row_of,
 )
+from ledger.transaction.event_reading import ClickKey, EventKey, EventReader, Item, key_of, rejected, row_of_event
 from ledger.transaction.working_set import BudgetKey, WorkingSet, budget_keys
-
-EventKey = tuple[str, str, str]
-ClickKey = tuple[str, str, str]
-"""brand_id, partner_id, click_id."""
 
 ConversionGroup = tuple[str, str, str]
 """brand_id, partner_id, conversion_id: nobody restates another partner's conversion."""
-
-YEARS = range(2000, 3000)
-"""What every database and time zone can hold."""
-
-TYPES = (IMPRESSION, CLICK, CONVERSION, UPDATE, AGGREGATE)
-
-
-class Item(NamedTuple):
-    """An event that may be accepted."""
-
-    event: Event
-    content_hash: str
-    fact: Fact
-    is_late: bool  # it names a reservation that is not known
 
 
 class EventPosting:
@@ -80,14 +57,12 @@ class EventPosting:
         reservations: all that any of these name.
         """
         self.now = now
-        self._brands, self._hashes, self._reservations = brands, dict(hashes), reservations
-        self._clicks: dict[ClickKey, list[Fact]] = {}
-        for row in clicks:
-            self._clicks.setdefault((row.brand_id, row.partner_id, row.click_id), []).append(self._recorded(row))
+        self._hashes, self._reservations = dict(hashes), reservations
+        reader = EventReader(brands, reservations, clicks)
         self._groups: dict[ConversionGroup, list[Fact]] = {}
         for row in conversions:
             group = (row.brand_id, row.partner_id, row.conversion_id)
-            self._groups.setdefault(group, []).append(self._recorded(row))
+            self._groups.setdefault(group, []).append(reader.recorded(row))
         self._effects: dict[ConversionGroup, Effect] = {}
         self._essentials: dict[ConversionGroup, list[Fact]] = {}
         self._waiting: dict[ClickKey, list[tuple[ConversionGroup, str]]] = {}
@@ -96,8 +71,7 @@ class EventPosting:
             if row.click_id is not None and (row.reservation_id is None or row.slot_id is None):
                 group = (row.brand_id, row.partner_id, row.conversion_id)
                 self._waiting.setdefault((row.brand_id, row.partner_id, row.click_id), []).append((group, row.event_id))
-        of_clicks = self._see_clicks(events)
-        self._items = [of_clicks.get(number) or self._item(event) for number, event in enumerate(events)]
+        self._items = reader.read(events, self._hashes)
         self.row_keys, self.budget_keys = self._keys()
         """What must be read before `post`."""
         self.event_rows: list[dict[str, Any]] = []
@@ -136,7 +110,7 @@ class EventPosting:
 
     def _post(self, item: Item, working_set: WorkingSet, rows: dict[RowKey, Figures]) -> Result:
         event, fact = item.event, item.fact
-        key = (event.brand_id, event.partner_id, event.event_id)
+        key = key_of(event)
         if (known := self._hashes.get(key)) is not None:
             return Result(event.event_id, "duplicate" if known == item.content_hash else "conflict")
         group = group_of(event)
@@ -145,18 +119,18 @@ class EventPosting:
         else:
             facts = self._essential(group)
             if not event.restates and any(other.type == CONVERSION for other in facts):
-                return _rejected(event, "restatement", "the conversion is recorded; only its brand may restate it")
+                return rejected(event, "restatement", "the conversion is recorded; only its brand may restate it")
             new = effect_of_group([*facts, fact])
             difference = change(self._effect(group), new)
         try:
             self._apply(event.brand_id, difference, working_set, rows, item.is_late)
         except MoneyOutOfRange:
-            return _rejected(event, "amount_too_large", "the sum would be beyond what can be kept exactly")
+            return rejected(event, "amount_too_large", "the sum would be beyond what can be kept exactly")
         self._hashes[key] = item.content_hash
         if group is not None:
             self._groups.setdefault(group, []).append(fact)
             self._effects[group], self._essentials[group] = new, essential([*facts, fact])
-        self.event_rows.append(_event_row(item, self.now))
+        self.event_rows.append(row_of_event(item, self.now))
         for group, facts in self._completed_by(item).items():
             self._complete(group, facts, working_set, rows)
         return Result(event.event_id, "accepted")
@@ -219,104 +193,11 @@ class EventPosting:
         for reservation_id in sorted(difference.ends):
             working_set.end(self._reservations[reservation_id], SETTLED)
 
-    # Reading an event
-
-    def _item(self, event: Event) -> Item | Result:
-        brand = self._brands.get(event.brand_id)
-        if brand is None:
-            return _rejected(event, "not_found", "no such brand")
-        if event.currency is not None and event.currency != brand.settings.currency:
-            return _rejected(event, "currency_mismatch", f"the brand's currency is {brand.settings.currency}")
-        if event.type not in TYPES:
-            return _rejected(event, "invalid", "no such type of event")
-        if event.occurred_at.year not in YEARS:
-            return _rejected(event, "invalid", "occurred_at is not in this millennium")
-        place, reservation_id = _place(event), event.reservation_id
-        if event.type in CONVERSIONS:
-            if event.conversion_id is None:
-                return _rejected(event, "invalid", "a conversion needs its conversion_id")
-            if event.click_id is not None and (place is None or reservation_id is None):
-                click = known_click(self._clicks.get((event.brand_id, event.partner_id, event.click_id), ()))
-                if click is not None:
-                    place = place or click.place
-                    reservation_id = reservation_id or click.reservation_id
-                elif place is None and event.type == CONVERSION:
-                    return _rejected(event, "click_unknown", "no such click; give the tuple, or send the click first")
-        if place is None and event.type != UPDATE:
-            return _rejected(event, "tuple_missing", "slot_id, device_type and creative_type are needed")
-        content_hash = content_hash_of(event)
-        fact = self._fact(event, brand, place, reservation_id)
-        return Item(event, content_hash, fact, reservation_id is not None and fact.reservation_id is None)
-
-    def _see_clicks(self, events: Sequence[Event]) -> dict[int, Item | Result]:
-        """A conversion may inherit from a click of its own batch, whichever of them comes first in it.
-
-        Returns:
-            What was read of the clicks, by their place in the batch.
-        """
-        seen = set(self._hashes)
-        items: dict[int, Item | Result] = {}
-        for number, event in enumerate(events):
-            key = (event.brand_id, event.partner_id, event.event_id)
-            if key in seen:
-                continue
-            seen.add(key)
-            if event.type == CLICK and event.click_id is not None:
-                items[number] = item = self._item(event)
-                if isinstance(item, Item):
-                    self._clicks.setdefault((event.brand_id, event.partner_id, event.click_id), []).append(item.fact)
-        return items
-
-    def _fact(self, event: Event, brand: Brand, place: Placement | None, reservation_id: str | None) -> Fact:
-        held = self._reservations.get(reservation_id) if reservation_id else None
-        if held is not None and (held.brand_id, held.partner_id) != (event.brand_id, event.partner_id):
-            held = None  # somebody else's: as good as none
-        return Fact(
-            event_id=event.event_id,
-            type=event.type,
-            occurred_at=event.occurred_at,
-            place=place,
-            day=brand.day(event.occurred_at) if held is None else held.day,
-            portfolio_id=brand.settings.portfolio_id if held is None else held.portfolio_id,
-            reservation_id=None if held is None else held.reservation_id,
-            pricing_model=None if held is None else held.pricing_model,
-            status=event.status,
-            period=event.period,
-            impressions=event.impressions,
-            clicks=event.clicks,
-            conversions=event.conversions,
-            cost_micros=event.cost_micros,
-            revenue_micros=event.revenue_micros,
-        )
-
-    def _recorded(self, row: Any) -> Fact:
-        held = self._reservations.get(row.reservation_id) if row.reservation_id else None
-        return recorded(row, None if held is None else held.pricing_model)
-
 
 def group_of(event: Event) -> ConversionGroup | None:
     if event.type not in CONVERSIONS or event.conversion_id is None:
         return None
     return event.brand_id, event.partner_id, event.conversion_id
-
-
-def content_hash_of(event: Event) -> str:
-    """Equal for a repetition, different for another content under the same id."""
-    content = (
-        event.type, event.occurred_at.astimezone(dt.UTC).isoformat(), event.slot_id, event.device_type,
-        event.creative_type, event.placement_score, event.reservation_id, event.click_id, event.conversion_id,
-        event.status, event.period, event.impressions, event.clicks, event.conversions, event.cost_micros,
-        event.revenue_micros,
-    )  # fmt: skip
-    return hashlib.sha256(repr(content).encode()).hexdigest()
-
-
-def _place(event: Event) -> Placement | None:
-    if event.slot_id is None or event.device_type is None or event.creative_type is None:
-        return None
-    return Placement(
-        event.brand_id, event.partner_id, event.slot_id, event.device_type, event.creative_type, event.placement_score
-    )
 
 
 def _moved(rows: Mapping[RowKey, Figures], difference: Change) -> dict[RowKey, Figures]:
@@ -329,36 +210,3 @@ def _moved(rows: Mapping[RowKey, Figures], difference: Change) -> dict[RowKey, F
                 raise MoneyOutOfRange(value)
         changed[key] = after
     return changed
-
-
-def _event_row(item: Item, now: dt.datetime) -> dict[str, Any]:
-    event, fact = item.event, item.fact
-    return {
-        "brand_id": event.brand_id,
-        "partner_id": event.partner_id,
-        "event_id": event.event_id,
-        "content_hash": item.content_hash,
-        "type": event.type,
-        "occurred_at": event.occurred_at,
-        "received_at": now,
-        "day": fact.day,
-        "portfolio_id": fact.portfolio_id,
-        "slot_id": fact.place.slot_id if fact.place else None,
-        "device_type": fact.place.device_type if fact.place else None,
-        "creative_type": fact.place.creative_type if fact.place else None,
-        "placement_score": fact.place.placement_score if fact.place else None,
-        "reservation_id": fact.reservation_id,
-        "click_id": event.click_id,
-        "conversion_id": event.conversion_id,
-        "status": event.status,
-        "period": event.period,
-        "impressions": 1 if event.type == IMPRESSION else event.impressions,
-        "clicks": 1 if event.type == CLICK else event.clicks,
-        "conversions": 1 if event.type == CONVERSION else event.conversions,
-        "cost_micros": event.cost_micros,
-        "revenue_micros": event.revenue_micros,
-    }
-
-
-def _rejected(event: Event, code: str, message: str) -> Result:
-    return Result(event.event_id, "rejected", code, message)
