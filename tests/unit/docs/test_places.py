@@ -1,0 +1,48 @@
+"""What a page or a comment points at is there: files, commands, and the rooms of the house."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+PACKAGES = ("serve_app", "training", "ledger", "db")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "tests" / "README.md"]
+PROGRAMS = [path for folder in PACKAGES for path in sorted((ROOT / folder).rglob("*.py"))]
+MODULE = re.compile(r"\b(?:serve_app|training|ledger|db|tests|bench)/[\w/]+\.py\b")
+SHORT = re.compile(r"`((?:[a-z_]+/)*[a-z_]+\.py)`")
+DIAGRAM = re.compile(r"```mermaid\n(.*?)```", re.DOTALL)
+IN_DIAGRAM = re.compile(r"\b([a-z_]+\.py)\b")
+COMMAND = re.compile(r"python -m ((?:serve_app|training|ledger|db)[\w.]*)")
+ROOMS = [path.parent for path in PROGRAMS if path.name == "__init__.py" and "migrations" not in path.parts]
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("path", [page for page in PAGES if page.exists()] + PROGRAMS, ids=name)
+def test_every_file_that_is_named_is_there(path):
+    text = path.read_text()
+    missing = {named for named in MODULE.findall(text) if not (ROOT / named).exists()}
+    drawn = [named for diagram in DIAGRAM.findall(text) for named in IN_DIAGRAM.findall(diagram)]
+    for named in SHORT.findall(text) + drawn:
+        folders = (ROOT, path.parent, *path.parent.parents) if path.suffix == ".py" else (ROOT, *ROOMS)
+        if named != "roas_model.json" and not any((folder / named).exists() for folder in folders):
+            missing.add(named)
+    assert missing == set()
+
+
+@pytest.mark.parametrize("path", [page for page in PAGES if page.exists()] + PROGRAMS, ids=name)
+def test_every_command_that_is_named_can_be_called(path):
+    for module in COMMAND.findall(path.read_text()):
+        place = ROOT.joinpath(*module.strip(".").split("."))
+        assert place.with_suffix(".py").exists() or (place / "__main__.py").exists(), module
+
+
+@pytest.mark.parametrize("room", [room for room in ROOMS if room.parent != ROOT], ids=name)
+def test_the_architecture_page_says_of_every_room_what_the_room_says_of_itself(room):
+    sentence = (ast.get_docstring(ast.parse((room / "__init__.py").read_text())) or "").split("\n")[0]
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    assert f"| `{room.name}/` | {sentence} |" in page
