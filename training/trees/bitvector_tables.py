@@ -1,8 +1,8 @@
 """All trees as the arrays that `kernel.py` walks through: made of a model's text, checked, and handed on.
 
 Making them of 300 trees takes Python a third of a second, in which a replica would answer slowly. So the process that
-checks a version makes them, and every replica of the node takes them as they are: see `training/model/sandbox_cache.py`. No numba
-here, which that process can do without.
+checks a version makes them, and every replica of the node takes them as they are (`training/model/sandbox_cache.py`).
+No numba here, which that process can do without.
 """
 
 from __future__ import annotations
