@@ -183,7 +183,7 @@ def _write_predictions(
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([*header, *PREDICTED])
         rows = (kept[line] for line in lines[order].tolist())
-        writer.writerows([*row, *said] for row, *said in zip(rows, *columns, strict=True))
+        writer.writerows([*row, *values] for row, *values in zip(rows, *columns, strict=True))
 
 
 def _engines(words: str) -> list[Engine]:

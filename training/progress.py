@@ -14,6 +14,8 @@ KEPT_WORDS = "kept from the run before"
 
 
 class Done(Protocol):
+    """What a step calls once its work is done."""
+
     def __call__(self, words: str, *, kept: bool = False) -> None:
         """
         Args:
@@ -51,6 +53,7 @@ class Progress:
         self.say(f"  {_number(name)} {name}: {line} ({taken:.1f} s)")
 
     def warn(self, line: str) -> None:
+        """Say it as a warning, and remember it for the summary."""
         self.warnings.append(line.removeprefix("warning: "))
         self.say(f"warning: {line.removeprefix('warning: ')}")
 
@@ -60,6 +63,15 @@ class Progress:
             self.warn(line)
         else:
             self.say(line)
+
+
+def in_a_line(error: Exception) -> str:
+    """What an error says, in its first line; what a driver says where SQLAlchemy has wrapped it.
+
+    >>> in_a_line(OSError())
+    'OSError'
+    """
+    return (str(getattr(error, "orig", None) or error).splitlines() or [type(error).__name__])[0]
 
 
 def _number(step: str) -> str:

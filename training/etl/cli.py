@@ -19,6 +19,7 @@ from db.settings import DatabaseSettings, database_settings
 from db.state import State
 from training.etl.csv_reader import Unreadable
 from training.etl.importer import import_file
+from training.progress import in_a_line
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,8 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     except (SQLAlchemyError, OSError) as error:
-        reason = str(getattr(error, "orig", None) or error) or type(error).__name__
-        print(f"{chosen.command} failed: {reason.splitlines()[0]}", file=sys.stderr)
+        print(f"{chosen.command} failed: {in_a_line(error)}", file=sys.stderr)
         return 1
     if chosen.json:
         print(json.dumps(summary))

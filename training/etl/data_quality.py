@@ -13,7 +13,7 @@ import pandas as pd
 from training.etl.reader import day_of
 
 SHOWN = 3
-"""Names of a list that are told."""
+"""Names of a list that are shown."""
 
 
 def oddities(frame: pd.DataFrame) -> list[str]:

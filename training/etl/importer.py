@@ -43,6 +43,8 @@ SOURCE = re.compile(r"[\x21-\x7e]{1,128}\Z")
 
 @dataclass(frozen=True, slots=True)
 class Imported:
+    """What an import has done."""
+
     source: str
     rows: int  # good rows of the file
     keys: int  # after repeated keys were summed
@@ -60,6 +62,7 @@ class Source(NamedTuple):
 
     @property
     def complete(self) -> bool:
+        """Whether its last import came to its end."""
         return bool(self.sha256)
 
 
@@ -151,7 +154,7 @@ async def _store(database: Database, frame: pd.DataFrame, source: str, *, daily:
     hashes = await asyncio.to_thread(_key_hashes, sums, source, daily)
     order = np.argsort(hashes)  # writers that meet take locks in one order
     new = await _create_brands(database, sorted(frame["brand_id"].unique().tolist()))
-    said = time.monotonic()
+    said_s = time.monotonic()
     for start in range(0, len(order), TRANSACTION_ROWS):
         some = order[start : start + TRANSACTION_ROWS]
         part = _database_rows(sums.iloc[some], hashes[some], source, daily)
@@ -160,8 +163,8 @@ async def _store(database: Database, frame: pd.DataFrame, source: str, *, daily:
             await _upsert(connection, performance_hourly, PERFORMANCE_COLUMNS, part, VALUES)
 
         await database.transact(write)
-        if time.monotonic() - said > 1.0:
-            said = time.monotonic()
+        if time.monotonic() - said_s > 1.0:
+            said_s = time.monotonic()
             say(f"  {start + len(part):,} of {len(order):,} rows stored")
     return len(order), new
 

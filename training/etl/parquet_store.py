@@ -97,6 +97,7 @@ class Partitions:
         write_file(self._manifest, json.dumps(document, indent=0).encode(), lasting=True)
 
     def write(self, day: dt.date, read: Day) -> Partition:
+        """The day's file, in place of the one before; what the manifest is to say of it."""
         buffer = io.BytesIO()
         pyarrow.parquet.write_table(table_of(read), buffer, compression="zstd")
         content = buffer.getbuffer()

@@ -59,14 +59,17 @@ class Day(NamedTuple):
 
     @property
     def rows(self) -> int:
+        """How many count."""
         return len(self.columns["day"])
 
 
 def day_number(day: dt.date) -> int:
+    """Days since 1970."""
     return (day - EPOCH).days
 
 
 def day_of(number: int) -> dt.date:
+    """The day so many days after 1970 began."""
     return EPOCH + dt.timedelta(days=int(number))
 
 

@@ -32,6 +32,8 @@ VALUES = ("impressions", "clicks", "conversions", "cost_micros", "revenue_micros
 
 @dataclass(frozen=True, slots=True)
 class Reject:
+    """A row that cannot be used."""
+
     line: int  # of the file, the header is 1
     reason: str
     content: str
@@ -231,4 +233,5 @@ def _numbers(values: Sequence[str]) -> tuple[Floats, Flags]:
 
 
 def short(value: str) -> str:
+    """The value for a message, quoted, cut after 40 characters."""
     return repr(value if len(value) <= 40 else value[:37] + "…")

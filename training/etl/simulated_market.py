@@ -29,6 +29,8 @@ APPROVAL_DELAY_DAYS = 12.0
 
 
 class MarketBrand(NamedTuple):
+    """What is true of a simulated brand."""
+
     name: str
     order_value: float  # mean commission of a conversion, currency units
     ctr: float

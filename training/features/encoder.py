@@ -32,6 +32,8 @@ DAY_S = 86_400
 
 
 class Confidence(NamedTuple):
+    """How much stands behind one tuple's prediction."""
+
     impressions: float
     """Decayed impressions behind the prediction, at the level below."""
     level: str

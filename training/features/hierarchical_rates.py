@@ -51,6 +51,8 @@ class Filter(NamedTuple):
 
 
 class Walk(NamedTuple):
+    """What a walk over the days has learned."""
+
     logs: Floats  # (n,) log rate of each row as of the day before, NaN where nothing was known of anybody
     state: list[Floats]  # by level (keys,): log rate of each key for the day after the last, NaN likewise
 

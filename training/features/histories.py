@@ -87,6 +87,7 @@ class Known(NamedTuple):
     clicks: Floats  # (k,) decayed clicks of the brand
 
     def part(self, rows: slice) -> Known:
+        """The same of some rows."""
         return Known([log[rows] for log in self.logs], self.payout[rows], self.clicks[rows])
 
 

@@ -28,6 +28,8 @@ TO_SIGMA = 1.4826
 
 
 class Break(NamedTuple):
+    """A brand's payout that has changed for good."""
+
     brand: int  # code
     day: int  # position among the days
     before_micros: float  # a click, or an impression where nobody clicks

@@ -83,6 +83,7 @@ class TrainingSet(NamedTuple):
 
     @property
     def exposure(self) -> Floats:
+        """(n,) impressions, or clicks: see `histories.measures`."""
         return self.numbers[:, EXPOSURE]
 
     def before(self, day: int) -> Flags:

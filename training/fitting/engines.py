@@ -113,6 +113,7 @@ class Boosters(NamedTuple):
 
 
 def fit_in_process(data: TrainingSet, newest: int, settings: ModelSettings) -> Boosters:
+    """Both fits of a night, on the days through `newest` and on those before it."""
     held_out = fit_before(data, newest, settings) if data.before(newest).any() else None
     return Boosters(fit_before(data, newest + 1, settings), held_out)
 

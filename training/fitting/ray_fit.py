@@ -181,8 +181,8 @@ def _work(config: dict[str, Any]) -> None:
             if network:
                 network = _meet(folder, name, rank, network)
             (Path(directory) / f"{name}.txt").write_text(fit(partition, settings, threads=1, network=network).text)
-        kept = ray.train.Checkpoint.from_directory(directory) if rank == 0 else None
-        ray.train.report({"trees": settings.trees}, checkpoint=kept)
+        made = ray.train.Checkpoint.from_directory(directory) if rank == 0 else None
+        ray.train.report({"trees": settings.trees}, checkpoint=made)
 
 
 def _meet(folder: Path, name: str, rank: int, network: dict[str, Any]) -> dict[str, Any]:

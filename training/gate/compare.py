@@ -132,8 +132,10 @@ def _side_by_side(
 ) -> SideBySide:
     truth, exposure = data.target[rows], data.exposure[rows]
     challenger, champion = (
-        None if said is None or not len(rows) else metrics_of(truth, said, exposure, settings.tweedie_power)
-        for said in (challenged, defended)
+        None
+        if predictions is None or not len(rows)
+        else metrics_of(truth, predictions, exposure, settings.tweedie_power)
+        for predictions in (challenged, defended)
     )
     total = float(exposure.sum())
     return SideBySide(challenger, champion, float((truth * exposure).sum()) / total if total > 0 else 0.0)

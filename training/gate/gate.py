@@ -35,6 +35,8 @@ class SideBySide(NamedTuple):
 
 
 class BrandMetrics(NamedTuple):
+    """A brand's rows, as both sides predict them."""
+
     brand_id: str
     challenger: Metrics
     champion: Metrics
@@ -51,11 +53,15 @@ class RowCounts(NamedTuple):
 
 
 class BrandShift(NamedTuple):
+    """A brand whose golden rows are predicted differently: median |log(challenger ÷ champion)|."""
+
     brand_id: str
     shift: float
 
 
 class Comparison(NamedTuple):
+    """All that the gate decides on."""
+
     has_champion: bool
     day: SideBySide
     week: SideBySide
@@ -67,12 +73,16 @@ class Comparison(NamedTuple):
 
 
 class Check(NamedTuple):
+    """One of the gate's conditions, with the figures it was decided by."""
+
     check: str
     passed: bool
     detail: str
 
 
 class Verdict(NamedTuple):
+    """Whether the challenger may go live."""
+
     accepted: bool
     reason: str
     checks: tuple[Check, ...] = ()

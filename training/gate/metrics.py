@@ -12,6 +12,8 @@ LEAST_PREDICTION_MICROS = 1e-3
 
 
 class Metrics(NamedTuple):
+    """How good predictions are, over n rows."""
+
     rows: int
     exposure: float
     r2: float  # weighted, NaN where the truth is constant

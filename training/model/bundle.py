@@ -118,10 +118,16 @@ def _digest(text: str) -> str | None:
 
 
 def dump(document: Any) -> str:
+    """JSON in one form: the same document is the same text.
+
+    Raises:
+        ValueError: it holds NaN or an infinity.
+    """
     return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def sha256(text: str) -> str:
+    """Of the text in UTF-8, as 64 hexadecimal digits."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -130,4 +136,5 @@ def _signature(body: dict[str, Any], key: bytes) -> str:
 
 
 def signed(manifest: dict[str, Any], key: bytes) -> dict[str, Any]:
+    """The manifest with its signature."""
     return manifest | {"signature": _signature(manifest, key)}

@@ -60,6 +60,7 @@ class Columns:
 
     @property
     def ids(self) -> tuple[Sequence[str], ...]:
+        """In the order of ID_COLUMNS."""
         return (self.brand_id, self.partner_id, self.slot_id, self.device_type, self.creative_type)
 
     def __len__(self) -> int:
@@ -77,6 +78,8 @@ class Prediction(NamedTuple):
 
 @pickled_as("training.model")
 class Explanation(NamedTuple):
+    """Of n predictions, what each feature contributes."""
+
     names: tuple[str, ...]
     contributions: Floats  # (n, len(names)), log of revenue
     base: Floats  # (n,); base + Σ contributions = log(revenue_micros)
@@ -229,8 +232,8 @@ class Model:
             trees = reference(manifest["engine"], texts[TREES])
             return cls(manifest, trees, encoder, form=form or partial(fastest, prepared=prepared))
         except Exception as error:  # signed nonsense has many ways to fail, and all of them say the same
-            said = str(error) if isinstance(error, ValueError) else repr(error)
-            raise ModelRefused(str(manifest.get("version")), f"cannot be read: {said}") from None
+            reason = str(error) if isinstance(error, ValueError) else repr(error)
+            raise ModelRefused(str(manifest.get("version")), f"cannot be read: {reason}") from None
 
     def save(self, directory: Path, key: bytes) -> Path:
         """Write `directory/{version}`, visible only when complete and on disk.
@@ -282,6 +285,7 @@ def _rows(encoder: Encoder, columns: Columns) -> Singles:
 
 
 def golden_columns(golden: dict[str, Any]) -> Columns:
+    """A manifest's golden rows, to be predicted."""
     scores = np.array([np.nan if score is None else score for score in golden["placement_score"]], np.float64)
     return Columns.of(golden["ids"], scores)
 

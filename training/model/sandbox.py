@@ -77,11 +77,11 @@ def _answer(child: subprocess.CompletedProcess[bytes], version: str, limits: Res
         raise ModelUnavailable(version, "the process that predicted its golden rows was killed")
     if child.returncode == -signal.SIGXCPU:
         raise ModelRefused(version, f"its golden rows take more than {limits.cpu_s} s of CPU")
-    said = (child.stderr.decode(errors="replace").strip().splitlines() or ["nothing"])[-1]
+    last_line = (child.stderr.decode(errors="replace").strip().splitlines() or ["nothing"])[-1]
     if child.returncode == REFUSED:
-        raise ModelRefused(version, said)
+        raise ModelRefused(version, last_line)
     if child.returncode == 1:  # Python's own, before it came to the version
-        raise ModelUnavailable(version, f"the process for its golden rows did not begin: {said}")
+        raise ModelUnavailable(version, f"the process for its golden rows did not begin: {last_line}")
     if child.returncode != 0:
         raise ModelRefused(version, "it breaks the process it runs in")
     from training.trees.bitvector_tables import unpacked

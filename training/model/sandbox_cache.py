@@ -38,6 +38,8 @@ LOCK = "lock"
 
 
 class Finding(NamedTuple):
+    """What became of a version in a child process."""
+
     refusal: str | None
     prepared: Prepared
 
@@ -56,6 +58,7 @@ class SandboxCache:
 
     @classmethod
     def of(cls, state: State, key: bytes) -> SandboxCache:
+        """Of this node."""
         return cls(state.scratch / "checked", key)
 
     def verify_ahead(self, manifest: dict[str, Any], texts: dict[str, str]) -> None:

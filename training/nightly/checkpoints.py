@@ -140,12 +140,14 @@ def load_features(folder: Path, frame: pd.DataFrame) -> TrainingSet:
 
 
 def save_fit(boosters: Boosters, folder: Path) -> None:
+    """The trees as text, a file each."""
     for name, trees in boosters._asdict().items():
         if trees is not None:
             (folder / f"{name}.{trees.engine}").write_text(trees.text)
 
 
 def load_fit(folder: Path) -> Boosters:
+    """What `save_fit` has written."""
     engines = [LightGbmTrees.engine, XgboostTrees.engine]
     found = {
         path.stem: reference(engine, path.read_text()) for engine in engines for path in folder.glob(f"*.{engine}")

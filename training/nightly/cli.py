@@ -25,7 +25,7 @@ from training.model.bundle import ModelRefused, ModelUnavailable
 from training.nightly.errors import AnotherNight, ChampionChanged, NothingToLearn
 from training.nightly.night import Fitter
 from training.nightly.pipeline import NightSummary, night_lock, run
-from training.progress import Progress, Say
+from training.progress import Progress, Say, in_a_line
 from training.settings import ModelSettings, model_settings
 
 LIVE, FAILED, STAYED, ANOTHER, UNVERIFIED = range(5)
@@ -72,8 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ModelRefused, ModelUnavailable) as error:
         return _failed(FAILED, str(error), progress)
     except (SQLAlchemyError, OSError) as error:
-        said = str(getattr(error, "orig", None) or error or type(error).__name__).splitlines()[0]
-        return _failed(FAILED, f"the night failed: {said}", progress)
+        return _failed(FAILED, f"the night failed: {in_a_line(error)}", progress)
     print(json.dumps(summary._asdict() | {"outcome": summary.outcome}, default=str), flush=True)
     return {"live": LIVE, "stayed": STAYED, "unverified": UNVERIFIED}[summary.outcome]
 
@@ -81,8 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _failed(code: int, why: str, progress: Progress) -> int:
     print(why, file=sys.stderr)
     outcome = "failed" if code == FAILED else "another night"
-    said = {"outcome": outcome, "error": why, "step": progress.now}
-    print(json.dumps(said | {"warnings": progress.warnings, "seconds": progress.seconds}), flush=True)
+    summary = {"outcome": outcome, "error": why, "step": progress.now}
+    print(json.dumps(summary | {"warnings": progress.warnings, "seconds": progress.seconds}), flush=True)
     return code
 
 

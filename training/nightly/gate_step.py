@@ -31,6 +31,8 @@ LEARNED_FROM = text("SELECT 1 FROM performance_hourly WHERE source = :source AND
 
 
 class Candidate(NamedTuple):
+    """The night's version, and what the gate says of it."""
+
     model: Model
     verdict: Verdict
     by_brand: dict[str, list[dict[str, Any]]]  # see `metrics_by_brand`, for the report

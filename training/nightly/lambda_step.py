@@ -62,16 +62,16 @@ async def fit_lambdas(database: Database, now: dt.datetime | None = None) -> Nig
         seqs = select(func.min(score_log.c.seq), func.max(score_log.c.seq)).where(score_log.c.at > since)
         first, last = (await connection.execute(seqs)).one()
         # More rows than fit are thinned, evenly over the week: its newest minutes alone are no week.
-        kept = min(CIRCLE, math.ceil(CIRCLE * MOST_ROWS / (last - first + 1)))
+        drawn = min(CIRCLE, math.ceil(CIRCLE * MOST_ROWS / (last - first + 1)))
         logged = select(
             score_log.c.brand_id,
             score_log.c.at,
             score_log.c.predicted_revenue_micros,
             score_log.c.predicted_cost_micros,
             score_log.c.weight,
-        ).where(score_log.c.at > since, score_log.c.status != "rejected", score_log.c.seq * TURN % CIRCLE < kept)
+        ).where(score_log.c.at > since, score_log.c.status != "rejected", score_log.c.seq * TURN % CIRCLE < drawn)
         rows = (await connection.execute(logged.order_by(score_log.c.seq))).all()
         members = (await connection.execute(select(brands).where(brands.c.active))).all()
         shared = {row.portfolio_id: limits_of(row) for row in await connection.execute(select(portfolios))}
-    seen = await asyncio.to_thread(lambda: daily(logged_of(rows, CIRCLE / kept)))
+    seen = await asyncio.to_thread(lambda: daily(logged_of(rows, CIRCLE / drawn)))
     return await asyncio.to_thread(fit_groups, groups_of(seen, members, shared, now), shared, newest.toordinal())

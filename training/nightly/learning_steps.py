@@ -29,6 +29,8 @@ MOST_BREAKS = 10
 
 
 class Features(NamedTuple):
+    """What the trees learn from."""
+
     data: TrainingSet
     newest: int  # day, since 1970
     key: str  # fingerprint of all that they were made from
@@ -41,6 +43,8 @@ class Features(NamedTuple):
 
 
 class Fitted(NamedTuple):
+    """What was learned."""
+
     boosters: Boosters
     key: str  # as of `Features`
 

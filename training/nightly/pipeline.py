@@ -31,7 +31,7 @@ from training.nightly.lambda_step import price
 from training.nightly.learning_steps import Features, Fitted, fit_trees, make_features
 from training.nightly.night import Fitter, Night
 from training.nightly.release_steps import publish, swap, verify_live
-from training.progress import Progress, Say
+from training.progress import Progress, Say, in_a_line
 from training.registry.activations import REMEMBERED, current, forget
 from training.registry.publish import ModelRegistry
 from training.reports.night_report import Ended, report, standing_of, write_report
@@ -63,6 +63,7 @@ class NightSummary(NamedTuple):
 
     @property
     def outcome(self) -> str:
+        """live, unverified or stayed, as the database and the exit code say it."""
         return "stayed" if not self.accepted else "unverified" if self.problems else "live"
 
 
@@ -178,7 +179,7 @@ async def _report(night: Night, features: Features, fitted: Fitted, ended: Ended
         )
         page = await asyncio.to_thread(write_report, night.state, found)
     except Exception as error:  # whatever a page stumbles over
-        night.progress.warn(f"the night's report could not be written: {_in_a_line(error)}")
+        night.progress.warn(f"the night's report could not be written: {in_a_line(error)}")
         return None
     night.progress.say(f"  report: {page}")
     return str(page)
@@ -200,11 +201,7 @@ async def _record(
         async with night.database.write() as connection:
             await connection.execute(insert(nights).values(row))
     except (SQLAlchemyError, OSError, TimeoutError) as error:
-        night.progress.warn(f"the night's end could not be recorded: {_in_a_line(error)}")
-
-
-def _in_a_line(error: Exception) -> str:
-    return str(getattr(error, "orig", None) or error or type(error).__name__).splitlines()[0]
+        night.progress.warn(f"the night's end could not be recorded: {in_a_line(error)}")
 
 
 @contextmanager

@@ -25,6 +25,8 @@ class BadInput(Exception):
 
 
 class AuctionTerms(BaseModel, frozen=True, extra="forbid"):
+    """What a brand asks for."""
+
     target_roas: float = Field(gt=0, allow_inf_nan=False)
     daily_budget_micros: int | None = Field(None, gt=0, le=MONEY_MOST)
     portfolio_id: str | None = None
@@ -32,6 +34,8 @@ class AuctionTerms(BaseModel, frozen=True, extra="forbid"):
 
 
 class PortfolioTerms(BaseModel, frozen=True, extra="forbid"):
+    """What brands share."""
+
     target_roas: float | None = Field(None, gt=0, allow_inf_nan=False)
     daily_budget_micros: int | None = Field(None, gt=0, le=MONEY_MOST)
 

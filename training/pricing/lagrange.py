@@ -68,6 +68,8 @@ class Convergence(NamedTuple):
 
 
 class BrandFit(NamedTuple):
+    """A brand's κ, and how it was found."""
+
     brand_id: str
     kappa: float  # of the policy: whole opportunities, so that the targets hold
     mu_brand: float  # the multipliers are the LP's

@@ -31,11 +31,14 @@ class Logged(NamedTuple):
 
 
 class NightFits(NamedTuple):
+    """κ of the night's brands, and how well LPs agree."""
+
     fits: list[BrandFit]
     checks: list[LpCheck]
 
     @property
     def usable(self) -> list[BrandFit]:
+        """Those that converged."""
         return [one for one in self.fits if one.convergence.converged]
 
     def rows(self) -> list[dict[str, Any]]:
@@ -95,6 +98,7 @@ def daily(logged: Logged) -> dict[str, Opportunities]:
 
 
 def logged_of(rows: Sequence[Any], times: float) -> Logged:
+    """Rows of the score log as columns: (brand_id, at, revenue, cost, weight), the weight multiplied by `times`."""
     brand, at, revenue, cost, weight = zip(*rows, strict=True) if rows else ((),) * 5
     return Logged(
         list(brand),
@@ -120,6 +124,13 @@ def groups_of(
 
 
 def fit_groups(groups: Sequence[tuple[str | None, Brands]], shared: Mapping[str, Constraint], seed: int) -> NightFits:
+    """Fit each group, and check some of the fits against LPs.
+
+    Args:
+        groups: see `groups_of`.
+        shared: portfolios' limits.
+        seed: of which groups, and which of their opportunities, are checked.
+    """
     fits: list[BrandFit] = []
     fitted: list[tuple[Brands, Constraint | None]] = []
     for portfolio_id, group in groups:
@@ -154,6 +165,7 @@ def _row(fit: BrandFit) -> dict[str, Any]:
 
 
 def limits_of(row: Any) -> Constraint:
+    """Of a row of `brands` or `portfolios`."""
     return Constraint(row.target_roas, row.daily_budget_micros)
 
 

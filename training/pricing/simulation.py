@@ -65,6 +65,8 @@ class Purse:
 
 
 class Decided(NamedTuple):
+    """Of every auction, (n,) in the order of the file."""
+
     won: Flags
     lambda_: Floats
 
@@ -96,7 +98,7 @@ def simulate(
             auctions.cost,
         )
     ]
-    begin, said = 0, time.monotonic()
+    begin, said_s = 0, time.monotonic()
     while begin < n:
         now = float(at[begin])
         # Where times are coarse, a decision stands until the next of them.
@@ -107,8 +109,8 @@ def simulate(
         lambdas[rows] = np.array(run.kappas)[auctions.brand[rows]]
         won[rows] = run.decide([column[rows] for column in columns])
         begin = end
-        if time.monotonic() - said > PROGRESS_S:
-            said = time.monotonic()
+        if time.monotonic() - said_s > PROGRESS_S:
+            said_s = time.monotonic()
             say(f"{end:,} of {n:,} auctions, {won[:end].sum():,} won")
     return Decided(won, lambdas)
 

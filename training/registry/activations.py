@@ -22,6 +22,8 @@ RECORDED_WITHIN = dt.timedelta(days=2)
 
 
 class Activation(NamedTuple):
+    """A version was made live."""
+
     version: str
     activated_at: dt.datetime
     reason: str

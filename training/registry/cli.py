@@ -14,6 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from db.environment import BadSetting
 from db.session import Database
 from db.settings import database_settings
+from training.progress import in_a_line
 from training.registry.activations import AsOf, as_of
 
 
@@ -42,8 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     except (SQLAlchemyError, OSError) as error:
-        said = str(getattr(error, "orig", None) or error).splitlines()[0]
-        print(f"the registry cannot be read: {said}", file=sys.stderr)
+        print(f"the registry cannot be read: {in_a_line(error)}", file=sys.stderr)
         return 1
     print(json.dumps(then.as_json(), default=dt.datetime.isoformat, indent=1))
     return 0

@@ -142,8 +142,8 @@ class ModelRegistry:
             parents = {row.version: row.parent for row in await connection.execute(newest_first)}
         await asyncio.to_thread(self.files.remove_drafts)
         live = await current(self.database)
-        kept = {*list(parents)[:keep], live, parents.get(live or "")}
-        await self.files.remove([version for version in parents if version not in kept])
+        wanted = {*list(parents)[:keep], live, parents.get(live or "")}
+        await self.files.remove([version for version in parents if version not in wanted])
 
     async def _record(self, model: Model, accepted: bool, lambdas: Iterable[Mapping[str, Any]]) -> None:
         now, parent = dt.datetime.now(dt.UTC), model.manifest["parent"]

@@ -15,7 +15,7 @@ from training.model.bundle import ModelRefused, ModelUnavailable
 from training.progress import Say
 from training.registry.activations import current
 from training.registry.publish import ModelRegistry
-from training.registry.replication import CURRENT, DOCUMENT, client_of, git, redis_key, remote_of, repository
+from training.registry.replication import CURRENT, DOCUMENT, client_of, git, last_line, redis_key, remote_of, repository
 from training.registry.version_files import VersionFiles
 
 WITHIN_S = 30.0
@@ -70,7 +70,7 @@ def _git(state: State, version: str, bundle: str, say: Say) -> list[str]:
         if (remote := remote_of(registry)) is None:
             return []
     except (OSError, subprocess.SubprocessError) as error:
-        return [f"the model registry in Git cannot be read: {_last_line(error)}"]
+        return [f"the model registry in Git cannot be read: {last_line(error)}"]
     return _pushed(registry, remote, say)
 
 
@@ -79,36 +79,31 @@ def _pushed(registry: Path, remote: str, say: Say) -> list[str]:
         head, branch = git(registry, "rev-parse", "HEAD").strip(), git(registry, "symbolic-ref", "HEAD").strip()
         there = git(registry, "ls-remote", remote, branch).split()
     except (OSError, subprocess.SubprocessError) as error:
-        say(f"warning: the remote {remote} was not compared: {_last_line(error)}")
+        say(f"warning: the remote {remote} was not compared: {last_line(error)}")
         return []
     return [] if there[:1] == [head] else [f"the remote {remote} has not got the last commit of {branch}"]
-
-
-def _last_line(error: Exception) -> str:
-    said = getattr(error, "stderr", None)
-    return (said.strip().splitlines() or [str(error)])[-1] if isinstance(said, str) else str(error)
 
 
 async def _replicas(state: State, version: str, within_s: float, say: Say) -> list[str]:
     """Of the system that runs on this folder, if one does."""
     if (url := _running_url(state)) is None:
         return []
-    until, agreed, said = time.monotonic() + within_s, 0, None
+    until, agreed, answered = time.monotonic() + within_s, 0, None
     limits = httpx.Limits(max_keepalive_connections=0)
     async with httpx.AsyncClient(timeout=TIMEOUT_S, trust_env=False, limits=limits) as client:
         while agreed < AGREEING:
             if time.monotonic() > until:
-                if said is None:
+                if answered is None:
                     say(f"warning: nothing answers at {url}: no replica was asked")
                     return []
-                return [f"not live in every replica within {within_s:g} s: {url}/readyz says {said}"]
+                return [f"not live in every replica within {within_s:g} s: {url}/readyz says {answered}"]
             try:
                 answer = await client.get(f"{url}/readyz")
-                said = str(answer.json().get("model_version", answer.status_code))
+                answered = str(answer.json().get("model_version", answer.status_code))
             except (httpx.HTTPError, ValueError):
                 agreed = 0
             else:
-                agreed = agreed + 1 if said == version else 0
+                agreed = agreed + 1 if answered == version else 0
             if not agreed:
                 await asyncio.sleep(PAUSE_S)
     return []

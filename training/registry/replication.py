@@ -30,6 +30,7 @@ IDENTITY = {
 
 
 def redis_key(version: str) -> str:
+    """Where Redis holds a version's bundle."""
     return f"roas_model:{version}"
 
 
@@ -75,6 +76,7 @@ class RedisCopies:
         await self._set({redis_key(version): bundle, DOCUMENT: bundle, CURRENT: version})
 
     async def remove(self, versions: Sequence[str]) -> None:
+        """Forget these versions' bundles."""
         if self.url is None or not versions:
             return
         try:
@@ -97,6 +99,7 @@ class RedisCopies:
 
 
 def client_of(url: str) -> Any:
+    """A client that gives up after a while, and reads text."""
     return redis.asyncio.from_url(
         url, socket_timeout=REDIS_TIMEOUT_S, socket_connect_timeout=REDIS_TIMEOUT_S, decode_responses=True
     )
@@ -126,9 +129,7 @@ def to_git(state: State, version: str, bundle: str, say: Say) -> None:
         if (remote := remote_of(registry)) is not None:
             git(registry, "push", "--quiet", remote, "HEAD")
     except (OSError, subprocess.SubprocessError) as error:
-        said = getattr(error, "stderr", None)
-        text = (said.strip().splitlines() or [str(error)])[-1] if isinstance(said, str) else str(error)
-        say(f"warning: the model registry in Git did not take {version}: {text}")
+        say(f"warning: the model registry in Git did not take {version}: {last_line(error)}")
 
 
 def remote_of(registry: Path) -> str | None:
@@ -144,7 +145,21 @@ def _is_repository(folder: Path) -> bool:
     return True
 
 
+def last_line(error: Exception) -> str:
+    """What Git, or the system, says of a failure."""
+    output = getattr(error, "stderr", None)
+    return (output.strip().splitlines() or [str(error)])[-1] if isinstance(output, str) else str(error)
+
+
 def git(registry: Path, *arguments: str) -> str:
+    """Run Git in that repository.
+
+    Returns:
+        What it prints.
+
+    Raises:
+        OSError, subprocess.SubprocessError: it cannot, in time.
+    """
     # A repository around the state folder must not be taken for the registry, nor its hooks' environment.
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     environ = inherited | IDENTITY | {"GIT_TERMINAL_PROMPT": "0", "GIT_CEILING_DIRECTORIES": str(registry.parent)}

@@ -48,6 +48,8 @@ FEATURE_WORDS = (
 
 
 class Section(NamedTuple):
+    """A part of a page; the body is HTML."""
+
     id: str
     heading: str
     body: str

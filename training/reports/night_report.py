@@ -287,8 +287,9 @@ def _comparison(found: Mapping[str, Any]) -> str:
 
 
 def _ratio(one: Mapping[str, Any]) -> float | None:
-    said, was = one["challenger"]["deviance"], one["champion"]["deviance"]
-    return said / was if said and was and said > 0 and was > 0 else None
+    challenger, champion = one["challenger"]["deviance"], one["champion"]["deviance"]
+    both = challenger and champion and challenger > 0 and champion > 0
+    return challenger / champion if both else None
 
 
 def _title(one: Mapping[str, Any]) -> str:

@@ -169,6 +169,7 @@ WHY = "why"
 
 
 def digest(text: str) -> str:
+    """The name of a text's tables."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
