@@ -13,9 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from db.brands import Id
 from db.fields import ID, ID_CHARACTERS, ID_MOST_CHARACTERS
-from ledger.domain.reservation_ids import MODELS
 from serve_app.http.json_response import encode
-from serve_app.schemas.fields import PricingModel, Time
+from serve_app.schemas.fields import Time
 from serve_app.schemas.score import Bid, ScoreRequest
 from serve_app.schemas.structs import LEFT_OUT, struct_of
 from serve_app.scoring.bids import FIELDS
@@ -128,7 +127,3 @@ def test_an_id_is_one_thing():
     assert all(ID.fullmatch(one) for one in ID_CHARACTERS)
     assert len(ID_CHARACTERS) == 26 * 2 + 10 + 4
     assert ID.fullmatch("a" * ID_MOST_CHARACTERS) and not ID.fullmatch("a" * (ID_MOST_CHARACTERS + 1))
-
-
-def test_pricing_models_are_the_ledger_s():
-    assert get_args(PricingModel) == MODELS
