@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 SCORE = "/api/score"
 UNWATCHED = (b"x-request-disconnect-disabled", b"?1")
-"""Serve's own header: no two tasks that wait for the client's leaving. `Scoring` looks for it where it waits itself."""
+"""Serve's own header: no two tasks that wait for the client's leaving. `ScoreEndpoint` looks for it where it waits."""
 
 
 def middlewares() -> list[Middleware]:

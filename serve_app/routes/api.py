@@ -65,7 +65,7 @@ class Api:
             database, settings.score.log_sample, settings.score.log_rows_per_s, monitor.tally.dropped
         )
         requests = RequestReader(authenticator, settings.http)
-        self._scoring = scoring.Scoring(settings, predictions, ledger, monitor, authenticator, self._score_log)
+        self._score = scoring.ScoreEndpoint(settings, predictions, ledger, monitor, authenticator, self._score_log)
         self._performance = performance.PerformanceRoutes(requests, ledger, monitor.tally)
         self._roas = roas.RoasRoutes(requests, predictions, ledger, database)
         self._brands = brands.BrandRoutes(requests, ledger, settings.new_brand)
@@ -78,7 +78,7 @@ class Api:
         show_or_put_brand = _get_or_put(self._brands.show, self._brands.put)
         show_or_put_portfolio = _get_or_put(self._portfolios.show, self._portfolios.put)
         return [
-            Route(SCORE, self._scoring, methods=["POST"]),
+            Route(SCORE, self._score, methods=["POST"]),
             Route("/api/performance", self._performance.report, methods=["POST"]),
             Route("/api/roas", self._roas.show, methods=["GET"]),
             Route("/api/brands", self._brands.page, methods=["GET"]),
@@ -99,7 +99,7 @@ class Api:
 
         async def routed(scope: Scope, receive: Receive, send: Send) -> None:
             is_hot = scope["type"] == "http" and scope["path"] == SCORE and scope["method"] == "POST"
-            await (self._scoring if is_hot else router)(scope, receive, send)
+            await (self._score if is_hot else router)(scope, receive, send)
 
         return RequestMiddleware(routed, self._access_log, adds_request_id, self._most_requests)
 

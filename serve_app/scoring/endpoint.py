@@ -1,4 +1,7 @@
-"""POST /api/score, the hot route: bare ASGI, and nothing is awaited where nothing has to be asked for."""
+"""POST /api/score, the hot route: bare ASGI, and nothing is awaited where nothing has to be asked for.
+
+Here stand the token, the deadline, repetitions and callers that leave; what becomes of the bids is `scorer.py`.
+"""
 
 from __future__ import annotations
 
@@ -6,36 +9,25 @@ import asyncio
 import contextvars
 import hashlib
 import time
-from collections.abc import Sequence
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from ledger.bidding.throttle import admitted
 from ledger.client.ledger_client import LedgerClient
-from ledger.domain.messages import Award, Claim
 from serve_app.http.auth import Authenticator, Caller
 from serve_app.http.headers import header
-from serve_app.http.json_response import encode
 from serve_app.http.openapi import Operation
 from serve_app.http.problem_details import Problem, unavailable
 from serve_app.http.request_body import read_body
 from serve_app.monitor import Monitor
-from serve_app.prediction.cache import PredictionCache
-from serve_app.prediction.columns import columns_of
 from serve_app.prediction.expectation import Expectation
 from serve_app.prediction.predictions import Predictions
-from serve_app.schemas.score import Ranked, ScoreRequest, ScoreResponse
-from serve_app.scoring.bids import Bids
+from serve_app.schemas.score import ScoreRequest, ScoreResponse
 from serve_app.scoring.idempotency import IdempotencyCache, IdempotencyEntry
-from serve_app.scoring.opportunities import opportunities
-from serve_app.scoring.ranking import Offers, Ranking, rank, rejections
-from serve_app.scoring.request import RequestColumns, read_checked, read_fast
-from serve_app.scoring.response import Contributions, ScoreAnswer, ranked_items
-from serve_app.scoring.score_log import ScoreLog, sampled
-from serve_app.scoring.upstream_errors import known_terms, prediction_problems
+from serve_app.scoring.request import RequestColumns
+from serve_app.scoring.score_log import ScoreLog
+from serve_app.scoring.scorer import Scorer
 from serve_app.settings import Settings
-from training.model.model import Explanation
 
 SENDING_S = 0.004
 """Of the deadline this much is kept for the way out: the answer's bytes, the proxy."""
@@ -43,8 +35,8 @@ DEADLINE_MARGIN = 0.1
 """This share of the deadline is kept for ranking and writing the answer."""
 
 
-class Scoring:
-    """One replica's scoring: an ASGI application for the one route."""
+class ScoreEndpoint:
+    """An ASGI application for the one route: who asks, in what time, and whether they asked before."""
 
     def __init__(
         self,
@@ -56,13 +48,8 @@ class Scoring:
         log: ScoreLog,
     ) -> None:
         self._settings, self._http = settings.score, settings.http
-        self._currency = settings.general.currency
-        self._predictions, self._ledger = predictions, ledger
-        self._tally, self._authenticator, self._log = monitor.tally, authenticator, log
-        calls = settings.serve.predictor_replicas
-        self._expectations = PredictionCache(
-            predictions, self._settings.batch_rows, calls, self._settings.remembered_tuples
-        )
+        self._authenticator, self._ledger, self._tally = authenticator, ledger, monitor.tally
+        self._scorer = Scorer(settings, predictions, ledger, monitor.tally, log)
         self._idempotency = IdempotencyCache(self._settings.idempotency_s, self._settings.idempotency_entries)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -72,7 +59,7 @@ class Scoring:
             caller = await self._authenticator.caller(_authorization(scope))
             body = await read_body(scope, receive, self._http.body_most_bytes, self._http.body_timeout_s)
             caller.require("admin", "partner")
-            request, expectation = self._read(body)
+            request, expectation = self._scorer.read(body)
             content, entry = await self._first_answer(caller, request, expectation, body, began, receive)
             status = 200
         except Problem as problem:
@@ -91,21 +78,6 @@ class Scoring:
         except (OSError, asyncio.CancelledError):
             self._return_later(entry)
             raise
-
-    def _read(self, body: bytes) -> tuple[RequestColumns, Expectation | None]:
-        """The request, and what its bids would bring if that is known.
-
-        Raises: Invalid.
-        """
-        request = read_fast(body)
-        if request is not None:
-            at, keys = int(time.time()), request.bids.keys
-            known = None if request.explain else self._expectations.known(keys, at)
-            if known is not None:
-                return request, known
-            if request.bids.have_ids():
-                return request, None if request.explain else self._expectations.at_once(keys, at)
-        return read_checked(body), None
 
     async def _first_answer(
         self,
@@ -152,10 +124,10 @@ class Scoring:
             return entry
         entry = IdempotencyEntry(body_hash, time.monotonic())
         if expectation is not None:
-            entry.content = self._answer_at_once(caller, request, expectation, entry, until)
+            entry.content = self._scorer.answer_at_once(caller, request, expectation, entry, until)
         if entry.content is None:
             within_s = max(until - time.perf_counter(), 0.0) * (1 - DEADLINE_MARGIN)
-            work = self._answer_when_predicted(caller, request, entry, within_s)
+            work = self._scorer.answer_when_predicted(caller, request, entry, within_s)
             # In a context of its own: Serve cancels what was called in the context of a caller that has left. The
             # work goes on, so that a repetition finds it.
             entry.work = asyncio.get_running_loop().create_task(work, context=contextvars.Context())
@@ -177,72 +149,6 @@ class Scoring:
             wait()
         else:
             entry.work.add_done_callback(wait)
-
-    # The way of a request
-
-    def _answer_at_once(
-        self, caller: Caller, request: RequestColumns, expectation: Expectation, entry: IdempotencyEntry, until: float
-    ) -> bytes | None:
-        """The answer; None, and nothing has happened, if the ledger has to be asked or it is too late."""
-        ranking = self._ranked(caller, request, expectation)
-        if (within_s := until - time.perf_counter()) <= 0:
-            return None
-        award = self._ledger.reserve_now(_claim(caller, request, entry, ranking, within_s))
-        if award is None:
-            return None
-        return self._answer(request, entry, expectation.model_version, ranking, award)
-
-    async def _answer_when_predicted(
-        self, caller: Caller, request: RequestColumns, entry: IdempotencyEntry, within_s: float
-    ) -> bytes:
-        until = time.monotonic() + within_s
-        with prediction_problems():
-            async with asyncio.timeout(within_s):
-                expectation, explanation = await self._predicted(request)
-        ranking = self._ranked(caller, request, expectation)
-        claim = _claim(caller, request, entry, ranking, until - time.monotonic())
-        return self._answer(
-            request, entry, expectation.model_version, ranking, await self._ledger.reserve(claim), explanation
-        )
-
-    async def _predicted(self, request: RequestColumns) -> tuple[Expectation, Explanation | None]:
-        keys = request.bids.keys
-        at = int(time.time() if request.at_s is None else request.at_s)
-        if request.explain:
-            return await self._predictions.explain(columns_of(keys, at))
-        return await self._expectations.of(keys, at, is_now=request.at_s is None), None
-
-    def _ranked(self, caller: Caller, request: RequestColumns, expectation: Expectation) -> Ranking:
-        terms = known_terms(self._ledger)
-        return rank(
-            request.bids,
-            expectation,
-            terms,
-            rejections(request.bids, terms, request.currency or self._currency, caller.owns_partner),
-            request.floor_micros,
-            lambda brand_id, share: admitted(brand_id, request.request_id, share),
-        )
-
-    def _answer(
-        self,
-        request: RequestColumns,
-        entry: IdempotencyEntry,
-        version: str,
-        ranking: Ranking,
-        award: Award,
-        explanation: Explanation | None = None,
-    ) -> bytes:
-        """The answer's bytes, and word of it to whom it concerns."""
-        bids = request.bids
-        entry.wins = [(bids.brand_id[bids.bid_id.index(win.bid_id)], win.reservation_id) for win in award.wins]
-        self._ledger.saw(opportunities(bids, ranking, award))
-        items = ranked_items(bids, ranking, award)
-        self._tally.bids(len(bids) - len(ranking.rejected))
-        if explanation is not None:
-            _add_contributions(items, bids, explanation)
-        if self._log.share > 0 and sampled(request.request_id, self._log.share):
-            self._log.add(request.request_id, bids, items, version)
-        return encode(ScoreAnswer(request.request_id, version, request.currency or self._currency, items))
 
 
 async def _awaited(work: asyncio.Task[bytes], receive: Receive, within_s: float) -> bytes:
@@ -267,29 +173,6 @@ async def _awaited(work: asyncio.Task[bytes], receive: Receive, within_s: float)
 def _authorization(scope: Scope) -> str | None:
     value = header(scope, b"authorization")
     return None if value is None else value.decode("latin-1")
-
-
-def _claim(
-    caller: Caller, request: RequestColumns, entry: IdempotencyEntry, ranking: Ranking, within_s: float
-) -> Claim:
-    return Claim(
-        sub=caller.sub,
-        request_id=request.request_id,
-        request_hash=entry.body_hash,
-        winners=request.winners,
-        offers=Offers(request.bids, ranking),
-        within_s=within_s,
-    )
-
-
-def _add_contributions(items: Sequence[Ranked], bids: Bids, explanation: Explanation) -> None:
-    for item in items:
-        if item.status == "rejected":
-            item.contributions = None
-            continue
-        row = bids.bid_id.index(item.bid_id)
-        features = dict(zip(explanation.names, explanation.contributions[row].tolist(), strict=True))
-        item.contributions = Contributions(float(explanation.base[row]), features)
 
 
 OPERATIONS = (
