@@ -121,6 +121,8 @@ def running(state: Path, **environ: str) -> Iterator[System]:
 
 @pytest.fixture(scope="session")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """Shared, because a start takes a quarter of a minute. A test leaves it serving, with the model and the replicas
+    that it began with; whatever brands have spent by then is nothing to rely on."""
     with running(tmp_path_factory.mktemp("cluster") / "state", PACELINE_SCORE_LOG_SAMPLE="1") as system:
         yield system
 

@@ -1,4 +1,4 @@
-"""A new version under load, on every replica of a real cluster: nothing fails, nothing is mixed, nobody is left behind.
+"""A second replica comes by `serve deploy`, and new versions come to both under load: nothing fails, nothing is mixed.
 
 `bench/swap.py` measures the same; here is no stop-watch.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import shutil
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -19,27 +19,55 @@ from redis import Redis
 
 from bench.judged import Bodies, Judge, Load, Shot, activate, paced, publish_variants
 from db.state import State, secret_file
-from tests.cluster.conftest import System, running
+from tests.cluster.conftest import ROOT, System
 from tests.cluster.test_faults import replica_pids
-from tests.cluster.test_round_trip import brand_ids
+from tests.cluster.test_round_trip import BIN, brand_ids, request, wait_until
 from tests.mutants import broken_directories, signed_and_broken, signed_anew, write
 from training.model.bundle import ENCODER, TREES
 from training.model.store import parts_of
 from training.registry.replication import redis_key
 
 pytestmark = pytest.mark.usefixtures("audited")
+INGRESSES = 2
 PER_S, CONNECTIONS, SWAPS = 40.0, 8, 5
 IN_A_ROW = 40
 """So many answers of the new version one after the other: each replica has given some of them."""
 LONG_S = 30.0
 
 
-@pytest.fixture(scope="module")
-def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    folder = tmp_path_factory.mktemp("swap") / "state"
-    with running(folder, PACELINE_SERVE_INGRESS_REPLICAS="2", PACELINE_MODEL_TREES="20") as system:
-        yield system
-    shutil.rmtree(State(folder.resolve()).scratch, ignore_errors=True)
+@pytest.fixture(scope="module", autouse=True)
+def two_replicas(system: System, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The system with another replica of the ingress, until the last test of this file."""
+    folder = tmp_path_factory.mktemp("deploy")
+    deploy(system, INGRESSES, folder)
+    yield
+    deploy(system, 1, folder)
+
+
+def deploy(system: System, ingresses: int, folder: Path) -> None:
+    """`serve deploy` of the repository's file; wait until so many replicas of the ingress are there, and serve."""
+    config = folder / "serve_config.yaml"
+    text = (ROOT / "serve_config.yaml").read_text()
+    config.write_text(
+        text.replace("port: 8000", f"port: {system.port}").replace(
+            "ingress_replicas: 1", f"ingress_replicas: {ingresses}"
+        )
+    )
+    environ = system.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(system.state / "ray_token")}
+    command = [str(BIN / "serve"), "deploy", "--address", system.run_file["dashboard"], str(config)]
+    subprocess.run(command, cwd=ROOT, env=environ, check=True, capture_output=True, timeout=60)
+    wait_until(lambda: len(replica_pids(system, "Ingress")) == ingresses, 60)
+    with system.http() as http:
+        wait_until(lambda: http.get("/readyz").status_code == 200, 30)
+
+
+@pytest.fixture
+def model_of_before(http: httpx.Client) -> Iterator[None]:
+    """Live again after the test, on every replica."""
+    before = http.get("/readyz").json()["model_version"]
+    yield
+    assert http.post(f"/api/models/{before}/activate").status_code == 200
+    wait_until(lambda: {http.get("/readyz").json()["model_version"] for _ in range(10)} == {before}, LONG_S)
 
 
 def swapped_under_load(system: System, brands: list[str], swaps: int = SWAPS) -> list[Shot]:
@@ -78,13 +106,27 @@ def assert_unharmed(shots: list[Shot], swaps: int = SWAPS) -> None:
     assert len({shot.version for shot in shots}) == swaps, "the one before, and each of the new ones"
 
 
+def test_serve_deploy_brings_the_same_application(system: System, http: httpx.Client) -> None:
+    brand = brand_ids(http)[0]
+    for number in range(20):
+        answer = http.post("/api/score", json=request(f"deployed-{number}", brand))
+        assert answer.status_code == 200, answer.text
+    counted = [line for line in http.get("/metrics").text.splitlines() if line.startswith("bids_scored_total")]
+    time.sleep(2.5)
+    again = [http.get("/metrics").text for _ in range(6)]
+    totals = {line for text in again for line in text.splitlines() if line.startswith("bids_scored_total")}
+    assert len(totals) == 1, f"whichever replica is asked: {totals}, first {counted}"
+
+
+@pytest.mark.usefixtures("model_of_before")
 def test_swaps_under_load_fail_no_request_and_mix_no_versions(system: System, http: httpx.Client) -> None:
     before = replica_pids(system, "Ingress")
-    assert len(before) == 2
+    assert len(before) == INGRESSES
     assert_unharmed(swapped_under_load(system, brand_ids(http)))
     assert replica_pids(system, "Ingress") == before
 
 
+@pytest.mark.usefixtures("model_of_before")
 def test_mutants_are_not_activated_and_the_replicas_live_on(system: System, http: httpx.Client, tmp_path: Path) -> None:
     state, before = State(system.state.resolve()), replica_pids(system, "Ingress")
     live, mutant = (model.version for model in publish_variants(state, 1))
