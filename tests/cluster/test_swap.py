@@ -18,6 +18,7 @@ import pytest
 from redis import Redis
 
 from bench.judged import Bodies, Judge, Load, Shot, activate, paced, publish_variants
+from bench.nodes import Cluster, Wanted
 from db.state import State, secret_file
 from tests.cluster.conftest import ROOT, System
 from tests.cluster.test_faults import replica_pids
@@ -37,28 +38,30 @@ LONG_S = 30.0
 
 @pytest.fixture(scope="module", autouse=True)
 def two_replicas(system: System, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The system with another replica of the ingress, until the last test of this file."""
-    folder = tmp_path_factory.mktemp("deploy")
-    deploy(system, INGRESSES, folder)
-    yield
-    deploy(system, 1, folder)
-
-
-def deploy(system: System, ingresses: int, folder: Path) -> None:
-    """`serve deploy` of the repository's file; wait until so many replicas of the ingress are there, and serve."""
-    config = folder / "serve_config.yaml"
+    """The system with another replica of the ingress, by `serve deploy`, until the last test of this file."""
+    config = tmp_path_factory.mktemp("deploy") / "serve_config.yaml"
     text = (ROOT / "serve_config.yaml").read_text()
     config.write_text(
         text.replace("port: 8000", f"port: {system.port}").replace(
-            "ingress_replicas: 1", f"ingress_replicas: {ingresses}"
+            "ingress_replicas: 1", f"ingress_replicas: {INGRESSES}"
         )
     )
     environ = system.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(system.state / "ray_token")}
     command = [str(BIN / "serve"), "deploy", "--address", system.run_file["dashboard"], str(config)]
     subprocess.run(command, cwd=ROOT, env=environ, check=True, capture_output=True, timeout=60)
-    wait_until(lambda: len(replica_pids(system, "Ingress")) == ingresses, 60)
+    cluster = Cluster(State(system.state.resolve()))
+
+    def is_deployed() -> bool:  # and nothing of the deployment before is left
+        application = cluster.get("/api/serve/applications/")["applications"]["paceline"]
+        running = {replica.pid for replica in cluster.replicas() if replica.deployment == "Ingress"}
+        is_complete = len(running) == INGRESSES and running == replica_pids(system, "Ingress")
+        return application["status"] == "RUNNING" and is_complete
+
+    wait_until(is_deployed, 60)
     with system.http() as http:
         wait_until(lambda: http.get("/readyz").status_code == 200, 30)
+    yield
+    cluster.deploy(Wanted("local", 1))
 
 
 @pytest.fixture
