@@ -160,7 +160,7 @@ class Controller:
         for brand_id, one in self._brands.items():
             one.traffic = by_brand.get(brand_id, usual)
 
-    def heard(self, seen: Mapping[str, BrandDemand], rules: Mapping[str, Rules], now_s: float) -> None:
+    def observe(self, seen: Mapping[str, BrandDemand], rules: Mapping[str, Rules], now_s: float) -> None:
         """What a replica saw since its last beat. Brands without rules are not ours."""
         for brand_id, news in seen.items():
             if (rule := rules.get(brand_id)) is None:

@@ -68,7 +68,7 @@ class Fact(NamedTuple):
         )
 
 
-def recorded(row: Any, pricing_model: str | None) -> Fact:
+def fact_of_row(row: Any, pricing_model: str | None) -> Fact:
     """An event of a conversion as its row of `events` has it.
 
     Args:

@@ -145,7 +145,7 @@ class LedgerActor:
         beat = unpack_beat(packed)
         reply = await self._write(lambda writer: writer.beat(beat))
         if self._controller_loop is not None:
-            self._controller_loop.heard(beat.seen)
+            self._controller_loop.observe(beat.seen)
         return reply
 
     async def listen(self, replica: str) -> bool:

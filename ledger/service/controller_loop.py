@@ -53,7 +53,7 @@ class ControllerLoop:
         """Brands that were taken off steering, and why."""
         return self._frozen
 
-    def heard(self, seen: bytes) -> None:
+    def observe(self, seen: bytes) -> None:
         """What a replica saw, from its beat."""
         if not seen:
             return
@@ -85,7 +85,7 @@ class ControllerLoop:
         rules = self._rules()
         seen = list(added_up(waiting).items())
         for start in range(0, len(seen), AT_ONCE):
-            self._controller.heard(dict(seen[start : start + AT_ONCE]), rules, now_s)
+            self._controller.observe(dict(seen[start : start + AT_ONCE]), rules, now_s)
             await asyncio.sleep(0)  # others have their turn: this loop answers beats, too
         results = await self._results(self._controller.news)
         shared = {

@@ -43,7 +43,7 @@ FACT = (
     *GROUP, _E.event_id, _E.type, _E.occurred_at, _E.slot_id, _E.device_type, _E.creative_type, _E.placement_score,
     _E.day, _E.portfolio_id, _E.reservation_id, _E.click_id, _E.status, _E.cost_micros, _E.revenue_micros,
 )  # fmt: skip
-"""The columns that `settlement.recorded` reads."""
+"""The columns that `settlement.fact_of_row` reads."""
 
 IS_CONVERSION = _E.type.in_(CONVERSIONS)
 _P = t.performance_hourly.c
@@ -139,7 +139,7 @@ class EventStore:
     def _facts(
         self, connection: Connection, columns: Sequence[Any], keys: Iterable[tuple[str, str]], condition: Any
     ) -> list[Any]:
-        """Rows for `settlement.recorded`."""
+        """Rows for `settlement.fact_of_row`."""
         rows: list[Any] = []
         for chunk in chunks(sorted(set(keys))):
             rows += (connection.execute(select(*FACT).where(one_of(columns, chunk), condition))).all()

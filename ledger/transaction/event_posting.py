@@ -31,7 +31,7 @@ from ledger.domain.settlement import (
     essential,
     row_of,
 )
-from ledger.transaction.event_reading import ClickKey, EventKey, EventReader, Item, key_of, rejected, row_of_event
+from ledger.transaction.event_reading import ClickKey, EventKey, EventReader, ReadEvent, key_of, rejected, row_of_event
 from ledger.transaction.working_set import BudgetKey, WorkingSet, budget_keys
 
 ConversionGroup = tuple[str, str, str]
@@ -62,7 +62,7 @@ class EventPosting:
         self._groups: dict[ConversionGroup, list[Fact]] = {}
         for row in conversions:
             group = (row.brand_id, row.partner_id, row.conversion_id)
-            self._groups.setdefault(group, []).append(reader.recorded(row))
+            self._groups.setdefault(group, []).append(reader.fact_of_row(row))
         self._effects: dict[ConversionGroup, Effect] = {}
         self._essentials: dict[ConversionGroup, list[Fact]] = {}
         self._waiting: dict[ClickKey, list[tuple[ConversionGroup, str]]] = {}
@@ -93,7 +93,7 @@ class EventPosting:
 
     def _facts(self) -> Iterable[tuple[str, Fact]]:
         for item in self._items:
-            if isinstance(item, Item):
+            if isinstance(item, ReadEvent):
                 yield item.event.brand_id, item.fact
                 for facts in self._completed_by(item).values():
                     yield from ((item.event.brand_id, fact) for fact in facts)
@@ -108,7 +108,7 @@ class EventPosting:
         rows = dict(figures)
         return [item if isinstance(item, Result) else self._post(item, working_set, rows) for item in self._items]
 
-    def _post(self, item: Item, working_set: WorkingSet, rows: dict[RowKey, Figures]) -> Result:
+    def _post(self, item: ReadEvent, working_set: WorkingSet, rows: dict[RowKey, Figures]) -> Result:
         event, fact = item.event, item.fact
         key = key_of(event)
         if (known := self._hashes.get(key)) is not None:
@@ -135,7 +135,7 @@ class EventPosting:
             self._complete(group, facts, working_set, rows)
         return Result(event.event_id, "accepted")
 
-    def _completed_by(self, item: Item) -> dict[ConversionGroup, list[Fact]]:
+    def _completed_by(self, item: ReadEvent) -> dict[ConversionGroup, list[Fact]]:
         """Recorded conversions as they would be, had this click come before them."""
         event = item.event
         if event.type != CLICK or event.click_id is None:

@@ -18,8 +18,8 @@ from ledger.domain.settlement import (
     IMPRESSION,
     UPDATE,
     Fact,
+    fact_of_row,
     known_click,
-    recorded,
 )
 
 EventKey = tuple[str, str, str]
@@ -34,7 +34,7 @@ YEARS = range(2000, 3000)
 TYPES = (IMPRESSION, CLICK, CONVERSION, UPDATE, AGGREGATE)
 
 
-class Item(NamedTuple):
+class ReadEvent(NamedTuple):
     """An event that may be accepted."""
 
     event: Event
@@ -57,9 +57,9 @@ class EventReader:
         self._brands, self._reservations = brands, reservations
         self._clicks: dict[ClickKey, list[Fact]] = {}
         for row in clicks:
-            self._clicks.setdefault((row.brand_id, row.partner_id, row.click_id), []).append(self.recorded(row))
+            self._clicks.setdefault((row.brand_id, row.partner_id, row.click_id), []).append(self.fact_of_row(row))
 
-    def read(self, events: Sequence[Event], known: Collection[EventKey]) -> list[Item | Result]:
+    def read(self, events: Sequence[Event], known: Collection[EventKey]) -> list[ReadEvent | Result]:
         """Each event, in order; a result where it is rejected.
 
         Args:
@@ -68,19 +68,19 @@ class EventReader:
         clicks = self._read_clicks(events, known)
         return [clicks.get(number) or self._read(event) for number, event in enumerate(events)]
 
-    def recorded(self, row: Any) -> Fact:
+    def fact_of_row(self, row: Any) -> Fact:
         """What a row of `events` says."""
         held = self._reservations.get(row.reservation_id) if row.reservation_id else None
-        return recorded(row, None if held is None else held.pricing_model)
+        return fact_of_row(row, None if held is None else held.pricing_model)
 
-    def _read_clicks(self, events: Sequence[Event], known: Collection[EventKey]) -> dict[int, Item | Result]:
+    def _read_clicks(self, events: Sequence[Event], known: Collection[EventKey]) -> dict[int, ReadEvent | Result]:
         """A conversion may inherit from a click of its own batch, whichever of them comes first in it.
 
         Returns:
             What was read of the clicks, by their place in the batch.
         """
         seen = set(known)
-        items: dict[int, Item | Result] = {}
+        items: dict[int, ReadEvent | Result] = {}
         for number, event in enumerate(events):
             key = key_of(event)
             if key in seen:
@@ -88,11 +88,11 @@ class EventReader:
             seen.add(key)
             if event.type == CLICK and event.click_id is not None:
                 items[number] = item = self._read(event)
-                if isinstance(item, Item):
+                if isinstance(item, ReadEvent):
                     self._clicks.setdefault((event.brand_id, event.partner_id, event.click_id), []).append(item.fact)
         return items
 
-    def _read(self, event: Event) -> Item | Result:
+    def _read(self, event: Event) -> ReadEvent | Result:
         brand = self._brands.get(event.brand_id)
         if brand is None:
             return rejected(event, "not_found", "no such brand")
@@ -117,7 +117,7 @@ class EventReader:
             return rejected(event, "tuple_missing", "slot_id, device_type and creative_type are needed")
         content_hash = content_hash_of(event)
         fact = self._fact(event, brand, place, reservation_id)
-        return Item(event, content_hash, fact, reservation_id is not None and fact.reservation_id is None)
+        return ReadEvent(event, content_hash, fact, reservation_id is not None and fact.reservation_id is None)
 
     def _fact(self, event: Event, brand: Brand, place: Placement | None, reservation_id: str | None) -> Fact:
         held = self._reservations.get(reservation_id) if reservation_id else None
@@ -165,7 +165,7 @@ def _place(event: Event) -> Placement | None:
     )
 
 
-def row_of_event(item: Item, now: dt.datetime) -> dict[str, Any]:
+def row_of_event(item: ReadEvent, now: dt.datetime) -> dict[str, Any]:
     event, fact = item.event, item.fact
     return {
         "brand_id": event.brand_id,

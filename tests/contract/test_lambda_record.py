@@ -30,7 +30,7 @@ async def test_the_lambda_that_was_live_at_a_time_is_known(database, ledger, clo
     pilot = ControllerLoop(ledger, RoasSettings(min_impressions=3, watch_s=0), stopwatch=lambda: clock.now.timestamp())
     seen = Demand()
     seen.add(market(number=5000))
-    pilot.heard(seen.take())
+    pilot.observe(seen.take())
     await pilot.step()
     steered = ledger.terms.newest.brands["b"].lambda_
     assert await record.look() == 0, "once a minute at most"

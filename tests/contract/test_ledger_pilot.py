@@ -30,7 +30,7 @@ def seen(*opportunities) -> bytes:
 
 
 async def steer(pilot, *opportunities):
-    pilot.heard(seen(*opportunities))
+    pilot.observe(seen(*opportunities))
     await pilot.step()
 
 
@@ -159,6 +159,6 @@ async def test_a_days_shape_comes_from_the_hours_of_the_brands_own_day(ledger, d
 
 async def test_what_cannot_be_read_harms_nobody(ledger, pilot):
     await brand(ledger)
-    pilot.heard(b"garbage")
+    pilot.observe(b"garbage")
     await steer(pilot, *market())
     assert lambda_of(ledger) < 2.6

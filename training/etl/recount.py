@@ -29,7 +29,7 @@ from ledger.domain.settlement import (
     Figures,
     RowKey,
     effect_of_group,
-    recorded,
+    fact_of_row,
 )
 from ledger.storage.event_store import FACT, GROUP, IS_CONVERSION, EventStore
 from training.etl.reader import Rows, read_rows
@@ -205,7 +205,7 @@ def _groups(connection: Connection, day: dt.date, brand_ids: Sequence[str]) -> t
     figures: list[Figures] = []
     for group, events in groupby(connection.execute(query), key=lambda row: row[:3]):
         brands.add(group[0])
-        effect = effect_of_group([recorded(row, None) for row in events])
+        effect = effect_of_group([fact_of_row(row, None) for row in events])
         if effect.row is not None and effect.row.hour.date() == day:
             keys.append(effect.row)
             figures.append(effect.figures)

@@ -102,24 +102,24 @@ def test_what_cannot_be_read_is_refused(broken):
 
 def test_a_brand_of_which_little_was_seen_keeps_its_nights_lambda():
     controller, rule = Controller(), rules()
-    controller.heard(told(market(number=SEEN_LEAST - 1)), {"b": rule}, 0.0)
+    controller.observe(told(market(number=SEEN_LEAST - 1)), {"b": rule}, 0.0)
     assert controller.step({"b": rule}, {}, {}).steered == {}
-    controller.heard(told(market(number=1)), {"b": rule}, 1.0)
+    controller.observe(told(market(number=1)), {"b": rule}, 1.0)
     assert controller.step({"b": rule}, {}, {}).steered.keys() == {"b"}
 
 
 def test_a_rush_is_watched_for_a_while_before_lambda_moves():
     controller, rule = Controller(watch_s=300.0), rules(budget_micros=100_000)
-    controller.heard(told(market()), {"b": rule}, 1000.0)
-    controller.heard(told(market()), {"b": rule}, 1299.0)
+    controller.observe(told(market()), {"b": rule}, 1000.0)
+    controller.observe(told(market()), {"b": rule}, 1299.0)
     assert controller.step({"b": rule}, {}, {}).steered == {}
-    controller.heard(told(market(number=1)), {"b": rule}, 1300.0)
+    controller.observe(told(market(number=1)), {"b": rule}, 1300.0)
     assert controller.step({"b": rule}, {}, {}).steered["b"].kappa > rule.target_roas
 
 
 def test_without_a_limit_that_binds_lambda_falls_to_where_the_day_meets_its_target():
     controller, rule = Controller(), rules(now_s=600.0, target_roas=2.6)
-    controller.heard(told(market(number=20_000)), {"b": rule}, 0.0)
+    controller.observe(told(market(number=20_000)), {"b": rule}, 0.0)
     kappa = kappa_of(controller, rule)
     won = [one for one in market(number=20_000, seed=9) if one.revenue_micros >= kappa * one.cost_micros]
     roas = sum(one.revenue_micros for one in won) / sum(one.cost_micros for one in won)
@@ -130,7 +130,7 @@ def test_without_a_limit_that_binds_lambda_falls_to_where_the_day_meets_its_targ
 def test_a_budget_that_is_nearly_spent_raises_lambda():
     def after(spent):
         controller, rule = Controller(), rules(budget_micros=10_000_000)
-        controller.heard(told(market(number=20_000)), {"b": rule}, 0.0)
+        controller.observe(told(market(number=20_000)), {"b": rule}, 0.0)
         return kappa_of(controller, rule, DayResults(settled_micros=spent))
 
     assert after(9_900_000) > after(5_000_000) > after(0) >= 0
@@ -154,8 +154,8 @@ def test_what_others_win_is_not_counted_on():
     def with_fates(*fates):
         controller, rule = Controller(), rules(budget_micros=2_000_000, now_s=600.0)
         parts = [one._replace(fate=fates[n % len(fates)]) for n, one in enumerate(market(number=20_000))]
-        controller.heard(told(parts[:10_000]), {"b": rule}, 0.0)
-        controller.heard(told(parts[10_000:]), {"b": rule}, 1.0)
+        controller.observe(told(parts[:10_000]), {"b": rule}, 0.0)
+        controller.observe(told(parts[10_000:]), {"b": rule}, 1.0)
         return kappa_of(controller, rule)
 
     assert with_fates(WON, OUTBID) < 0.97 * with_fates(WON)
@@ -167,7 +167,7 @@ def test_members_share_their_portfolios_budget():
         controller = Controller()
         rule = rules(portfolio_id="f", now_s=600.0)
         members = {"b": rule, "c": rule}
-        controller.heard(told([*market("b", 5000), *market("c", 5000, seed=3)]), members, 0.0)
+        controller.observe(told([*market("b", 5000), *market("c", 5000, seed=3)]), members, 0.0)
         steering = controller.step(members, {}, {"f": Limits(None, budget)})
         return [steering.steered[id_].kappa for id_ in "bc"]
 
@@ -178,19 +178,19 @@ def test_members_share_their_portfolios_budget():
 
 def test_a_new_day_starts_with_the_nights_lambda_again():
     controller, rule = Controller(), rules(budget_micros=1_000_000)
-    controller.heard(told(market()), {"b": rule}, 0.0)
+    controller.observe(told(market()), {"b": rule}, 0.0)
     kappa_of(controller, rule, DayResults(settled_micros=999_000))
     tomorrow = rules(day=DAY + dt.timedelta(days=1), budget_micros=1_000_000, now_s=1.0)
-    controller.heard(told(market(number=1)), {"b": tomorrow}, 9.0)
+    controller.observe(told(market(number=1)), {"b": tomorrow}, 9.0)
     assert controller.step({"b": tomorrow}, {}, {}).steered == {}, "too little was seen of the new day"
 
 
 def test_a_brand_that_is_no_longer_ours_is_forgotten():
     controller, rule = Controller(), rules()
-    controller.heard(told(market()), {"b": rule}, 0.0)
+    controller.observe(told(market()), {"b": rule}, 0.0)
     assert controller.step({"b": rule}, {}, {}).steered
     assert controller.step({}, {}, {}).steered == {}
-    controller.heard(told(market()), {}, 1.0)
+    controller.observe(told(market()), {}, 1.0)
     assert controller.news == frozenset()
 
 
@@ -199,10 +199,10 @@ def test_spending_far_beyond_its_pace_freezes_the_brand_until_it_is_calm():
 
     def look(minute, settled, wins=30):
         rule = rules(budget_micros=1_000_000, now_s=NOON + 60.0 * minute, exploration=0.05, night_kappa=1.5)
-        controller.heard(told(market(number=max(wins, 200))[:wins] or market(number=1)), {"b": rule}, minute)
+        controller.observe(told(market(number=max(wins, 200))[:wins] or market(number=1)), {"b": rule}, minute)
         return controller.step({"b": rule}, {"b": DayResults(settled_micros=settled)}, {})
 
-    controller.heard(told(market()), {"b": rules()}, 0.0)
+    controller.observe(told(market()), {"b": rules()}, 0.0)
     assert look(0, 100_000).frozen == {}
     assert look(10, 110_000).frozen == {}, "an even pace"
     steering = look(20, 400_000)
@@ -219,13 +219,13 @@ def test_a_few_dear_wins_are_no_pace():
     for minute, settled in ((0, 100_000), (10, 500_000)):
         rule = rules(budget_micros=1_000_000, now_s=NOON + 60.0 * minute)
         seen = market(number=5000, fate=OUTBID) + market(number=5)
-        controller.heard(told(seen), {"b": rule}, minute)
+        controller.observe(told(seen), {"b": rule}, minute)
         assert controller.step({"b": rule}, {"b": DayResults(settled_micros=settled)}, {}).frozen == {}
 
 
 def test_a_budget_that_is_spent_has_no_price():
     controller, rule = Controller(), rules(budget_micros=1_000_000, night_kappa=1.5)
-    controller.heard(told(market()), {"b": rule}, 0.0)
+    controller.observe(told(market()), {"b": rule}, 0.0)
     results = {"b": DayResults(settled_micros=600_000, reserved_micros=400_000)}
     assert controller.step({"b": rule}, results, {}).steered["b"] == (1.5, 1.0), "the ledger says no, not λ"
 
@@ -235,12 +235,12 @@ def test_midnight_reaches_brands_of_which_nothing_is_heard():
     controller, limits = Controller(), {"f": Limits(None, 1_000_000.0)}
     today = rules(portfolio_id="f", budget_micros=1_000_000)
     members = {"b": today, "c": today}
-    controller.heard(told([*market("b"), *market("c", seed=1)]), members, 0.0)
+    controller.observe(told([*market("b"), *market("c", seed=1)]), members, 0.0)
     spent = {"b": DayResults(settled_micros=900_000), "c": DayResults()}
     dear = controller.step(members, spent, limits).steered["c"].kappa
     tomorrow = rules(day=DAY + dt.timedelta(days=1), portfolio_id="f", budget_micros=1_000_000)
     members = {"b": tomorrow, "c": tomorrow}
-    controller.heard(told(market("c", seed=1)), members, 86_400.0)
+    controller.observe(told(market("c", seed=1)), members, 86_400.0)
     assert controller.news == {"b", "c"}, "its members' results are asked for, too"
     steering = controller.step(members, {"b": DayResults(), "c": DayResults()}, limits)
     assert steering.frozen == {}
@@ -251,7 +251,7 @@ def test_midnight_reaches_brands_of_which_nothing_is_heard():
 def test_revenue_below_its_prediction_raises_lambda():
     def with_revenue(revenue):
         controller, rule = Controller(), rules(now_s=600.0)
-        controller.heard(told(market(number=20_000)), {"b": rule}, 0.0)
+        controller.observe(told(market(number=20_000)), {"b": rule}, 0.0)
         return kappa_of(controller, rule, DayResults(settled_micros=1_000_000, revenue_micros=revenue))
 
     assert with_revenue(1_500_000.0) > with_revenue(2_500_000.0)
