@@ -14,8 +14,8 @@ from collections.abc import Sequence
 
 import pytest
 
-UNIT = ("tests/unit", "serve_app", "training", "ledger", "db", "bench")
-"""Besides its own tests, the examples in the packages' docstrings."""
+UNIT = ("tests/unit", "tests/servers", "tests/__main__.py", "serve_app", "training", "ledger", "db", "bench")
+"""Besides its own tests, the examples in docstrings."""
 CONTRACT, FAULTS, CLUSTER = ("tests/contract",), ("tests/faults",), ("tests/cluster",)
 LAYERS = (*UNIT, *CONTRACT, *FAULTS, *CLUSTER)
 
