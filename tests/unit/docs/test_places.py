@@ -28,7 +28,8 @@ def test_every_file_that_is_named_is_there(path):
     missing = {named for named in MODULE.findall(text) if not (ROOT / named).exists()}
     drawn = [named for diagram in DIAGRAM.findall(text) for named in IN_DIAGRAM.findall(diagram)]
     for named in SHORT.findall(text) + drawn:
-        folders = (ROOT, path.parent, *path.parent.parents) if path.suffix == ".py" else (ROOT, *ROOMS)
+        near = (ROOT, path.parent, *path.parent.parents)
+        folders = near if path.suffix == ".py" else (*near, *ROOMS)
         if named != "roas_model.json" and not any((folder / named).exists() for folder in folders):
             missing.add(named)
     assert missing == set()
