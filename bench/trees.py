@@ -29,7 +29,7 @@ BATCHES = (1, 10, 50, 200, 800)
 START = """
 import time
 began = time.perf_counter()
-from training.kernel import compiled
+from training.trees.kernel import compiled
 compiled()
 print(time.perf_counter() - began)
 """

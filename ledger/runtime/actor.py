@@ -232,7 +232,8 @@ class LedgerActor:
                 logger.warning("%s", error)
                 await asyncio.sleep(RETRY_S)
             except Exception:
-                logger.exception("background task %s failed, retrying in %.1f s", work.__name__, every_s)
+                task = getattr(work, "__qualname__", work)
+                logger.exception("background task %s failed, retrying in %.1f s", task, every_s)
             await asyncio.sleep(every_s)
 
     def _leave(self, error: Fenced) -> None:

@@ -22,7 +22,7 @@ class Expired(NamedTuple):
 
 
 class Holds:
-    """Its methods run inside a transaction."""
+    """What wins hold of budgets. Methods that take a connection run inside a transaction."""
 
     def __init__(self, store: Store, directory: Directory, budgets: Budgets, clock: Clock) -> None:
         self._store, self._directory, self._budgets, self._clock = store, directory, budgets, clock

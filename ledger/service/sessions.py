@@ -77,7 +77,7 @@ class Sessions:
         self._store.leases.quarantine(connection, session_id, now + ttl, now + lasting)
 
     def end_quarantines(self, connection: Connection, most: int) -> int:
-        """Take back leases whose quarantine is over, at most so many. Returns how many were due."""
+        """Take back leases whose quarantine is over, at most so many. Returns how many there were."""
         now = self._clock()
         leases = self._store.leases.out_of_quarantine(connection, now, most)
         if leases:

@@ -130,8 +130,10 @@ def _walk(
     state: Floats,
 ) -> float:
     """Fills logs, factors and state (factors by key); gives the log of the rate that all of them multiply."""
-    sizes = offsets[1:] - offsets[:-1]
-    variance, widest = np.repeat(prior, sizes), sizes.max()
+    variance, widest = np.empty(offsets[-1]), 0
+    for level in range(len(codes)):  # numpy's own functions here would take a second and a half to compile
+        variance[offsets[level] : offsets[level + 1]] = prior[level]
+        widest = max(widest, offsets[level + 1] - offsets[level])
     seen, expected, exposure, step = np.empty(widest), np.empty(widest), np.empty(widest), np.empty(widest)
     touched_on, touched, mark = np.full(widest, -1, np.int64), np.empty(widest, np.int64), 0
     current = np.empty(len(numerator))  # each row's rate, as far as the day's levels are known
@@ -226,6 +228,6 @@ def fade() -> Callable[..., None]:
     return machine_code(_fade, types.void(INTEGERS, types.int32[:, ::1], INTEGERS, DOUBLES, DOUBLES, singles, sums))
 
 
-_expect: Callable[..., tuple[float, float]] = njit()(_expect_rows)
-_sum: Callable[..., int] = njit()(_sum_by_key)
-_learned: Callable[..., tuple[float, float]] = njit()(_learn)
+_expect: Callable[..., tuple[float, float]] = njit(inline="always")(_expect_rows)
+_sum: Callable[..., int] = njit(inline="always")(_sum_by_key)
+_learned: Callable[..., tuple[float, float]] = njit(inline="always")(_learn)

@@ -69,7 +69,8 @@ class Parts(NamedTuple):
         try:
             return dump(document)
         except (ValueError, RecursionError):
-            raise ModelRefused(str(self.manifest.get("version")), f"{MANIFEST} is not JSON") from None
+            version = self.manifest.get("version") if isinstance(self.manifest, dict) else "?"
+            raise ModelRefused(str(version), f"{MANIFEST} is not JSON") from None
 
 
 def parts_in(bundle: str | bytes, version: str | None) -> Parts:

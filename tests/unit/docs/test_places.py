@@ -15,6 +15,8 @@ SHORT = re.compile(r"`((?:[a-z_]+/)*[a-z_]+\.py)`")
 DIAGRAM = re.compile(r"```mermaid\n(.*?)```", re.DOTALL)
 IN_DIAGRAM = re.compile(r"\b([a-z_]+\.py)\b")
 COMMAND = re.compile(r"python -m ((?:serve_app|training|ledger|db)[\w.]*)")
+IMPORTED = re.compile(r"\bfrom ((?:serve_app|training|ledger|db|tests|bench)(?:\.\w+)*) import\b")
+FORMER = {"serve_app.entrance"}
 ROOMS = [path.parent for path in PROGRAMS if path.name == "__init__.py" and "migrations" not in path.parts]
 
 
@@ -40,6 +42,23 @@ def test_every_command_that_is_named_can_be_called(path):
     for module in COMMAND.findall(path.read_text()):
         place = ROOT.joinpath(*module.strip(".").split("."))
         assert place.with_suffix(".py").exists() or (place / "__main__.py").exists(), module
+
+
+@pytest.mark.parametrize("folder", [*PACKAGES, "bench", "tests"])
+def test_every_module_that_is_imported_is_there_in_strings_too(folder):
+    """A benchmark or a test may start a program of a few lines: mypy does not look into it."""
+    missing = {
+        (name(path), module)
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        for module in IMPORTED.findall(path.read_text())
+        if module not in FORMER and not is_module(module)
+    }
+    assert missing == set()
+
+
+def is_module(dotted: str) -> bool:
+    place = ROOT.joinpath(*dotted.split("."))
+    return place.with_suffix(".py").exists() or (place / "__init__.py").exists()
 
 
 @pytest.mark.parametrize("room", [room for room in ROOMS if room.parent != ROOT], ids=name)

@@ -1,6 +1,7 @@
 import errno
 import hashlib
 import json
+import math
 import pickle
 import random
 import re
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.unit.training.conftest import KEY
-from training.model.bundle import ENCODER, FILES, MANIFEST, TREES, ModelRefused, ModelUnavailable
+from training.model.bundle import ENCODER, FILES, MANIFEST, TREES, ModelRefused, ModelUnavailable, Parts
 from training.model.model import Columns, Model
 from training.model.sandbox import verify_in_child
 from training.model.store import parts_of
@@ -188,3 +189,9 @@ def _sha256(text):
 
 def test_the_encoders_file_is_named_in_the_manifest(model):
     assert set(model.manifest["files"]) == {TREES, ENCODER}
+
+
+@pytest.mark.parametrize("manifest", [[math.nan], {"version": "v-1", "metrics": math.inf}], ids=["list", "object"])
+def test_a_manifest_that_no_json_can_say_is_refused(manifest):
+    with pytest.raises(ModelRefused, match="is not JSON"):
+        Parts(manifest, {}).files()

@@ -19,7 +19,7 @@ METRICS = {"rows": 3, "exposure": 3000.0, "r2": 0.5, "deviance": 2.0, "calibrati
 
 
 def found(many: int = 1, days: int = 3, **changed: Any) -> dict[str, Any]:
-    """What backtest_report.json may say."""
+    """What report.json may say."""
     names = [f"{EVIL}-{number}" for number in range(many)]
     dates = [f"2020-0{1 + day // 28}-{1 + day % 28:02}" for day in range(days)]
     broken = {"brand_id": EVIL, "day": dates[-1], "before_micros": 2e5, "after_micros": 1e5, "per": "click"}
