@@ -51,7 +51,7 @@ Flame graphs (py-spy, 100–250 samples a second, 16 connections, 50 bids) say w
   4 %, leases 4 %; Serve's layer 12 %, uvicorn 3 %. Beside it, HAProxy's line of syslog a request, read in Python by its
   manager: 0.1 ms a request.
 - After (commit fd9d9d2): ranking and answer 15 %, bookkeeping, hash and encoding 14 %, what is remembered 11 %, reading
-  bids 9 %, leases and what λ learns 5 %, door, logs and repetitions 6 %: 60 % ours. Serve's layer 25 %, uvicorn 14 %.
+  bids 9 %, leases and what λ learns 5 %, edge, logs and repetitions 6 %: 60 % ours. Serve's layer 25 %, uvicorn 14 %.
 - Since then Serve's two tasks that wait for the client's leaving are not made, head and body are one write, a body
   that is there is read without a timer, and a beat's wins are recorded as columns. Of the 490 µs of CPU that a
   request then took in the ingress, 280 lay between the route's entry and the answer's bytes (sum ÷ count of

@@ -23,7 +23,8 @@ pytestmark = pytest.mark.usefixtures("audited")
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     folder = tmp_path_factory.mktemp("pool") / "state"
-    with running(folder, PACELINE_SERVE_PREDICTOR="pool", PACELINE_SERVE_PREDICTOR_REPLICAS="2") as system:
+    replicas = {"PACELINE_SERVE_PREDICTOR_REPLICAS": "2", "PACELINE_SERVE_INGRESS_REPLICAS": "2"}
+    with running(folder, PACELINE_SERVE_PREDICTOR="pool", **replicas) as system:
         yield system
 
 

@@ -20,6 +20,7 @@ from serve_app.prediction.expectation import Expectation
 from serve_app.prediction.predictor import Live, NoModel, Slot
 from serve_app.settings import Settings
 from training.model.model import Columns, Explanation
+from training.model.sandbox import REFUSED
 
 BEFORE = {
     name: base64.b64decode(text)
@@ -95,8 +96,9 @@ def test_what_is_sent_says_only_names_that_the_version_before_knows(name):
 
 
 def test_every_error_of_the_ledger_may_travel():
-    ours = {error for error in vars(errors).values() if isinstance(error, type) and error.__module__ == "ledger.errors"}
+    ours = {error for error in vars(errors).values() if isinstance(error, type) and issubclass(error, Exception)}
     assert ours - {errors.LedgerError} == {cls for cls in CLASSES.values() if issubclass(cls, errors.LedgerError)}
+    assert {error.__module__ for error in ours} == {"ledger.errors"}
 
 
 def test_a_fresh_process_finds_them_by_their_former_names():
@@ -113,3 +115,9 @@ def test_the_setting_of_running_clusters_still_names_the_middlewares():
     )
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["serve_app.http.response_coalescing"]
+
+
+def test_a_replica_of_the_version_before_can_try_a_model():
+    """Its files may have been replaced under it: it starts the check of a version by the former name."""
+    done = subprocess.run([sys.executable, "-m", "training.verify", "30", str(8 << 30)], input=b"", capture_output=True)
+    assert (done.returncode, b"cannot be read" in done.stderr) == (REFUSED, True), done.stderr
