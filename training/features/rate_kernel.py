@@ -112,6 +112,18 @@ def _learn(
     return 1.0 + gain * (surprise - 1.0), (1.0 - gain) * believed
 
 
+def _spread_priors(prior: Floats, offsets: Integers) -> tuple[Floats, int]:
+    """(each key's variance before anything was seen, how many keys the widest level has).
+
+    By loops: numpy's functions for it take a second and a half to compile.
+    """
+    variance, widest = np.empty(offsets[-1]), 0
+    for level in range(len(prior)):
+        variance[offsets[level] : offsets[level + 1]] = prior[level]
+        widest = max(widest, offsets[level + 1] - offsets[level])
+    return variance, widest
+
+
 def _walk(
     starts: Integers,
     codes: Any,
@@ -130,10 +142,7 @@ def _walk(
     state: Floats,
 ) -> float:
     """Fills logs, factors and state (factors by key); gives the log of the rate that all of them multiply."""
-    variance, widest = np.empty(offsets[-1]), 0
-    for level in range(len(codes)):  # numpy's own functions here would take a second and a half to compile
-        variance[offsets[level] : offsets[level + 1]] = prior[level]
-        widest = max(widest, offsets[level + 1] - offsets[level])
+    variance, widest = _priors(prior, offsets)
     seen, expected, exposure, step = np.empty(widest), np.empty(widest), np.empty(widest), np.empty(widest)
     touched_on, touched, mark = np.full(widest, -1, np.int64), np.empty(widest, np.int64), 0
     current = np.empty(len(numerator))  # each row's rate, as far as the day's levels are known
@@ -228,6 +237,7 @@ def fade() -> Callable[..., None]:
     return machine_code(_fade, types.void(INTEGERS, types.int32[:, ::1], INTEGERS, DOUBLES, DOUBLES, singles, sums))
 
 
+_priors: Callable[..., tuple[Floats, int]] = njit(inline="always")(_spread_priors)
 _expect: Callable[..., tuple[float, float]] = njit(inline="always")(_expect_rows)
 _sum: Callable[..., int] = njit(inline="always")(_sum_by_key)
 _learned: Callable[..., tuple[float, float]] = njit(inline="always")(_learn)
