@@ -41,11 +41,12 @@ class Transactions:
 
     async def move(self, work: Callable[[Connection], T], keep: Callable[[T], None] = _forget) -> T:
         """`write`, of what may move money."""
-        async with self._lock:
-            answer = await self._epochs.transact(work)
+
+        def count_and_keep(answer: T) -> None:
             self.moves += 1
             keep(answer)
-            return answer
+
+        return await self.write(work, count_and_keep)
 
     async def read(self, work: Callable[[Connection], T], keep: Callable[[T], None]) -> T:
         """A look at what others have written, while no transaction of our own is under way.

@@ -1,7 +1,6 @@
 """Replicas and ledgers of the version before understand this version's, and the other way round: by pickles of both."""
 
 import base64
-import io
 import json
 import pickle
 import subprocess
@@ -19,6 +18,7 @@ from ledger.runtime.generations import Identity
 from serve_app.prediction.expectation import Expectation
 from serve_app.prediction.predictor import Live, NoModel, Slot
 from serve_app.settings import Settings
+from tests.pickled_names import names_in
 from training.model.model import Columns, Explanation
 from training.model.sandbox import REFUSED
 
@@ -26,7 +26,6 @@ BEFORE = {
     name: base64.b64decode(text)
     for name, text in json.loads((Path(__file__).parents[1] / "data" / "before" / "pickles.json").read_text()).items()
 }
-OURS = ("ledger", "serve_app", "training", "db")
 CLASSES = {
     "event": messages.Event,
     "result": messages.Result,
@@ -53,25 +52,6 @@ CLASSES = {
     "portfolio_unknown": errors.PortfolioUnknown,
     "portfolio_mismatch": errors.PortfolioMismatch,
 }
-
-
-class Reader(pickle.Unpickler):
-    """Notes what a pickle wants imported."""
-
-    def __init__(self, data: bytes) -> None:
-        super().__init__(io.BytesIO(data))
-        self.names: set[str] = set()
-
-    def find_class(self, module: str, name: str):
-        self.names.add(f"{module}.{name}")
-        return super().find_class(module, name)
-
-
-def names_in(data: bytes) -> set[str]:
-    """Of ours."""
-    reader = Reader(data)
-    reader.load()
-    return {name for name in reader.names if name.startswith(OURS)}
 
 
 @pytest.mark.parametrize(("name", "wanted"), CLASSES.items(), ids=str)

@@ -1,30 +1,13 @@
 """The actor's class as Ray sends it to whoever calls the actor, to replicas of the version before too."""
 
 import base64
-import io
-import pickle
 import subprocess
 import sys
 from pathlib import Path
 
+from tests.pickled_names import names_in
+
 BEFORE = base64.b64decode((Path(__file__).parents[3] / "data" / "before" / "actor_class.pickle.b64").read_text())
-
-
-class Reader(pickle.Unpickler):
-    def __init__(self, data: bytes) -> None:
-        super().__init__(io.BytesIO(data))
-        self.names: set[str] = set()
-
-    def find_class(self, module: str, name: str):
-        if module.startswith("ledger"):
-            self.names.add(f"{module}.{name}")
-        return super().find_class(module, name)
-
-
-def names_in(data: bytes) -> set[str]:
-    reader = Reader(data)
-    reader.load()
-    return reader.names
 
 
 def test_the_class_that_the_version_before_sends_can_be_read():
