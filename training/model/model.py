@@ -131,13 +131,16 @@ class Model:
     ) -> Self:
         """A version from freshly fitted parts; its golden rows are its own predictions."""
         texts = _texts_of(reference, encoder)
-        digest = hashlib.sha256((texts[TREES] + texts[ENCODER]).encode()).hexdigest()
+        # The moment to its microsecond: two nights of one second may fit the same trees, and under one name the gate
+        # and the λ of the later one would be dropped as already published.
+        made = made_at.astimezone(dt.UTC)
+        digest = hashlib.sha256((texts[TREES] + texts[ENCODER] + made.isoformat()).encode()).hexdigest()
         manifest: dict[str, Any] = {
             "format": FORMAT,
-            "version": f"{made_at.astimezone(dt.UTC):%Y%m%dT%H%M%S}-{digest[:6]}",
+            "version": f"{made:%Y%m%dT%H%M%S}-{digest[:6]}",
             "parent": parent,
             "engine": reference.engine,
-            "made_at": made_at.astimezone(dt.UTC).isoformat(),
+            "made_at": made.isoformat(),
             "trained_through": trained_through.isoformat(),
             "simulated": simulated,
             "features": list(FEATURES),

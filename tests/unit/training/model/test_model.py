@@ -1,3 +1,4 @@
+import datetime as dt
 import errno
 import hashlib
 import json
@@ -12,7 +13,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from tests.unit.training.conftest import KEY
+from tests.unit.training.conftest import KEY, fitted, make_history
 from training.model.bundle import ENCODER, FILES, MANIFEST, TREES, ModelRefused, ModelUnavailable, Parts
 from training.model.model import Columns, Model
 from training.model.sandbox import verify_in_child
@@ -42,6 +43,15 @@ def test_a_bundle_goes_round(model):
     bundle = model.to_bundle(KEY)
     loaded = Model.from_bundle(bundle, KEY, model.version, verify=False)
     assert loaded.to_bundle(KEY) == bundle
+
+
+def test_nights_of_one_second_that_fit_the_same_trees_have_names_of_their_own(settings):
+    second = dt.datetime(2020, 4, 13, 2, tzinfo=dt.UTC)
+    history = make_history()
+    first, again, later = (fitted(history, settings, second.replace(microsecond=part)).version for part in (1, 1, 2))
+    assert first == again
+    assert first != later
+    assert first[:16] == later[:16] == "20200413T020000-"
 
 
 def test_predictions_make_sense(model):
