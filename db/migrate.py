@@ -15,6 +15,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from db.environment import BadSetting
+from db.errors import in_a_line
 from db.session import Database
 from db.settings import DatabaseSettings, database_settings
 
@@ -49,9 +50,8 @@ def upgrade(url: str) -> None:
             )
         command.upgrade(settings, "head")
     except (SQLAlchemyError, OSError, CommandError) as error:
-        reason = str(getattr(error, "orig", None) or error).splitlines()[0]
         raise CannotMigrate(
-            f"cannot use the database {make_url(url).render_as_string(hide_password=True)}: {reason}"
+            f"cannot use the database {make_url(url).render_as_string(hide_password=True)}: {in_a_line(error)}"
         ) from error
 
 

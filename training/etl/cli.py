@@ -13,13 +13,13 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from db.environment import BadSetting
+from db.errors import in_a_line
 from db.migrate import CannotMigrate, upgrade
 from db.session import Database
 from db.settings import DatabaseSettings, database_settings
 from db.state import State
 from training.etl.csv_reader import Unreadable
 from training.etl.importer import import_file
-from training.progress import in_a_line
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,7 +8,6 @@ is given to LightGBM before signature and hashes agree, because a mutilated file
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -134,7 +133,7 @@ class Model:
         # The moment to its microsecond: two nights of one second may fit the same trees, and under one name the gate
         # and the λ of the later one would be dropped as already published.
         made = made_at.astimezone(dt.UTC)
-        digest = hashlib.sha256((texts[TREES] + texts[ENCODER] + made.isoformat()).encode()).hexdigest()
+        digest = sha256(texts[TREES] + texts[ENCODER] + made.isoformat())
         manifest: dict[str, Any] = {
             "format": FORMAT,
             "version": f"{made:%Y%m%dT%H%M%S}-{digest[:6]}",

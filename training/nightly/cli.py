@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from sqlalchemy.exc import SQLAlchemyError
 
 from db.environment import BadSetting
+from db.errors import in_a_line
 from db.migrate import CannotMigrate
 from db.session import Database
 from db.settings import database_settings, redis_url
@@ -25,7 +26,7 @@ from training.model.bundle import ModelRefused, ModelUnavailable
 from training.nightly.errors import AnotherNight, ChampionChanged, NothingToLearn
 from training.nightly.night import Fitter
 from training.nightly.pipeline import NightSummary, night_lock, run
-from training.progress import Progress, Say, in_a_line
+from training.progress import Progress, Say
 from training.settings import ModelSettings, model_settings
 
 LIVE, FAILED, STAYED, ANOTHER, UNVERIFIED = range(5)

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import insert
 from sqlalchemy.exc import SQLAlchemyError
 
+from db.errors import in_a_line
 from db.session import Database
 from db.state import State
 from db.tables import nights
@@ -31,7 +32,7 @@ from training.nightly.lambda_step import price
 from training.nightly.learning_steps import Features, Fitted, fit_trees, make_features
 from training.nightly.night import Fitter, Night
 from training.nightly.release_steps import publish, swap, verify_live
-from training.progress import Progress, Say, in_a_line
+from training.progress import Progress, Say
 from training.registry.activations import REMEMBERED, current, forget
 from training.registry.publish import ModelRegistry
 from training.reports.night_report import Ended, report, standing_of, write_report

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from sqlalchemy.exc import SQLAlchemyError
 
 from db.environment import BadSetting
+from db.errors import in_a_line
 from db.session import Database
 from db.settings import database_settings
-from training.progress import in_a_line
 from training.registry.activations import AsOf, as_of
 
 
