@@ -1,7 +1,8 @@
-"""A database whose money adds up when the test ends, and a ledger on it."""
+"""A database whose money adds up when the test ends, a ledger on it, and the API over both."""
 
 import datetime as dt
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
@@ -10,6 +11,7 @@ from db.session import Database
 from db.settings import DatabaseSettings
 from ledger.audit import audit
 from ledger.service.ledger import Ledger
+from tests.contract.http import World, served
 from tests.contract.ledgers import Clock
 from tests.servers.snapshots import Snapshots
 from training.etl.importer import import_frame
@@ -53,3 +55,15 @@ async def history(database: Database, snapshots: Snapshots) -> None:
     if not snapshots.recall("history", url):
         await import_frame(database, performance(LAST, days=10), "simulated", simulated=True, say=lambda _: None)
         snapshots.remember("history", url)
+
+
+@pytest.fixture
+async def api(database_url: str, redis_url: str, tmp_path: Path, snapshots: Snapshots) -> AsyncIterator[World]:
+    async with served(database_url, redis_url, tmp_path, snapshots) as found:
+        yield found
+
+
+@pytest.fixture
+async def on_sqlite(sqlite_url: str, redis_url: str, tmp_path: Path, snapshots: Snapshots) -> AsyncIterator[World]:
+    async with served(sqlite_url, redis_url, tmp_path, snapshots) as found:
+        yield found

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 
 from db.session import Database
 from db.state import State
+from ledger.audit import audit
 from ledger.client import ledger_client
 from ledger.client.ledger_client import LedgerClient
 from ledger.client.shard_client import ShardClient
@@ -36,6 +37,7 @@ from training.nightly.pipeline import first_model
 
 SECRET = "test-secret-" + "x" * 32
 TODAY = dt.datetime.now(dt.UTC).date()
+PLACE = {"partner_id": "p-1", "slot_id": "s-1", "device_type": "mobile", "creative_type": "300x250"}
 
 
 class Local:
@@ -175,3 +177,28 @@ async def recall_market(snapshots: Snapshots, database_url: str, state: State, r
     for file in (folder / "redis").iterdir():
         await redis.restore(file.name, 0, file.read_bytes())
     return True
+
+
+@asynccontextmanager
+async def served(
+    database_url: str, redis_url: str, folder: Path, snapshots: Snapshots, **environ: str
+) -> AsyncIterator[World]:
+    """A world with a brand whose bids win; its books must balance at the end."""
+    async with world(database_url, redis_url, folder / "state", snapshots, **environ) as found:
+        await found.brand("cheap", daily_budget_micros=1_000_000, target_roas=0.01)
+        yield found
+        assert await audit(found.database) == []
+
+
+def bid(bid_id: str = "b-1", brand: str = "cheap", **changes: Any) -> dict[str, Any]:
+    return {"bid_id": bid_id, "brand_id": brand, **PLACE, "pricing_model": "cpm", "price_micros": 1000} | changes
+
+
+def request(name: str, *bids: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    return {"request_id": name, "bids": list(bids) or [bid()]} | changes
+
+
+def event(name: str, kind: str = "impression", **changes: Any) -> dict[str, Any]:
+    now = dt.datetime.now(dt.UTC).isoformat()
+    fields = {"event_id": name, "type": kind, "occurred_at": now, "brand_id": "cheap", **PLACE} | changes
+    return {key: value for key, value in fields.items() if value is not None}

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from ledger.domain.sharding import shard_of
-from tests.contract.http import World
-from tests.contract.test_http import bid, event, request, served
+from tests.contract.http import World, bid, event, request, served
 from tests.servers.snapshots import Snapshots
 
 NAMES = [f"brand-{number}" for number in range(8)]

@@ -4,35 +4,19 @@ import asyncio
 import datetime as dt
 
 import pytest
-from sqlalchemy import insert, select, text, update
+from sqlalchemy import select
 
 from db import tables as t
-from db.brands import BrandSettings, PortfolioSettings
-from db.session import Database
-from db.settings import DatabaseSettings
-from ledger.audit import audit
-from ledger.bidding.throttle import Throttle
+from db.brands import PortfolioSettings
 from ledger.domain.budget import MONEY_MOST
-from ledger.domain.errors import CurrencyFixed, Fenced, NotFound, PortfolioMismatch, PortfolioUnknown
+from ledger.domain.errors import Fenced
 from ledger.domain.messages import Beat, Event
 from ledger.domain.settings import LedgerSettings
 from ledger.service import sweep
 from ledger.service.ledger import Ledger
 from ledger.service.write_queue import WriteQueue
 from ledger.transaction.working_set import WorkingSet
-from tests.contract.ledgers import (
-    DAY,
-    HOUR,
-    NOON,
-    brand,
-    claim,
-    event,
-    journal,
-    offer,
-    statuses,
-    today,
-    update_of,
-)
+from tests.contract.ledgers import DAY, HOUR, NOON, brand, claim, event, journal, offer, statuses, today, update_of
 from tests.contract.replica import Replica, reserve
 
 
@@ -417,230 +401,8 @@ async def test_a_killed_ledger_comes_back_the_same(ledger, clock, database):
     assert await again.sweep() == 4
 
 
-async def test_the_currency_is_fixed_once_money_has_moved(ledger, clock):
-    await brand(ledger, currency="EUR")
-    await brand(ledger, currency="USD")
-    await ledger.record([event("1", "impression")])
-    await brand(ledger, currency="GBP")
-    await reserve(ledger, [claim(clock, "r")])
-    with pytest.raises(CurrencyFixed):
-        await brand(ledger, currency="EUR")
-    assert (await ledger.administration.get_brand("b"))["currency"] == "GBP"
-
-
-async def test_revenue_fixes_the_currency_too(ledger):
-    await brand(ledger)
-    await ledger.record([event("1", "conversion", conversion_id="c", status="pending", revenue_micros=5)])
-    with pytest.raises(CurrencyFixed):
-        await brand(ledger, currency="USD")
-
-
-async def test_members_share_currency_and_budget_day(ledger):
-    with pytest.raises(PortfolioUnknown):
-        await brand(ledger, portfolio_id="f")
-    await ledger.administration.put_portfolio("f", PortfolioSettings(timezone="Europe/London"))
-    with pytest.raises(PortfolioMismatch, match="timezone"):
-        await brand(ledger, portfolio_id="f")
-    with pytest.raises(PortfolioMismatch, match="currency"):
-        await brand(ledger, portfolio_id="f", timezone="Europe/London", currency="USD")
-    with pytest.raises(NotFound):
-        await ledger.administration.get_brand("b")
-    await brand(ledger, portfolio_id="f", timezone="Europe/London")
-    with pytest.raises(PortfolioMismatch, match="timezone"):
-        await ledger.administration.put_portfolio("f", PortfolioSettings(timezone="UTC"))
-
-
-async def test_a_change_of_portfolio_waits_for_midnight(ledger, clock, database):
-    for id_ in "fg":
-        await ledger.administration.put_portfolio(id_, PortfolioSettings(daily_budget_micros=500))
-    await brand(ledger, portfolio_id="f")
-    await reserve(ledger, [claim(clock, "1")])
-    shown = await brand(ledger, portfolio_id="g")
-    assert shown["portfolio_id"] == "f"
-    assert shown["scheduled"] == {
-        "portfolio_id": "g",
-        "timezone": "UTC",
-        "from": dt.datetime(2024, 5, 2, tzinfo=dt.UTC),
-    }
-    await reserve(ledger, [claim(clock, "2")])
-    assert (await ledger.administration.get_portfolio("f"))["today"]["reserved"] == 200
-    with pytest.raises(PortfolioMismatch):
-        await ledger.administration.put_portfolio("g", PortfolioSettings(timezone="Europe/London"))
-    clock.forward(DAY / 2)  # midnight: no sweep has run yet
-    await reserve(ledger, [claim(clock, "3")])
-    assert (await ledger.administration.get_portfolio("g"))["today"]["reserved"] == 100
-    await ledger.sweep()
-    again = await Ledger.open(database, clock=clock)
-    shown = await again.administration.get_brand("b")
-    assert shown["portfolio_id"] == "g"
-    assert "scheduled" not in shown
-
-
-async def test_a_scheduled_change_can_be_taken_back(ledger, clock):
-    await brand(ledger, timezone="UTC")
-    assert "scheduled" in await brand(ledger, timezone="Asia/Tokyo")
-    assert "scheduled" not in await brand(ledger, timezone="UTC")
-    clock.forward(DAY)
-    await ledger.sweep()
-    assert (await ledger.administration.get_brand("b"))["timezone"] == "UTC"
-
-
-async def test_terms_change_when_something_in_them_does(ledger, clock, database):
-    await brand(ledger, target_roas=2.0, strategy_multiplier=1.5)
-    terms = ledger.terms.newest
-    assert terms.brands["b"].lambda_ == 3.0
-    assert (terms.brands["b"].share, terms.brands["b"].throttled) == (1.0, False)
-    assert ledger.terms.since(terms.version) is None
-    await reserve(ledger, [claim(clock, "r")])
-    await ledger.refresh()
-    assert ledger.terms.since(terms.version) is None, "money moves outside the terms"
-    ledger.terms.set_throttles({"b": Throttle(0.4, True)})
-    assert ledger.terms.newest.brands["b"].share == 0.4
-    assert (await ledger.administration.get_brand("b"))["throttled"] is True
-
-
-async def test_a_fit_is_used_with_the_targets_of_now(ledger, clock, database):
-    await brand(ledger, target_roas=2.0)
-    fit = {
-        "brand_id": "b", "model_version": "v", "kappa": 9.9, "mu_portfolio": 0.0, "nu_brand": 0.5, "nu_portfolio": 0.0,
-        "opportunities": 1, "fitted_at": NOON,
-    }  # fmt: skip
-    async with database.write() as connection:
-        await connection.execute(insert(t.lambda_fits), [{**fit, "mu_brand": 7.0}, {**fit, "mu_brand": 1.0}])
-    assert await ledger.refresh()
-    assert ledger.terms.newest.brands["b"].lambda_ == pytest.approx(1.25)
-    await brand(ledger, target_roas=4.0)
-    assert ledger.terms.newest.brands["b"].lambda_ == pytest.approx(2.25)
-
-
-async def test_a_fits_own_price_is_kept_until_a_target_may_have_changed(ledger, clock, database):
-    """The multipliers alone say 1.0; the fit found that only 1.4 keeps the target over its opportunities."""
-    at = NOON + HOUR
-    await ledger.administration.put_portfolio("f", PortfolioSettings())
-    await brand(ledger, target_roas=2.0, portfolio_id="f")
-    fit = {
-        "brand_id": "b", "model_version": "v", "kappa": 1.4, "mu_brand": 1.0, "mu_portfolio": 0.0, "nu_brand": 0.0,
-        "nu_portfolio": 0.0, "opportunities": 1, "fitted_at": at,
-    }  # fmt: skip
-    async with database.write() as connection:
-        await connection.execute(insert(t.lambda_fits), fit)
-    await ledger.refresh()
-    assert ledger.terms.newest.brands["b"].lambda_ == pytest.approx(1.4)
-    assert (await Ledger.open(database, clock=clock)).terms.newest.brands["b"].lambda_ == pytest.approx(1.4)
-    ledger = await Ledger.open(database, clock=clock)
-    clock.now = at
-    await ledger.administration.put_portfolio("f", PortfolioSettings(target_roas=3.0))
-    assert ledger.terms.newest.brands["b"].lambda_ == pytest.approx(1.0)
-    await brand(ledger, target_roas=4.0, portfolio_id="f")
-    await ledger.refresh()
-    assert ledger.terms.newest.brands["b"].lambda_ == pytest.approx(2.0)
-
-
-async def test_an_imported_brand_can_bid_at_once(ledger, clock, database):
-    row = BrandSettings(daily_budget_micros=1000).model_dump() | {
-        "brand_id": "b",
-        "created_at": NOON,
-        "updated_at": NOON,
-    }
-    async with database.write() as connection:
-        await connection.execute(insert(t.brands), row)
-    assert await ledger.refresh()
-    assert "b" in ledger.terms.newest.brands
-    (award,) = await reserve(ledger, [claim(clock, "r")])
-    assert award.wins
-    assert not await ledger.refresh(), "nothing has changed since"
-
-
-async def test_brands_are_listed_in_pages(ledger):
-    for id_ in "dbca":
-        await brand(ledger, id_)
-    first, cursor = await ledger.administration.list_brands(limit=3)
-    rest, end = await ledger.administration.list_brands(cursor, limit=3)
-    assert [item["brand_id"] for item in (*first, *rest)] == ["a", "b", "c", "d"]
-    assert end is None
-    assert first[1] == await ledger.administration.get_brand("b")
-
-
 async def test_a_conversion_hold_may_be_configured(database, clock):
     ledger = await Ledger.open(database, LedgerSettings(reservation_ttl_s=60.0, conversion_days=2), clock=clock)
     await brand(ledger)
     awards = await reserve(ledger, [claim(clock, "1"), claim(clock, "2", offer(model="cpa"))])
     assert [award.wins[0].expires_at - NOON for award in awards] == [dt.timedelta(seconds=60), 2 * DAY]
-
-
-# The audit itself: each of these breaks one promise, and is found.
-
-
-@pytest.mark.parametrize(
-    ("sabotage", "promise", "culprit"),
-    [
-        ("UPDATE budget_days SET available_micros = available_micros + 1", "budget = available", "owner_id=b"),
-        (
-            "UPDATE budget_days SET available_micros = -1, settled_micros = settled_micros + 901",
-            "negative",
-            "owner_id=b",
-        ),
-        ("UPDATE budget_days SET reserved_micros = 0, available_micros = 920", "reserved = Σ", "owner_id=b"),
-        ("UPDATE budget_days SET settled_micros = 81, available_micros = 819", "settled = Σ", "owner_id=b"),
-        ("UPDATE budget_days SET budget_micros = 1001, available_micros = 821", "budget = Σ", "owner_id=b"),
-        ("UPDATE reservations SET held_micros = 99 WHERE status = 'open'", "holds what the journal", "brand_id=b"),
-        ("UPDATE reservations SET settled_micros = 0", "a reservation's settled", "brand_id=b"),
-        ("UPDATE reservations SET due_at = NULL", "due some time", "brand_id=b"),
-        ("DELETE FROM ledger_journal WHERE kind = 'reserve'", "debited once", "brand_id=b"),
-        ("UPDATE events SET cost_micros = 79", "what the events cost", "owner_id=b"),
-        ("DELETE FROM events", "shows in the performance once", "brand_id=b"),
-        ("DELETE FROM budget_days", "settled = Σ", "owner_id=b"),
-        ("UPDATE reservations SET request_id = 'r'", "paid for once", "request_id=r"),
-        ("UPDATE budget_days SET leased_micros = 1, available_micros = 819", "leased = Σ", "owner_id=b"),
-        (
-            "INSERT INTO leases VALUES (1, 'b', '2024-05-01', NULL, 5, 0, NULL)",
-            "a lease holds what its session's journal says",
-            "brand_id=b",
-        ),
-        (
-            "INSERT INTO leases SELECT session_id, 'b', '2024-05-01', NULL, 0, 0, renewed_at FROM ledger_sessions",
-            "is in quarantine",
-            "brand_id=b",
-        ),
-        ("UPDATE ledger_journal SET epoch = 99 WHERE kind = 'budget'", "no epoch", "epoch=1"),
-    ],
-)
-async def test_the_audit_names_what_is_broken(database_url, clock, sabotage, promise, culprit):
-    database = Database(DatabaseSettings(url=database_url))
-    ledger = await Ledger.open(database, clock=clock)
-    await brand(ledger)
-    two = await reserve(ledger, [claim(clock, "1"), claim(clock, "2")])
-    await ledger.record([event("i", "impression", reservation_id=two[0].wins[0].reservation_id, cost_micros=80)])
-    assert await audit(database) == []
-    async with database.write() as connection:
-        await connection.execute(text(sabotage))
-    problems = await audit(database)
-    await database.close()
-    assert any(promise in problem and culprit in problem for problem in problems), problems
-
-
-async def test_the_audit_names_a_sum_that_the_database_cannot_hold(database_url, clock):
-    database = Database(DatabaseSettings(url=database_url))
-    ledger = await Ledger.open(database, clock=clock)
-    await brand(ledger)
-    await ledger.record([event(str(n), "impression", cost_micros=1) for n in range(3)])
-    async with database.write() as connection:
-        await connection.execute(text(f"UPDATE ledger_journal SET settled_delta_micros = {2**62}"))
-    problems = await audit(database)
-    await database.close()
-    assert any(problem.startswith("settled = Σ of the journal") for problem in problems), problems
-
-
-async def test_the_audit_knows_a_portfolios_members(database_url, clock):
-    database = Database(DatabaseSettings(url=database_url))
-    ledger = await Ledger.open(database, clock=clock)
-    await ledger.administration.put_portfolio("f", PortfolioSettings(daily_budget_micros=500))
-    await brand(ledger, portfolio_id="f")
-    await reserve(ledger, [claim(clock, "1")])
-    assert await audit(database) == []
-    async with database.write() as connection:
-        moved = {"reserved_micros": 90, "available_micros": 410}
-        await connection.execute(update(t.budget_days).where(t.budget_days.c.owner == "portfolio").values(moved))
-    problems = await audit(database)
-    await database.close()
-    assert any(problem.startswith("a portfolio's day is the sum") and "owner_id=f" in problem for problem in problems)
