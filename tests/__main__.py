@@ -14,7 +14,17 @@ from collections.abc import Sequence
 
 import pytest
 
-UNIT = ("tests/unit", "tests/servers", "tests/__main__.py", "serve_app", "training", "ledger", "db", "bench")
+UNIT = (
+    "tests/unit",
+    "tests/servers",
+    "tests/__main__.py",
+    "paceline",
+    "serve_app",
+    "training",
+    "ledger",
+    "db",
+    "bench",
+)
 """Besides its own tests, the examples in docstrings."""
 CONTRACT, FAULTS, CLUSTER = ("tests/contract",), ("tests/faults",), ("tests/cluster",)
 LAYERS = (*UNIT, *CONTRACT, *FAULTS, *CLUSTER)

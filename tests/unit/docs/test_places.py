@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
-PACKAGES = ("serve_app", "training", "ledger", "db")
+PACKAGES = ("paceline", "serve_app", "training", "ledger", "db")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "tests" / "README.md"]
 PROGRAMS = [path for folder in PACKAGES for path in sorted((ROOT / folder).rglob("*.py"))]
-MODULE = re.compile(r"\b(?:serve_app|training|ledger|db|tests|bench)/[\w/]+\.py\b")
+MODULE = re.compile(r"\b(?:paceline|serve_app|training|ledger|db|tests|bench)/[\w/]+\.py\b")
 SHORT = re.compile(r"`((?:[a-z_]+/)*[a-z_]+\.py)`")
 DIAGRAM = re.compile(r"```mermaid\n(.*?)```", re.DOTALL)
 IN_DIAGRAM = re.compile(r"\b([a-z_]+\.py)\b")
-COMMAND = re.compile(r"python -m ((?:serve_app|training|ledger|db)[\w.]*)")
-IMPORTED = re.compile(r"\bfrom ((?:serve_app|training|ledger|db|tests|bench)(?:\.\w+)*) import\b")
+COMMAND = re.compile(r"python -m ((?:paceline|serve_app|training|ledger|db)[\w.]*)")
+IMPORTED = re.compile(r"\bfrom ((?:paceline|serve_app|training|ledger|db|tests|bench)(?:\.\w+)*) import\b")
 FORMER = {"serve_app.entrance"}
 ROOMS = [path.parent for path in PROGRAMS if path.name == "__init__.py" and "migrations" not in path.parts]
 

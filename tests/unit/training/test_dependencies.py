@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
-OURS = ("serve_app", "training", "ledger", "db")
+OURS = ("paceline", "serve_app", "training", "ledger", "db")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 

@@ -1,0 +1,1 @@
+"""The `paceline` command: the one top-level name that a wheel installs."""

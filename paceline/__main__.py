@@ -1,0 +1,27 @@
+"""`paceline`, installed as `.venv/bin/paceline`; `python -m paceline` is the same.
+
+Nothing but the standard library is imported before the repository's folders are seen beside this one.
+"""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDERS = ("serve_app", "training", "ledger", "db")
+NOT_A_REPOSITORY = (
+    f"paceline: {ROOT} has no {', '.join(FOLDERS)}: Paceline runs from a clone of its repository, not from an "
+    "installed wheel. Clone it and run `make run` there; other commands are in its .venv/bin/paceline."
+)
+
+
+def main() -> int:
+    """Run one command; returns its exit code, 1 where this is not Paceline's repository."""
+    if not all((ROOT / folder / "__init__.py").is_file() for folder in FOLDERS):
+        print(NOT_A_REPOSITORY, file=sys.stderr)
+        return 1
+    print("paceline: no command yet; see `make help` and README.md for `python -m …`", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
