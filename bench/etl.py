@@ -24,9 +24,9 @@ from sqlalchemy import Connection, insert
 from bench import tables
 from db import tables as t
 from db.brands import BrandSettings
-from db.migrate import upgrade
 from db.performance import PRECEDENCE, key_hash
 from db.rows import chunks, insert_columns
+from db.schema import upgrade
 from db.session import Database
 from db.settings import DatabaseSettings
 from db.state import State

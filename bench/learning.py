@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bench import tables
-from db.migrate import upgrade
+from db.schema import upgrade
 from db.settings import DatabaseSettings
 
 ROOT = Path(__file__).resolve().parent.parent

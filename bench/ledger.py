@@ -21,7 +21,7 @@ from sqlalchemy import create_engine, insert
 
 from db import tables as t
 from db.brands import BrandSettings
-from db.migrate import upgrade
+from db.schema import upgrade
 from db.session import Database
 from db.settings import DatabaseSettings
 from ledger.client.lease_cache import LeaseCache

@@ -20,7 +20,7 @@ import numpy as np
 from bench.paced import BODIES, bid
 from bench.system import BRANDS, LIMITS
 from db.brands import BrandSettings
-from db.migrate import upgrade
+from db.schema import upgrade
 from db.settings import DatabaseSettings
 from ledger.client.ledger_client import LedgerClient
 from ledger.client.shard_client import ShardClient

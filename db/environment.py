@@ -10,12 +10,14 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from db.errors import UserError
+
 PREFIX = "PACELINE_"
 SECRET_FIELDS = ("secret", "key")
 Section = TypeVar("Section", bound=BaseModel)
 
 
-class BadSetting(Exception):
+class BadSetting(UserError):
     """Some environment variable cannot be used. `problems` says which, and what is allowed."""
 
     def __init__(self, problems: list[str]) -> None:

@@ -1,104 +1,51 @@
-"""Bring a database to this program's schema, or say why it cannot be: `python -m db.migrate`."""
+"""`python -m db.migrate`, `paceline migrate`: bring a database to this version's tables, or say why it cannot be."""
 
 from __future__ import annotations
 
-import asyncio
+import json
 import sys
-from pathlib import Path
+from collections.abc import Sequence
 
-from alembic import command
-from alembic.config import Config
-from alembic.script import ScriptDirectory
-from alembic.util import CommandError
-from sqlalchemy import inspect, make_url, text
-from sqlalchemy.engine import Connection
-from sqlalchemy.exc import SQLAlchemyError
+from db.command_line import Command, Json, StateFolder, commands, run
 
-from db.environment import BadSetting
-from db.errors import in_a_line
-from db.session import Database
-from db.settings import DatabaseSettings, database_settings
-
-MYSQL_LEAST = (8, 0)
+app = commands()
 
 
-class CannotMigrate(Exception):
-    """The database cannot be used. The text says what to do."""
+@app.command("migrate", cls=Command)
+def migrate(state: StateFolder = None, as_json: Json = False) -> None:
+    """Bring the database to the tables that this version of Paceline works with.
 
+    Run it once before the first start on MySQL, and after each upgrade. `paceline run` and `paceline import` do it by
+    themselves. A database that is up to date is left as it is; one of a newer version is refused and left alone.
 
-def config(url: str) -> Config:
-    settings = Config()
-    settings.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    settings.attributes["url"] = url
-    return settings
+    Examples:
+      paceline migrate                          the database in the state folder .state
+      paceline migrate --state /srv/paceline    another state folder
+      PACELINE_DATABASE_URL=mysql+aiomysql://user:password@host/paceline paceline migrate
 
-
-def upgrade(url: str) -> None:
-    """Migrate to the newest revision. Call it outside an event loop.
-
-    Raises:
-        CannotMigrate: unreachable, MariaDB or a MySQL that is too old, or a schema newer than this program.
+    Exit codes:
+      0  the database is at the newest migration
+      1  it cannot be used, and the error says why; nothing was changed
+      2  a wrong option
     """
-    settings = config(url)
-    known = {script.revision for script in ScriptDirectory.from_config(settings).walk_revisions()}
-    try:
-        at = asyncio.run(_examine(url))
-        if at is not None and at not in known:
-            raise CannotMigrate(
-                f"the database is at migration {at}, which this version does not know: "
-                "it was used by a newer Paceline. Run that version, or restore a backup from before its upgrade."
-            )
-        command.upgrade(settings, "head")
-    except (SQLAlchemyError, OSError, CommandError) as error:
-        raise CannotMigrate(
-            f"cannot use the database {make_url(url).render_as_string(hide_password=True)}: {in_a_line(error)}"
-        ) from error
+    from db.environment import without_password
+    from db.schema import upgrade
+    from db.settings import database_settings
+
+    url = database_settings().url
+    assert url is not None
+    before, after = upgrade(url)
+    shown = str(without_password(url))
+    if as_json:
+        print(json.dumps({"database": shown, "before": before, "after": after}))
+    elif before == after:
+        print(f"{shown} is at migration {after}, the newest")
+    else:
+        print(f"{shown} is now at migration {after}, the newest" + (f"; it was at {before}" if before else ""))
 
 
-def confirm_revision(connection: Connection) -> None:
-    """For who works on a database that somebody else migrates.
-
-    Raises:
-        CannotMigrate: it is at another migration than this program's newest.
-    """
-    at, newest = _revision(connection), ScriptDirectory.from_config(config("")).get_current_head()
-    if at != newest:
-        raise CannotMigrate(
-            f"the database is at migration {at or 'none'}, this version works with {newest}: "
-            "run `python -m db.migrate`, or the version that the database belongs to"
-        )
-
-
-async def _examine(url: str) -> str | None:
-    database = Database(DatabaseSettings(url=url))
-    try:
-        async with database.read() as connection:
-            if not database.is_sqlite:
-                version = str((await connection.execute(text("SELECT VERSION()"))).scalar_one())
-                number = tuple(int(part) for part in version.split("-")[0].split(".")[:2])
-                if "mariadb" in version.lower() or number < MYSQL_LEAST:
-                    raise CannotMigrate(f"the server says it is {version}; Paceline needs MySQL 8.0 or newer")
-            return await connection.run_sync(_revision)
-    finally:
-        await database.close()
-
-
-def _revision(connection: Connection) -> str | None:
-    if not inspect(connection).has_table("alembic_version"):
-        return None
-    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
-
-
-def main() -> int:
-    try:
-        url = database_settings().url
-        assert url is not None
-        upgrade(url)
-    except (BadSetting, CannotMigrate) as error:
-        print(error, file=sys.stderr)
-        return 1
-    print("the database is at the newest migration")
-    return 0
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run(app, "python -m db.migrate", arguments)
 
 
 if __name__ == "__main__":

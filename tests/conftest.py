@@ -94,7 +94,7 @@ def fresh_mysql_url(mysql_server: MySqlServer) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def migrated_sqlite_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Migrated once, copied for every test. Copy it, never open it."""
-    from db.migrate import upgrade
+    from db.schema import upgrade
 
     file = tmp_path_factory.mktemp("template") / "paceline.sqlite"
     upgrade(f"sqlite+aiosqlite:///{file}")
@@ -106,7 +106,7 @@ def migrated_sqlite_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def migrated_mysql_url(mysql_server: MySqlServer) -> Iterator[str]:
     """Migrated once, for a migration takes MySQL seconds. Ask for `mysql_url`, which empties it."""
-    from db.migrate import upgrade
+    from db.schema import upgrade
 
     url = mysql_server.create_database()
     upgrade(url)

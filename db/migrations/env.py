@@ -1,4 +1,4 @@
-"""Alembic's entry point. The URL comes from `db.migrate.config`, never from a file."""
+"""Alembic's entry point. The URL comes from `db.schema.config`, never from a file."""
 
 from __future__ import annotations
 

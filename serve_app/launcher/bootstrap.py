@@ -7,7 +7,7 @@ import datetime as dt
 from pathlib import Path
 
 from db.environment import BadSetting
-from db.migrate import upgrade
+from db.schema import upgrade
 from db.session import Database
 from db.state import State
 from serve_app.settings import Settings

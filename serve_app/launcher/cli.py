@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Sequence
 
 from db.environment import BadSetting
-from db.migrate import CannotMigrate
+from db.errors import CannotMigrate
 from db.state import State
 from serve_app.launcher import environment, processes, terminal
 from serve_app.launcher.errors import CannotRun

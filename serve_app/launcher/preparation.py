@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from pathlib import Path
 
 from db.environment import BadSetting
-from db.migrate import CannotMigrate
+from db.errors import CannotMigrate
 from db.state import State
 from serve_app.launcher.errors import CannotRun, keep_traceback
 from serve_app.launcher.terminal import say

@@ -21,9 +21,9 @@ from sqlalchemy import make_url
 from db.brands import BrandSettings
 from db.session import Database
 from db.settings import DatabaseSettings
-from ledger.audit import audit
 from ledger.domain.errors import LedgerUnavailable
 from ledger.domain.settings import LedgerSettings
+from ledger.invariants import audit
 from ledger.runtime import deployment
 from ledger.runtime.deployment import connect, replace
 from ledger.runtime.generations import living_generations, name_of

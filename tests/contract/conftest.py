@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 
 from db.session import Database
 from db.settings import DatabaseSettings
-from ledger.audit import audit
+from ledger.invariants import audit
 from ledger.service.ledger import Ledger
 from tests.contract.http import World, served
 from tests.contract.ledgers import Clock

@@ -18,10 +18,10 @@ from starlette.types import ASGIApp
 
 from db.session import Database
 from db.state import State
-from ledger.audit import audit
 from ledger.client import ledger_client
 from ledger.client.ledger_client import LedgerClient
 from ledger.client.shard_client import ShardClient
+from ledger.invariants import audit
 from ledger.runtime.actor import LedgerActor
 from serve_app import token
 from serve_app.http.auth import Authenticator, Secret

@@ -7,7 +7,7 @@ from db import tables as t
 from db.brands import PortfolioSettings
 from db.session import Database
 from db.settings import DatabaseSettings
-from ledger.audit import audit
+from ledger.invariants import audit
 from ledger.service.ledger import Ledger
 from tests.contract.ledgers import brand, claim, event
 from tests.contract.replica import reserve

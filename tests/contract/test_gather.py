@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from sqlalchemy import delete, insert, select, text, update
 
 from db.brands import BrandSettings
-from db.migrate import CannotMigrate
+from db.errors import CannotMigrate
 from db.session import Database
 from db.settings import DatabaseSettings
 from db.state import State

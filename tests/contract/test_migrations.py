@@ -11,8 +11,9 @@ import pytest
 from alembic import command
 from sqlalchemy import create_engine, text
 
-from db import migrate
-from db.migrate import CannotMigrate, config, upgrade
+from db import schema
+from db.errors import CannotMigrate
+from db.schema import config, upgrade
 from tests.servers.mysql import MySqlServer
 
 
@@ -84,6 +85,6 @@ def test_ids_differ_by_case_on_mysql(mysql_server: MySqlServer, fresh_mysql_url:
 
 def test_the_views_of_the_first_migration_are_those_of_the_sql_files() -> None:
     first = importlib.import_module("db.migrations.versions.0001_first_tables")
-    folder = Path(migrate.__file__).parent
+    folder = Path(schema.__file__).parent
     assert first.PERFORMANCE.strip() == (folder / "performance.sql").read_text().strip()
     assert first.FEATURE_STORE.strip() == (folder / "features.sql").read_text().strip()

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from db.brands import BrandSettings
-from db.migrate import upgrade
+from db.schema import upgrade
 from db.session import Database
 from db.settings import DatabaseSettings
 from db.state import State
-from ledger.audit import audit
+from ledger.invariants import audit
 from ledger.service.ledger import Ledger
 from tests.contract.ledgers import Clock, event, statuses, today
 from training.model.model import Model

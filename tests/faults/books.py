@@ -149,7 +149,7 @@ class _Faulty(Database):
 
 @cache
 def _template() -> sqlite3.Connection:
-    from db.migrate import upgrade
+    from db.schema import upgrade
 
     template = sqlite3.connect(":memory:")
     with tempfile.TemporaryDirectory() as folder:

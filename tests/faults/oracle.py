@@ -16,10 +16,10 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import select, text
 
 from db import tables as t
-from ledger.audit import CHECKS
 from ledger.domain.messages import Beat, Event, Grant, Offer, Result, Win
 from ledger.domain.reservation_ids import decode
 from ledger.domain.settings import LedgerSettings
+from ledger.invariants import CHECKS
 from tests.faults.books import Books
 
 SLACK = dt.timedelta(milliseconds=50)

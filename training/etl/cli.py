@@ -13,8 +13,8 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from db.environment import BadSetting
-from db.errors import in_a_line
-from db.migrate import CannotMigrate, upgrade
+from db.errors import CannotMigrate, in_a_line
+from db.schema import upgrade
 from db.session import Database
 from db.settings import DatabaseSettings, database_settings
 from db.state import State

@@ -25,8 +25,8 @@ import pandas as pd
 from sqlalchemy import Connection, func, select
 
 from db import tables as t
-from db.migrate import confirm_revision
 from db.rows import CHUNK, chunks
+from db.schema import confirm_revision
 from db.session import Database
 from db.state import State
 from training.etl.parquet_store import Manifest, Partition, Partitions, frame_of, table_of

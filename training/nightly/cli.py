@@ -16,8 +16,7 @@ from typing import Any, NoReturn
 from sqlalchemy.exc import SQLAlchemyError
 
 from db.environment import BadSetting
-from db.errors import in_a_line
-from db.migrate import CannotMigrate
+from db.errors import CannotMigrate, in_a_line
 from db.session import Database
 from db.settings import database_settings, redis_url
 from db.state import State

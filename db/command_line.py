@@ -1,0 +1,305 @@
+"""What all commands share: how help looks, how options are read, and how a failure is told.
+
+A command module imports only this and the standard library; what does the work is imported by the function that needs
+it. So `paceline --help` and the shell's completion answer without pandas, Ray or LightGBM.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import difflib
+import errno
+import json
+import os
+import select
+import shutil
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from db.errors import UserError, in_a_line
+
+INTERRUPTED, READER_GONE = 130, 141
+"""Exit codes as a shell gives them to a program that SIGINT or SIGPIPE has ended."""
+HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
+
+
+class _Failed(Exception):
+    """A command has failed. `line`: why, for the person who typed it; None: nobody reads any more."""
+
+    def __init__(self, line: str | None, code: int) -> None:
+        super().__init__(line, code)
+        self.line, self.code = line, code
+
+
+class Command(TyperCommand):
+    """A command whose help is plain text and whose failures are lines."""
+
+    usage_code: ClassVar[int] = 2
+    """Exit code of a mistyped option or argument."""
+    failure_code: ClassVar[int] = 1
+
+    def __init__(self, name: str | None, **settings: Any) -> None:
+        settings["context_settings"] = HELP_OPTIONS | (settings.get("context_settings") or {})
+        super().__init__(name, **settings)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        _format_help(self, ctx, formatter)
+
+    def invoke(self, ctx: Any) -> Any:
+        """
+        Raises:
+            _Failed: for everything but a wrong option, `typer.Exit` and an exit.
+        """
+        try:
+            return super().invoke(ctx)
+        except (typer.Exit, typer.Abort, typer.TyperException):
+            raise
+        except KeyboardInterrupt:
+            raise _Failed("interrupted", INTERRUPTED) from None
+        except Exception as error:
+            if isinstance(error, BrokenPipeError) and _is_reader_gone():
+                raise _Failed(None, READER_GONE) from None
+            line = told(error)
+            if line is None:
+                traceback.print_exc()
+                line = f"this is a bug in Paceline: {type(error).__name__}: {in_a_line(error)}"
+            raise _Failed(line, self.failure_code) from None
+
+
+class Group(TyperGroup):
+    """Commands under one name."""
+
+    usage_code: ClassVar[int] = 2
+
+    def __init__(self, **settings: Any) -> None:
+        settings["context_settings"] = HELP_OPTIONS | (settings.get("context_settings") or {})
+        super().__init__(**settings)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        _format_help(self, ctx, formatter)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """A line or more for each; nothing of its first sentence is left out, however narrow the terminal."""
+        found = [(name, self.commands[name]) for name in self.list_commands(ctx)]
+        rows = [(name, (each.help or "").split("\n")[0].rstrip(".")) for name, each in found if not each.hidden]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+def commands(help: str | None = None, *, completion: bool = False) -> typer.Typer:
+    """An app that commands are added to.
+
+    Args:
+        help: what a group of commands is for; one command alone says so itself.
+        completion: whether it can install itself in a shell.
+    """
+    return typer.Typer(
+        cls=Group, help=help, add_completion=completion, rich_markup_mode=None, pretty_exceptions_enable=False
+    )
+
+
+def run(app: typer.Typer, name: str, arguments: Sequence[str] | None = None) -> int:
+    """Run a command line.
+
+    Args:
+        name: what was typed before the arguments, as help and errors show it.
+        arguments: None: the process's own.
+
+    Returns:
+        The exit code. Every failure has been told in a line on stderr, and with `--json` as `{"error": …}` on stdout.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    as_json = "--json" in given[: given.index("--") if "--" in given else None]
+    try:
+        code = typer.main.get_command(app).main(given, prog_name=name, standalone_mode=False)
+        sys.stdout.flush()
+    except _Failed as error:
+        return _fail(error.line, error.code, as_json)
+    except typer.Abort:
+        return _fail("interrupted", INTERRUPTED, as_json)
+    except typer.TyperException as error:
+        context = getattr(error, "ctx", None)
+        return _fail(_usage_error(error, name), getattr(context and context.command, "usage_code", 2), as_json)
+    except BrokenPipeError:
+        return _fail(None, READER_GONE, as_json=False)
+    return code if isinstance(code, int) else 0
+
+
+def _fail(line: str | None, code: int, as_json: bool) -> int:
+    try:
+        if line is not None:
+            print(line, file=sys.stderr)
+        if as_json and line is not None:
+            print(json.dumps({"error": "; ".join(line.splitlines())}), flush=True)
+    except BrokenPipeError:
+        line = None
+    if line is None:  # so that the interpreter's own last flush has somewhere to go
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code
+
+
+def _is_reader_gone() -> bool:
+    """Whether stdout leads to a pipe that nobody reads, as after `| head -1`."""
+    poll = select.poll()
+    poll.register(1, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def _usage_error(error: typer.TyperException, name: str) -> str:
+    """What was typed wrong and what may be typed instead, in a line.
+
+    Args:
+        name: the program's, where the error does not know its command.
+    """
+    context: Any = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else name
+    words = " ".join(error.format_message().split()).rstrip(".")
+    typed = getattr(error, "option_name", None)
+    if typed and context is not None and words.startswith("No such"):
+        words = f"no such option: {typed}"
+        known = [name for each in context.command.get_params(context) for name in _long_names(each)]
+        near = difflib.get_close_matches(typed, known, n=1)
+        words += f"; did you mean {near[0]}" if near else ""
+    mark = "?" if "did you mean" in words.lower() else ";"
+    return f"{path}: {words[:1].lower()}{words[1:].rstrip('?')}{mark} see {path} --help"
+
+
+def _long_names(parameter: Any) -> list[str]:
+    return [name for name in (*parameter.opts, *parameter.secondary_opts) if name.startswith("--")]
+
+
+def told(error: BaseException) -> str | None:
+    """A failure in words for the person who typed the command; None: nobody foresaw it, and it is a bug."""
+    from sqlalchemy.exc import SQLAlchemyError  # only now: it takes a quarter of a second
+
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, SQLAlchemyError):
+        return f"cannot use the database {_database()}: {in_a_line(error)}; {_what_to_check()}"
+    if isinstance(error, TimeoutError) and not error.args:
+        return f"the database {_database()} did not answer in time; {_what_to_check()}"
+    if isinstance(error, OSError):
+        return file_error(error)
+    if isinstance(error, MemoryError):
+        return "out of memory; stop other programs, or use a machine with more memory"
+    return None
+
+
+CURES = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
+    errno.EACCES: "check who may read and write it",
+    errno.EPERM: "check who may read and write it",
+    errno.EROFS: "name another folder",
+    errno.ENOENT: "check the name",
+    errno.ENOTDIR: "check the name",
+    errno.EISDIR: "name a file",
+    errno.ECONNREFUSED: "check the address, and that the server runs",
+}
+
+
+def file_error(error: OSError) -> str:
+    """What the system says, of which file, and what to do.
+
+    >>> file_error(OSError(errno.ENOSPC, "No space left on device", "/data/decisions.csv"))
+    '/data/decisions.csv: no space left on device; free some space'
+    """
+    words = error.strerror or in_a_line(error)
+    where = f"{os.fspath(error.filename)}: " if isinstance(error.filename, str | os.PathLike) else ""
+    cure = f"; {CURES[error.errno]}" if error.errno in CURES else ""
+    return f"{where}{words[:1].lower() if where else words[:1]}{words[1:]}{cure}"
+
+
+def _database() -> str:
+    from db.environment import BadSetting, without_password
+    from db.settings import database_settings
+
+    try:
+        return str(without_password(database_settings().url))
+    except BadSetting:
+        return ""
+
+
+def _what_to_check() -> str:
+    if os.environ.get("PACELINE_DATABASE_URL"):
+        return "check PACELINE_DATABASE_URL, and that the server runs"
+    return "check the state folder (--state)"
+
+
+def _format_help(command: Any, ctx: Any, formatter: Any) -> None:
+    """Purpose, usage, the rest of the text, options. Indented paragraphs stay as they are written."""
+    first, *rest = (command.help or "").split("\n\n")
+    formatter.write_text(" ".join(first.split()))
+    formatter.write_paragraph()
+    command.format_usage(ctx, formatter)
+    for paragraph in rest:
+        formatter.write_paragraph()
+        lines = paragraph.split("\n")
+        as_written = any(line.startswith(" ") for line in lines)
+        formatter.write_text("\b\n" + paragraph if as_written else " ".join(paragraph.split()))
+    command.format_options(ctx, formatter)
+
+
+def use_state(folder: Path | None) -> Path | None:
+    """An option's callback: `--state` counts for this process and for those that it starts.
+
+    Raises:
+        typer.BadParameter: it is the empty name.
+    """
+    if folder is not None:
+        if not str(folder).strip():
+            raise typer.BadParameter("a folder's name is expected")
+        os.environ["PACELINE_STATE"] = str(folder.resolve())
+    return folder
+
+
+StateFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--state",
+        metavar="FOLDER",
+        callback=use_state,
+        help="Folder that keeps the database, models and keys.  [default: $STATE, else .state]",
+    ),
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one line of JSON and nothing else; a failure is a line with `error`.")
+]
+
+
+def date(text: str) -> dt.date:
+    """
+    >>> date("2026-01-31").isoformat()
+    '2026-01-31'
+    """
+    try:
+        return dt.datetime.strptime(text, "%Y-%m-%d").date()
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a date such as 2026-01-31") from None
+
+
+@contextlib.contextmanager
+def progress(quiet: bool = False) -> Iterator[Callable[[str], None]]:
+    """Gives a function that takes lines about work that goes on. A terminal shows the newest, written over the one
+    before; a pipe or a file gets none. A line that begins with `warning: ` is printed on stderr in any case."""
+    is_shown = not quiet and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+    def show(line: str) -> None:
+        if line.startswith("warning: "):
+            print(("\r\033[K" if is_shown else "") + line, file=sys.stderr, flush=True)
+        elif is_shown:
+            columns = shutil.get_terminal_size().columns
+            print(f"\r\033[K{line.strip()[: columns - 1]}", end="", file=sys.stderr, flush=True)
+
+    try:
+        yield show
+    finally:
+        if is_shown:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)

@@ -1,0 +1,143 @@
+"""Which migration a database is at, and how it gets to this version's newest (`migrate.py` is the command)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy import inspect, make_url, text
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import SQLAlchemyError
+
+from db.errors import CannotMigrate, UserError, in_a_line
+from db.session import Database
+from db.settings import DatabaseSettings
+
+MYSQL_LEAST = (8, 0)
+
+
+class Upgraded(NamedTuple):
+    """What an upgrade has done."""
+
+    before: str | None  # the migration that it was at; None: an empty database
+    after: str
+
+
+def config(url: str) -> Config:
+    """Alembic's configuration for a database."""
+    settings = Config()
+    settings.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    settings.attributes["url"] = url
+    return settings
+
+
+def upgrade(url: str) -> Upgraded:
+    """Migrate to the newest revision. Call it outside an event loop.
+
+    Raises:
+        CannotMigrate: unreachable, MariaDB or a MySQL that is too old, or a schema newer than this program.
+    """
+    settings = config(url)
+    scripts = ScriptDirectory.from_config(settings)
+    try:
+        at = asyncio.run(_examine(url))
+        if at is not None and at not in {script.revision for script in scripts.walk_revisions()}:
+            raise CannotMigrate(
+                f"the database is at migration {at}, which this version does not know: "
+                "it was used by a newer Paceline. Run that version, or restore a backup from before its upgrade."
+            )
+        command.upgrade(settings, "head")
+    except (SQLAlchemyError, OSError, CommandError) as error:
+        raise CannotMigrate(
+            f"cannot use the database {make_url(url).render_as_string(hide_password=True)}: {_reason(url, error)}"
+        ) from error
+    newest = scripts.get_current_head()
+    assert newest is not None
+    return Upgraded(at, newest)
+
+
+def _reason(url: str, error: Exception) -> str:
+    file = sqlite_file(url)
+    if file is None or isinstance(error, CommandError):
+        return in_a_line(error)
+    if not file.parent.is_dir():
+        return f"there is no folder {file.parent}; make it, or name another with --state"
+    if file.is_dir():
+        return "that is a folder; remove it, or name another state folder with --state"
+    return in_a_line(error)
+
+
+def sqlite_file(url: str) -> Path | None:
+    """The file of an SQLite database; None: the URL is another database's, or one's in memory."""
+    parts = make_url(url)
+    if parts.get_backend_name() != "sqlite" or not parts.database or parts.database == ":memory:":
+        return None
+    return Path(parts.database)
+
+
+@asynccontextmanager
+async def existing_database(settings: DatabaseSettings) -> AsyncIterator[Database]:
+    """A database for a command that only reads: nothing is made and nothing is migrated.
+
+    Raises:
+        UserError: there is no such file, or nothing in it.
+        CannotMigrate: it is at another migration than this program's newest.
+    """
+    assert settings.url is not None
+    file = sqlite_file(settings.url)
+    if file is not None and not (file.is_file() and file.stat().st_size):
+        what = (
+            "that is a folder" if file.is_dir() else "that file is empty" if file.is_file() else "there is no database"
+        )
+        raise UserError(f"{file}: {what}; name the state folder with --state, or start Paceline once with `make run`")
+    database = Database(settings)
+    try:
+        await database.run_read(confirm_revision)
+        yield database
+    finally:
+        await database.close()
+
+
+def confirm_revision(connection: Connection) -> None:
+    """For who works on a database that somebody else migrates.
+
+    Raises:
+        CannotMigrate: it is at another migration than this program's newest.
+    """
+    at, newest = _revision(connection), ScriptDirectory.from_config(config("")).get_current_head()
+    if at != newest:
+        shown = connection.engine.url.render_as_string(hide_password=True)
+        if at is None:
+            raise CannotMigrate(f"the database {shown} has no tables of Paceline; `python -m db.migrate` makes them")
+        raise CannotMigrate(
+            f"the database {shown} is at migration {at}, this version works with {newest}: "
+            "run `python -m db.migrate`, or the version that the database belongs to"
+        )
+
+
+async def _examine(url: str) -> str | None:
+    """The migration that a database is at; None: an empty one."""
+    database = Database(DatabaseSettings(url=url))
+    try:
+        if not database.is_sqlite:
+            async with database.read() as connection:
+                version = str((await connection.execute(text("SELECT VERSION()"))).scalar_one())
+            number = tuple(int(part) for part in version.split("-")[0].split(".")[:2])
+            if "mariadb" in version.lower() or number < MYSQL_LEAST:
+                raise CannotMigrate(f"the server says it is {version}; Paceline needs MySQL 8.0 or newer")
+        return await database.run_read(_revision)
+    finally:
+        await database.close()
+
+
+def _revision(connection: Connection) -> str | None:
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
