@@ -1,6 +1,6 @@
-"""The composition: Ingress (→ Predictor pool) → ledger actor. `make run` and `serve deploy` both build it here.
+"""Builds the Serve application (ingress, optional predictor pool, ledger client) for `make run` and `serve deploy`.
 
-The environment is read here and nowhere else in a running cluster; what needs a secret is handed it from here.
+In a running cluster the environment is read here and nowhere else; secrets are passed on from here.
 (No `from __future__ import annotations` in this file: Serve reads the builder's annotations as types.)
 """
 
@@ -32,7 +32,10 @@ from serve_app.routes.api import Api
 from serve_app.routes.model_versions import ModelVersions
 from serve_app.settings import Settings, load, with_state
 
-NO_KEYS = "no token keys: set PACELINE_JWKS (a URL or a file) or, for development, PACELINE_JWT_SECRET"
+NO_KEYS = (
+    "no keys to check tokens with: set PACELINE_JWKS (URL or file of public keys) or, for development only, "
+    "PACELINE_JWT_SECRET"
+)
 
 
 def build(args: dict[str, Any]) -> Application:
@@ -42,7 +45,7 @@ def build(args: dict[str, Any]) -> Application:
         args: sections of settings, as in `serve_config.yaml`; the environment wins over them.
 
     Raises:
-        BadSetting: some setting cannot be used; the deploy fails and names it.
+        BadSetting: some settings cannot be used; the deploy fails with one line for each.
     """
     state = State.here()
     settings = with_state(load(args), state)
@@ -51,14 +54,15 @@ def build(args: dict[str, Any]) -> Application:
     common: dict[str, Any] = {
         "health_check_timeout_s": 60,
         "graceful_shutdown_timeout_s": 5,
-        "ray_actor_options": {"num_cpus": 0.05},  # lets the night's training run beside the replicas on two cores
-        # Our own access log says more; Serve's makes a record of every request even where nobody reads it.
+        "ray_actor_options": {"num_cpus": 0.05},  # leaves room for the nightly training on a machine with two cores
+        # Our own access log says more; Serve's makes a record of every request, even where it is not written.
         "logging_config": LoggingConfig(log_level="WARNING", enable_access_log=False),
     }
     ingress = serve.deployment(
         name="Ingress",
         num_replicas=settings.serve.ingress_replicas,
-        max_ongoing_requests=10 * settings.serve.max_ongoing_requests,  # the replica itself sends away, in our words
+        max_ongoing_requests=10
+        * settings.serve.max_ongoing_requests,  # the replica itself refuses earlier, with our 503
         **common,
     )(IngressReplica)
     if settings.serve.predictor == "local":
@@ -73,10 +77,10 @@ def build(args: dict[str, Any]) -> Application:
 
 
 def shards(settings: Settings, decided_at: float) -> list[ShardClient]:
-    """All of the ledger, as one replica sees it.
+    """One client for each shard of the ledger.
 
     Args:
-        decided_at: when the application was built, see `ShardAddress`.
+        decided_at: when the application was built, in epoch seconds; see `ShardAddress`.
     """
     database, redis_url, ledger = settings.database, settings.redis.url, settings.ledger
     addresses = [
@@ -86,14 +90,14 @@ def shards(settings: Settings, decided_at: float) -> list[ShardClient]:
 
 
 def configure_logging() -> None:
-    """Our lines go into the replica's own log, as Serve writes it, and without delay.
+    """Send our log lines to the replica's Serve log, without buffering.
 
-    Its standard error leads there too, but looks up the stack for every line.
+    Standard error would reach the same file, but Serve inspects the call stack for every line written there.
     """
     serve_log, ours = logging.getLogger("ray.serve"), logging.getLogger("paceline")
     for handler in serve_log.handlers:
         if isinstance(handler, MemoryHandler):
-            handler.capacity = 1  # a thousand lines otherwise: once they were one a request, now they are few
+            handler.capacity = 1  # Serve buffers a thousand lines, which would hold our few lines back for hours
     ours.handlers, ours.propagate = list(serve_log.handlers), False
     ours.setLevel(logging.INFO)
 
@@ -106,23 +110,24 @@ class PredictorReplica(Predictor):
         super().__init__(settings, state)
 
     async def check_health(self) -> None:
-        """Serve asks before a replica gets traffic: a good moment to load the model."""
+        """Load the model, if it is not loaded: Serve calls this before a replica gets traffic."""
         await self.start()
 
     async def predict_packed(self, columns: bytes) -> bytes:
-        """Raises: NoModel."""
+        """`predict` for another process: packed columns to a packed expectation. Raises: NoModel."""
         return codec.pack_expectation(await self.predict(codec.unpack(columns)))
 
 
 @serve.ingress()
 class IngressReplica:
-    """An ingress as a Serve replica: makes the collaborators, and hands the routes over to them."""
+    """An ingress as a Serve replica: creates what the routes need, then serves them."""
 
     def __init__(
         self, settings: Settings, state: State, decided_at: float, pool: DeploymentHandle[Any] | None = None
     ) -> None:
         configure_logging()
-        # Wins wait a second for their beat: at Python's 700 the collector looks at them again and again.
+        # Wins stay in memory for a second, until the next beat: at Python's default of 700 objects the garbage
+        # collector would scan them again and again.
         gc.set_threshold(20_000, 10, 20)
         keys = KeySet(settings.general.jwks) if settings.general.jwks else Secret(str(settings.jwt.secret))
         database = Database(settings.database)
@@ -138,6 +143,7 @@ class IngressReplica:
         )
 
     def ledger(self, settings: Settings, decided_at: float) -> LedgerClient:
+        """The ledger as this replica calls it; benchmarks replace it."""
         return LedgerClient(shards(settings, decided_at))
 
     def __serve_build_asgi_app__(self) -> ASGIApp:

@@ -1,4 +1,4 @@
-"""/metrics for the whole application: every replica adds what it counted to Redis, any replica shows the sum."""
+"""/metrics for the whole application: each replica adds its counts to Redis, and any replica shows the totals."""
 
 from __future__ import annotations
 
@@ -28,13 +28,14 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Tally:
-    """What this replica has counted since it last told Redis."""
+    """Counts of this replica that are not in Redis yet."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
         self._latency_sum = 0.0
 
     def scored(self, status: int, seconds: float) -> None:
+        """Count an answer of POST /api/score. `status`: HTTP's; 499 for a client that left first."""
         self._counts[f"score_requests_total|{status}"] += 1
         self._counts[f"score_latency_seconds|{bisect_left(BUCKETS_S, seconds)}"] += 1
         self._latency_sum += seconds
@@ -47,25 +48,30 @@ class Tally:
             self._counts[f"events_total|{status}"] += number
 
     def dropped(self, rows: int) -> None:
+        """Count rows that did not reach score_log."""
         self._counts["score_log_dropped_total|"] += rows
 
     def take(self) -> tuple[Counter[str], float]:
+        """(counts by field, sum of latencies in seconds) since the last call, which start again at zero."""
         taken = self._counts, self._latency_sum
         self._counts, self._latency_sum = Counter(), 0.0
         return taken
 
     def put_back(self, counts: Counter[str], latency_sum: float) -> None:
+        """Undo a `take` whose counts could not be stored."""
         self._counts.update(counts)
         self._latency_sum += latency_sum
 
 
 class Monitor:
+    """This replica's tally, and the totals of all replicas in Redis."""
+
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self.tally = Tally()
 
     async def flush(self) -> None:
-        """Add this replica's counts to the common ones; keeps them when Redis is away."""
+        """Add this replica's counts to the totals in Redis; keep them for the next flush if Redis does not answer."""
         counts, latency_sum = self.tally.take()
         if not counts:
             return
@@ -81,6 +87,7 @@ class Monitor:
             logger.warning("Redis unavailable, counters wait for the next flush: %s", error)
 
     async def keep_flushing(self) -> None:
+        """Flush every FLUSH_S seconds until cancelled."""
         while True:
             await asyncio.sleep(FLUSH_S)
             await self.flush()
@@ -90,11 +97,12 @@ class Monitor:
 
         Args:
             model: the live version and the time (epoch seconds) at which it was made.
-            last_night: how it ended (see the table `nights`); None: there was none, or it cannot be said now.
-            broken: brands whose payouts have broken of late.
+            last_night: outcome of the last nightly run (see the table `nights`); None if there was none, or if the
+                database does not answer.
+            broken: brands whose payout per click or impression has changed within the last three days.
 
         Raises:
-            RedisError, OSError: Redis is away; half an answer would look like a reset of every counter.
+            RedisError, OSError: Redis does not answer; counters without its totals would look like a reset.
         """
         await self.flush()
         raw: dict[Any, Any] = await self._redis.hgetall(COUNTERS_KEY)
@@ -107,6 +115,8 @@ class Monitor:
 
 
 class _Collected:
+    """What prometheus_client asks of a collector: these metric families."""
+
     def __init__(self, families: list[Metric]) -> None:
         self._families = families
 
@@ -123,10 +133,12 @@ def _labelled(counts: Mapping[str, float], name: str) -> dict[str, float]:
 
 
 def _counters(counts: Mapping[str, float]) -> list[Metric]:
-    requests = CounterMetricFamily("score_requests", "POST /api/score by HTTP status", labels=["status"])
+    requests = CounterMetricFamily(
+        "score_requests", "Answers of POST /api/score by HTTP status; 499: the client left first", labels=["status"]
+    )
     for status, value in sorted(({"200": 0.0} | _labelled(counts, "score_requests_total")).items()):
         requests.add_metric([status], value)
-    events = CounterMetricFamily("events", "Items of POST /api/performance by status", labels=["status"])
+    events = CounterMetricFamily("events", "Events of POST /api/performance by result", labels=["status"])
     for status, value in (dict.fromkeys(get_args(EventStatus), 0.0) | _labelled(counts, "events_total")).items():
         events.add_metric([status], value)
     bids = CounterMetricFamily(
@@ -134,7 +146,7 @@ def _counters(counts: Mapping[str, float]) -> list[Metric]:
     )
     dropped = CounterMetricFamily(
         "score_log_dropped",
-        "Sampled bids that score_log had no room for",
+        "Sampled bids that were not written to score_log: over log_rows_per_s, or the database failed",
         value=counts.get("score_log_dropped_total|", 0.0),
     )
     latency = _labelled(counts, "score_latency_seconds")
@@ -142,14 +154,16 @@ def _counters(counts: Mapping[str, float]) -> list[Metric]:
     for index, bound in enumerate([*BUCKETS_S, math.inf]):
         total += latency.get(str(index), 0.0)
         buckets.append(("+Inf" if math.isinf(bound) else repr(bound), total))
-    histogram = HistogramMetricFamily("score_latency_seconds", "Time to answer POST /api/score, in the replica")
+    histogram = HistogramMetricFamily(
+        "score_latency_seconds", "Seconds to answer POST /api/score, measured in the replica"
+    )
     histogram.add_metric([], buckets, latency.get("sum", 0.0))
     return [requests, histogram, bids, events, dropped]
 
 
 def _model(model: tuple[str, float] | None) -> list[Metric]:
-    info = GaugeMetricFamily("model_info", "The live model version", labels=["version"])
-    age = GaugeMetricFamily("model_age_seconds", "Seconds since the live model was made")
+    info = GaugeMetricFamily("model_info", "1 for the live model version", labels=["version"])
+    age = GaugeMetricFamily("model_age_seconds", "Seconds since the live model was trained")
     if model is not None:
         info.add_metric([model[0]], 1)
     age.add_metric([], time.time() - model[1] if model is not None else math.nan)
@@ -157,20 +171,24 @@ def _model(model: tuple[str, float] | None) -> list[Metric]:
 
 
 def _night(outcome: str | None) -> list[Metric]:
-    """0 or 1 each, until a later night ends otherwise."""
+    """Three gauges, 1 for the outcome of the last nightly run, until a later run ends otherwise."""
     return [
         GaugeMetricFamily(name, text, value=float(outcome == ended))
         for name, text, ended in (
-            ("model_challenger_rejected", "1: the last night's challenger lost at the gate", "stayed"),
-            ("model_night_unverified", "1: the last night's version is not everywhere as published", "unverified"),
-            ("model_night_failed", "1: the last night failed", "failed"),
+            ("model_challenger_rejected", "1: the gate rejected the last nightly run's model", "stayed"),
+            (
+                "model_night_unverified",
+                "1: the last nightly run's model is live, but not intact everywhere",
+                "unverified",
+            ),
+            ("model_night_failed", "1: the last nightly run failed", "failed"),
         )
     ]
 
 
 def _broken(gauges: Gauges | None, broken: Sequence[str]) -> Metric:
     family = GaugeMetricFamily(
-        "brand_payout_broken", "1: what the brand pays has changed overnight, within three days", labels=["brand_id"]
+        "brand_payout_broken", "1: the brand's payout has changed abruptly within three days", labels=["brand_id"]
     )
     for brand_id in sorted({*broken, *(gauges.brands if gauges is not None else ())}):
         family.add_metric([brand_id], float(brand_id in broken))
@@ -182,19 +200,19 @@ def _gauges(gauges: Gauges | None) -> list[Metric]:
         return GaugeMetricFamily(name, text, labels=[label])
 
     roas, target = (
-        family("brand_roas_current", "ROAS over the window"),
-        family("brand_roas_target", "ROAS that the brand wants"),
+        family("brand_roas_current", "ROAS (revenue ÷ cost) over the ROAS window"),
+        family("brand_roas_target", "Target ROAS of the brand"),
     )
     lambda_, throttled = (
-        family("brand_lambda", "Price of cost in the score"),
-        family("brand_throttled", "1 while throttled"),
+        family("brand_lambda", "λ, the price of a micro of cost in the score"),
+        family("brand_throttled", "1 while the brand's share of auctions is reduced because its ROAS is too low"),
     )
-    overspend = family("brand_overspend_micros", "Settled beyond today's budget")
-    frozen = family("brand_frozen", "1 while λ or spending was outside its envelope: last night's λ, least share")
-    budget = GaugeMetricFamily("brand_budget_micros", "Today's budget by state", labels=["brand_id", "state"])
-    portfolio = family("portfolio_roas_current", "ROAS over the window", "portfolio_id")
-    portfolio_target = family("portfolio_roas_target", "ROAS that the portfolio wants", "portfolio_id")
-    epoch = family("ledger_epoch", "The epoch of a shard's one writer", "shard")
+    overspend = family("brand_overspend_micros", "Micros settled beyond today's budget")
+    frozen = family("brand_frozen", "1 while the brand is on last night's λ because λ or spending left its limits")
+    budget = GaugeMetricFamily("brand_budget_micros", "Micros of today's budget by state", labels=["brand_id", "state"])
+    portfolio = family("portfolio_roas_current", "ROAS (revenue ÷ cost) over the ROAS window", "portfolio_id")
+    portfolio_target = family("portfolio_roas_target", "Target ROAS of the portfolio", "portfolio_id")
+    epoch = family("ledger_epoch", "Epoch of the shard's writer; rises when another process takes over", "shard")
     if gauges is not None:
         for brand_id, brand in sorted(gauges.brands.items()):
             roas.add_metric([brand_id], _number(brand.roas_current))

@@ -1,1 +1,1 @@
-"""The edge: tokens, bodies, problems, the OpenAPI document, and what stands around every request."""
+"""HTTP handling that all routes share: tokens, request bodies, problem responses, access log, OpenAPI document."""

@@ -1,4 +1,4 @@
-"""A line for every request, many in one log record: a record each would cost a third of a request."""
+"""The access log: one line per request, many lines per log record, since one record each slows requests by a third."""
 
 from __future__ import annotations
 
@@ -9,34 +9,39 @@ import time
 
 FLUSH_S = 0.2
 LINES_MOST = 2000
-"""More are written before the second is over."""
+"""As many waiting lines are written at once, without waiting for FLUSH_S."""
 
 logger = logging.getLogger("paceline.access")
 TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 class AccessLog:
-    """Collects; `flush` writes all lines as one record."""
+    """Collects lines in memory; `flush` writes all of them as one log record."""
 
     def __init__(self) -> None:
         self._waiting: list[tuple[float, str, str, int, float, bytes, bytes | None]] = []
 
     def add(self, method: str, path: str, status: int, seconds: float, name: bytes, traceparent: bytes | None) -> None:
-        """
+        """Queue one request's line; nothing is written before the next flush, unless LINES_MOST lines wait.
+
         Args:
+            path: without the query string.
             name: the request's X-Request-ID.
+            traceparent: the W3C header, of which only the trace id is logged; None if the request had none.
         """
         self._waiting.append((time.time(), method, path, status, seconds, name, traceparent))
         if len(self._waiting) >= LINES_MOST:
             self.flush()
 
     def flush(self) -> None:
+        """Write the lines that wait, if any, as one record."""
         waiting, self._waiting = self._waiting, []
         if waiting:
             moment_of = {second: _moment(second) for second in {int(one[0]) for one in waiting}}
             logger.info("%s", "\n".join(_line(moment_of[int(one[0])], *one) for one in waiting))
 
     async def keep_flushing(self) -> None:
+        """Flush every FLUSH_S seconds until cancelled."""
         while True:
             await asyncio.sleep(FLUSH_S)
             self.flush()

@@ -1,4 +1,4 @@
-"""Headers of an ASGI scope."""
+"""Looks up request headers in an ASGI scope."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from starlette.types import Scope
 
 
 def header(scope: Scope, name: bytes) -> bytes | None:
-    """The first of that name, which is lower case; None: there is none."""
+    """The first header of that (lower-case) name; None if there is none."""
     for key, value in scope["headers"]:
         if key == name:
             return bytes(value)

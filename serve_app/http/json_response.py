@@ -1,4 +1,4 @@
-"""JSON answers."""
+"""JSON encoding of responses."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ encode = msgspec.json.Encoder().encode
 
 
 def json_response(content: Any) -> Response:
-    """200 with `content` as its body."""
+    """A 200 response with `content` as its body."""
     return Response(encode(content), media_type="application/json")

@@ -1,4 +1,4 @@
-"""The OpenAPI document, made from the models that validate."""
+"""Builds the OpenAPI document from the models that validate requests and describe responses."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from db.fields import ID_PATTERN
+from db.fields import ID_IN_WORDS, ID_PATTERN
 from serve_app.http.problem_details import ProblemBody
 
 PROBLEMS = {
-    "400": "Malformed HTTP",
-    "401": "No or bad token",
-    "403": "Wrong scope",
-    "404": "No such thing, or somebody else's",
-    "409": "The same request_id with another body",
-    "413": "The body is too large",
-    "422": "Something in the body or the query is wrong; `errors` points to it",
-    "429": "Too many requests; see Retry-After",
-    "503": "Not now; see Retry-After",
+    "400": "The request is not valid HTTP",
+    "401": "The bearer token is missing, expired or not valid; `detail` says which",
+    "403": "The token's scope does not allow this route",
+    "404": "It does not exist, or belongs to another caller",
+    "409": "It conflicts with an earlier request or with the present state; `detail` says how",
+    "413": "The body is larger than the server accepts",
+    "422": "The body, the path or the query has mistakes; `errors` points to each of them",
+    "429": "Too many requests; try again after `Retry-After` seconds",
+    "503": "The server cannot answer just now; try again after `Retry-After` seconds",
 }
 ID_SCHEMA = {"type": "string", "pattern": f"^{ID_PATTERN}$"}
 REFERENCE = "#/components/schemas/{model}"
 
 
 class Operation(NamedTuple):
-    """One documented route."""
+    """One documented route. `problems`: the statuses that it answers beside 401, 403, 422 and 503."""
 
     method: str
     path: str
@@ -40,6 +40,7 @@ class Operation(NamedTuple):
 
 
 def document(title: str, version: str, description: str, operations: Sequence[Operation]) -> dict[str, Any]:
+    """The OpenAPI 3.1 document of these routes, ready for JSON."""
     bodies = {operation.body for operation in operations if operation.body} | {
         operation.query for operation in operations if operation.query
     }
@@ -82,6 +83,7 @@ def _operation(operation: Operation, reference: dict[Any, Any], components: dict
             "name": part[1:-1],
             "in": "path",
             "required": True,
+            "description": ID_IN_WORDS,
             "schema": ID_SCHEMA,
         }
         for part in operation.path.split("/")
@@ -90,7 +92,13 @@ def _operation(operation: Operation, reference: dict[Any, Any], components: dict
     if operation.query is not None:
         schema = components[operation.query.__name__]
         parameters += [
-            {"name": name, "in": "query", "required": name in schema.get("required", ()), "schema": field}
+            {
+                "name": name,
+                "in": "query",
+                "required": name in schema.get("required", ()),
+                "description": field.get("description", ""),  # pages show this one, not the schema's own
+                "schema": field,
+            }
             for name, field in schema["properties"].items()
         ]
     if parameters:

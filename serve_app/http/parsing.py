@@ -1,4 +1,4 @@
-"""Bodies, queries and paths into models; what is wrong with them becomes a 422 with a pointer to each mistake."""
+"""Parses bodies, queries and paths into models; mistakes become a 422 response with a pointer to each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ Parsed = TypeVar("Parsed", bound=BaseModel)
 
 
 def parse(model: type[Parsed], body: bytes) -> Parsed:
-    """Raises: Invalid (422) with a pointer to each mistake."""
+    """A JSON body as a model.
+
+    Raises:
+        Invalid: 422, with a pointer to each mistake.
+    """
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
@@ -23,13 +27,17 @@ def parse(model: type[Parsed], body: bytes) -> Parsed:
 
 
 def parse_over(model: type[Parsed], defaults: dict[str, Any], body: bytes) -> Parsed:
-    """A PUT's body: what it leaves out takes the defaults. Raises: Invalid."""
+    """A PUT's JSON body as a model; fields that it leaves out take `defaults`.
+
+    Raises:
+        Invalid: 422, with a pointer to each mistake.
+    """
     try:
         given = msgspec.json.decode(body)
     except (ValueError, RecursionError) as error:  # msgspec's errors, and text that is not UTF-8, are ValueErrors
-        raise Invalid.at("", f"not JSON: {error}", "json_invalid") from None
+        raise Invalid.at("", f"the body is not JSON: {error}", "json_invalid") from None
     if not isinstance(given, dict):
-        raise Invalid.at("", "must be a JSON object", "model_type")
+        raise Invalid.at("", "the body must be a JSON object", "model_type")
     try:
         return model.model_validate({**defaults, **given}, strict=True)
     except ValidationError as error:
@@ -37,12 +45,16 @@ def parse_over(model: type[Parsed], defaults: dict[str, Any], body: bytes) -> Pa
 
 
 def parse_query(model: type[Parsed], request: Request) -> Parsed:
-    """Raises: Invalid; a repeated parameter is one mistake of many."""
+    """A request's query string as a model.
+
+    Raises:
+        Invalid: 422, with a pointer to each mistake, or to a parameter that is given twice.
+    """
     items = request.query_params.multi_items()
     names = [name for name, _ in items]
     for name in names:
         if names.count(name) > 1:
-            raise Invalid.at(f"/query/{name}", "given more than once", "repeated")
+            raise Invalid.at(f"/query/{name}", "this parameter is given more than once; give it once", "repeated")
     try:
         return model.model_validate(dict(items))
     except ValidationError as error:
@@ -50,7 +62,7 @@ def parse_query(model: type[Parsed], request: Request) -> Parsed:
 
 
 def path_id(request: Request, name: str) -> str:
-    """An id out of the path. Raises: Invalid."""
+    """The id in a request's path. Raises: Invalid, 422, it is not an id."""
     value: str = request.path_params[name]
     if not ID.fullmatch(value):
         raise Invalid.at(f"/path/{name}", ID_IN_WORDS, "string_pattern_mismatch")

@@ -1,6 +1,6 @@
-"""RFC 9457 answers. One table gives every error type its status.
+"""Error responses as RFC 9457 problem details; one table (`STATUS`) maps the ledger's errors to HTTP statuses.
 
-Problem            an answer that is not 2xx, ready to be sent
+Problem            a response that is not 2xx, raised by handlers and sent by the request middleware
 ├─ Unauthorized    401, with WWW-Authenticate
 └─ Invalid         422, with a pointer to each mistake
 """
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.responses import Response
 
 from ledger.domain.errors import (
@@ -27,6 +27,15 @@ from serve_app.http.json_response import encode
 
 
 class Problem(Exception):
+    """An error response.
+
+    Args:
+        detail: what is wrong and what the caller can do, in a sentence.
+        kind: the last part of `type`, `urn:paceline:<kind>`; by default made from the status.
+        headers: of the response.
+        errors: for 422, the mistakes as `pointer`, `message`, `code`.
+    """
+
     def __init__(
         self,
         status: int,
@@ -48,6 +57,7 @@ class Problem(Exception):
         return f"{self.status} {self.detail}"
 
     def response(self, instance: str) -> Response:
+        """As `application/problem+json`. `instance`: the request's X-Request-ID."""
         title = HTTPStatus(self.status).phrase
         body: dict[str, Any] = {
             "type": f"urn:paceline:{self.kind or title.lower().replace(' ', '-')}",
@@ -62,12 +72,16 @@ class Problem(Exception):
 
 
 class Unauthorized(Problem):
+    """401. `detail` is sent in the WWW-Authenticate header, too: ASCII, without double quotes."""
+
     def __init__(self, detail: str) -> None:
         challenge = f'Bearer realm="paceline", error="invalid_token", error_description="{detail}"'
         super().__init__(401, detail, "unauthorized", {"WWW-Authenticate": challenge})
 
 
 class Invalid(Problem):
+    """422, with a pointer to each mistake."""
+
     def __init__(self, errors: Sequence[Mapping[str, str]]) -> None:
         first = errors[0]
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
@@ -75,6 +89,7 @@ class Invalid(Problem):
 
     @classmethod
     def of(cls, error: ValidationError, prefix: Sequence[str] = ()) -> Invalid:
+        """The first 100 mistakes that pydantic found. `prefix`: put before each pointer, such as `query`."""
         return cls(
             [
                 _item(item, prefix)
@@ -84,6 +99,7 @@ class Invalid(Problem):
 
     @classmethod
     def at(cls, pointer: str, message: str, code: str) -> Invalid:
+        """One mistake. `pointer`: a JSON pointer into the body, `/query/<name>` or `/path/<name>`; empty: the body."""
         return cls([{"pointer": pointer, "message": message, "code": code}])
 
 
@@ -94,11 +110,12 @@ def _item(item: Any, prefix: Iterable[str]) -> dict[str, str]:
 
 
 def not_found(what: str) -> Problem:
-    """The same for a thing that does not exist and for somebody else's."""
+    """404, the same for a thing that does not exist and for one that belongs to another caller."""
     return Problem(404, f"no such {what}", "not-found")
 
 
 def unavailable(detail: str, kind: str = "unavailable", retry_after_s: int = 1) -> Problem:
+    """503 with Retry-After."""
     return Problem(503, detail, kind, {"Retry-After": str(retry_after_s)})
 
 
@@ -120,12 +137,12 @@ POINTER = {
 
 
 def of_ledger(error: LedgerError) -> Problem:
-    """What a caller is told when the ledger declined."""
+    """The error response for a request that the ledger declined."""
     status, kind = next(
         (entry for kind_, entry in STATUS.items() if isinstance(error, kind_)), (503, "ledger-unavailable")
     )
     if status == 503:
-        return unavailable("the ledger is not available; try again", kind)
+        return unavailable("the ledger, which keeps brands and budgets, cannot be reached just now; try again", kind)
     if status == 422:
         pointer = f"/{error.field}" if isinstance(error, PortfolioMismatch) else POINTER[kind]
         return Invalid.at(pointer, str(error), kind)
@@ -133,19 +150,33 @@ def of_ledger(error: LedgerError) -> Problem:
 
 
 class ProblemItem(BaseModel):
-    """One mistake of a body or a query."""
+    """One mistake in the body, the path or the query."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     pointer: str
+    """JSON pointer to the field, such as `/bids/0/price_micros`, `/query/window` or `/path/brand_id`; empty: the whole
+    body."""
     message: str
+    """What is wrong with it, for people; the wording may change."""
     code: str
+    """What is wrong with it, for programs, such as `missing` or `duplicate_bid_id`."""
 
 
 class ProblemBody(BaseModel):
-    """`application/problem+json`, as the OpenAPI document shows it."""
+    """An error response (RFC 9457), sent as `application/problem+json`."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     type: str
+    """The kind of error, for programs: `urn:paceline:` and a name such as `ledger-unavailable` or `deadline`."""
     title: str
+    """The HTTP status in words."""
     status: int
+    """The HTTP status."""
     detail: str
+    """What is wrong and what to do about it, for people; the wording may change."""
     instance: str
+    """The X-Request-ID of this request; quote it when you report the error."""
     errors: list[ProblemItem] | None = None
+    """For 422: every mistake, at most 100."""

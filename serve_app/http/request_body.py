@@ -1,4 +1,4 @@
-"""A request's body, within its size and its time."""
+"""Reads a request's body, up to a size and within a time."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from serve_app.http.problem_details import Problem
 
 
 async def read_body(scope: Scope, receive: Receive, most_bytes: int, timeout_s: float) -> bytes:
-    """All of a request's body.
+    """The whole body.
 
     Raises:
-        Problem: 413, more than `most_bytes`; 408, not all there after `timeout_s`.
-        ClientDisconnect: nobody is there any more.
+        Problem: 413, it is larger than `most_bytes`; 408, it has not arrived after `timeout_s`.
+        ClientDisconnect: the client closed the connection.
     """
     declared = header(scope, b"content-length")
     if declared is not None and declared.isdigit() and int(declared) > most_bytes:
         raise _too_large(most_bytes)
-    first = StartedAwaitable(receive())  # mostly all of the body: it came with the head
+    first = StartedAwaitable(receive())  # mostly the whole body, which came with the headers
     parts: list[bytes] = []
     size = 0
 
     def took(message: Message) -> bool:
-        """Whether this was the last part."""
+        """Keep a part of the body; whether it was the last one."""
         nonlocal size
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
@@ -48,13 +48,13 @@ async def read_body(scope: Scope, receive: Receive, most_bytes: int, timeout_s: 
                 is_whole = took(await receive())
     except TimeoutError:
         raise Problem(
-            408, f"the body did not arrive within {timeout_s:g} s", "timeout", {"Connection": "close"}
+            408, f"the body did not arrive within {timeout_s:g} s; send it again", "timeout", {"Connection": "close"}
         ) from None
     return b"".join(parts)
 
 
 class StartedAwaitable:
-    """Something awaitable that has been started: what is there at once needs no timeout, which would cost 5 µs."""
+    """An awaitable that has been started: if its result is there at once, no timeout is needed, which costs 5 µs."""
 
     __slots__ = ("_steps", "_waits_for", "is_done", "result")
 
@@ -68,7 +68,7 @@ class StartedAwaitable:
             self.is_done, self.result = True, done.value
 
     def __await__(self) -> Generator[Any, Any, Any]:
-        """Go on from where it waits."""
+        """Continue from where it waits."""
         try:
             while True:
                 try:
@@ -82,4 +82,5 @@ class StartedAwaitable:
 
 
 def _too_large(most_bytes: int) -> Problem:
-    return Problem(413, f"the body is larger than {most_bytes} bytes", "too-large", {"Connection": "close"})
+    detail = f"the body is larger than {most_bytes:,} bytes; divide it into several requests"
+    return Problem(413, detail, "too-large", {"Connection": "close"})

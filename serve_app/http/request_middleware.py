@@ -1,4 +1,4 @@
-"""Around every request: X-Request-ID, problems instead of tracebacks, a line in the access log, a bound on how many."""
+"""Wraps every request: X-Request-ID, error responses, a line in the access log, a limit on concurrent requests."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ errors_logger = logging.getLogger("paceline.errors")
 
 
 class RequestMiddleware:
-    """Wraps an ASGI application: X-Request-ID in and out, problems instead of tracebacks.
+    """Wraps an ASGI application; what it raises becomes a problem response, never a traceback.
 
     Args:
         log: gets a line for each request.
-        most: requests at a time; the next ones are sent away with 503.
-        adds_request_id: give the answer its X-Request-ID. Serve does that by itself, from the request's header.
+        most: requests at a time; further ones are answered with 503.
+        adds_request_id: put X-Request-ID into the response. Ray Serve does that by itself, from the request's header.
     """
 
     def __init__(self, app: ASGIApp, log: AccessLog, adds_request_id: bool = True, most: int = 1024) -> None:
@@ -51,7 +51,7 @@ class RequestMiddleware:
         self._inside += 1
         try:
             if self._inside > self._most:
-                raise unavailable("too many requests at a time; try again", "overloaded")
+                raise unavailable("this replica has too many requests at once; try again", "overloaded")
             await self._app(scope, receive, named)
         except ClientDisconnect:
             status = 499
@@ -61,7 +61,7 @@ class RequestMiddleware:
         except Exception as error:
             problem = _problem(error, name.decode("latin-1"))
             if status:
-                raise  # the answer had begun: all that is left is to break the connection
+                raise  # the response has begun: all that can be done is to close the connection
             await problem.response(name.decode("latin-1"))(scope, receive, named)
         finally:
             self._inside -= 1
@@ -70,11 +70,12 @@ class RequestMiddleware:
 
 
 def _problem(error: Exception, name: str) -> Problem:
+    """The response for an error that no handler has turned into one. `name`: the request's X-Request-ID."""
     if isinstance(error, Problem):
         return error
     if isinstance(error, HTTPException):
         return Problem(error.status_code, error.detail, headers=error.headers)
     if isinstance(error, TimeoutError):
-        return unavailable("that took too long; try again")
-    errors_logger.error("request %s failed", name, exc_info=error)
-    return Problem(500, "something went wrong here; the log has it under this instance", "internal")
+        return unavailable("the request took too long; try again")
+    errors_logger.error("request %s failed with an unexpected error and was answered with 500", name, exc_info=error)
+    return Problem(500, "unexpected error in the server; its log has the cause under this instance", "internal")

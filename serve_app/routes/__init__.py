@@ -1,1 +1,1 @@
-"""The other routes, one file a resource."""
+"""The routes other than POST /api/score, one file per resource."""

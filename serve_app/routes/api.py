@@ -1,4 +1,4 @@
-"""The API: one ingress replica's routes over their collaborators, and the background work between its start and end."""
+"""The API: the routes of one ingress replica, and the background tasks that run while it lives."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from serve_app.scoring.score_log import ScoreLog
 from serve_app.settings import Settings
 
 FIRST_BEAT_S = 5.0
-"""A replica that starts waits so long for what the ledger knows of its brands."""
+"""How long a starting replica waits for the ledger to send the brands' terms."""
 OPERATIONS = (
     *scoring.OPERATIONS,
     *performance.OPERATIONS,
@@ -40,13 +40,13 @@ OPERATIONS = (
     *portfolios.OPERATIONS,
     *models.OPERATIONS,
 )
-"""The documented routes, in the order in which a day uses them."""
+"""The documented routes, in the order of /docs."""
 
 Handler = Callable[[Request], Awaitable[Response]]
 
 
 class Api:
-    """One ingress replica, without Serve: an ASGI application over its collaborators."""
+    """One ingress replica without Ray Serve: an ASGI application, made of what it needs."""
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class Api:
         ]
 
     def app(self, adds_request_id: bool = True) -> ASGIApp:
-        """The application. Its lifespan runs the background work. `adds_request_id`: see `RequestMiddleware`."""
+        """The ASGI application; its lifespan runs the background tasks. `adds_request_id`: see `RequestMiddleware`."""
         router = Router(self._routes(), redirect_slashes=False, default=_no_route, lifespan=self._lifespan)
 
         async def routed(scope: Scope, receive: Receive, send: Send) -> None:
@@ -124,14 +124,14 @@ class Api:
             await self.flush()
 
     async def flush(self) -> None:
-        """Write what waits for its second: logs and counters."""
+        """Write what waits in memory: access log, score log and counters."""
         self._access_log.flush()
         await self._score_log.flush()
         await self._monitor.flush()
 
 
 def _get_or_put(get: Handler, put: Handler) -> Handler:
-    """One route of two methods: what it is asked for by another is 405 with both in `Allow`."""
+    """One handler for both methods, so that a 405 for any other names both in `Allow`."""
 
     async def handler(request: Request) -> Response:
         return await (put if request.method == "PUT" else get)(request)
@@ -141,4 +141,4 @@ def _get_or_put(get: Handler, put: Handler) -> Handler:
 
 async def _no_route(scope: Scope, _receive: Receive, _send: Send) -> None:
     if scope["type"] == "http":
-        raise not_found("route; see /docs")
+        raise not_found("route; /docs lists all of them")

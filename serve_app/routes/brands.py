@@ -1,4 +1,4 @@
-"""/api/brands: what brands are set to, and their day."""
+"""/api/brands: the settings of brands, and their budget and results of today."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from serve_app.scoring.upstream_errors import ledger_problems
 class BrandRoutes:
     """
     Args:
-        new_brand: what a PUT leaves out.
+        new_brand: values of the fields that a PUT leaves out.
     """
 
     def __init__(self, requests: RequestReader, ledger: LedgerClient, new_brand: BrandSettings) -> None:
         self._requests, self._ledger, self._new_brand = requests, ledger, new_brand
 
     async def page(self, request: Request) -> Response:
-        """Brands by id, from the cursor on."""
+        """GET: one page of brands, ordered by id."""
         await self._requests.caller(request, "admin")
         page = parse_query(PageQuery, request)
         await self._ledger.summon_within(SYNC_BEFORE_READ_S)
@@ -35,7 +35,7 @@ class BrandRoutes:
         return json_response({"brands": brands, "next_cursor": next_cursor})
 
     async def show(self, request: Request) -> Response:
-        """One brand, for an admin or itself."""
+        """GET: one brand, for an admin or the brand itself."""
         caller = await self._requests.caller(request, "admin", "brand")
         brand_id = request.path_params["brand_id"]
         caller.must_own_brand(brand_id)
@@ -44,7 +44,7 @@ class BrandRoutes:
             return json_response(await self._ledger.get_brand(LEDGER_WAIT_S, brand_id))
 
     async def put(self, request: Request) -> Response:
-        """Create or replace one brand."""
+        """PUT: create or replace one brand."""
         _, body = await self._requests.caller_and_body(request, "admin")
         brand_id = path_id(request, "brand_id")
         settings = parse_over(BrandSettings, self._new_brand.model_dump(), body)
@@ -55,8 +55,14 @@ class BrandRoutes:
 
 
 OPERATIONS = (
-    Operation("get", "/api/brands", "Brands, page by page", BrandPage, query=PageQuery),
-    Operation("get", "/api/brands/{brand_id}", "A brand and its day", Brand, problems=("404",)),
+    Operation("get", "/api/brands", "List brands, page by page", BrandPage, query=PageQuery),
+    Operation(
+        "get",
+        "/api/brands/{brand_id}",
+        "Show a brand: settings, λ, today's budget and results",
+        Brand,
+        problems=("404",),
+    ),
     Operation(
         "put",
         "/api/brands/{brand_id}",

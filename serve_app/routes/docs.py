@@ -1,4 +1,4 @@
-"""The contract for people and programs: /docs, /openapi.json."""
+"""/openapi.json, the contract for programs, and /docs, the same for people."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ from serve_app.http.openapi import Operation, document
 
 TITLE, VERSION = "Paceline", "0.1.0"
 DESCRIPTION = (
-    "Scores bids by revenue × multiplier − λ × cost, holds the winners' predicted cost in their brands' budgets, "
-    "and learns from the results. Money is integer micros of the brand's currency."
+    "Paceline scores bids as predicted revenue × strategy multiplier − λ × predicted cost, reserves the winners' "
+    "predicted cost in their brands' budgets, and learns from the results that you report.\n\n"
+    "Money is in micros of the brand's currency: 1,000,000 micros are one unit. Amounts are integers; expected values "
+    "per impression are numbers with a fraction. Times are RFC 3339 with an offset, such as 2026-01-31T12:00:00Z. "
+    "Ids are 1 to 64 characters of A-Z a-z 0-9 . _ : -. Unknown fields are refused, so that a misspelt name never "
+    "becomes a default. Errors are `application/problem+json` (RFC 9457)."
 )
 PAGE = f"""\
 <!DOCTYPE html>

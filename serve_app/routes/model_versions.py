@@ -1,4 +1,4 @@
-"""Model versions as the API shows them: which there are, which is and was live, how the last night ended."""
+"""Reads and activates model versions for the API: which exist, which is or was live, how the last night ended."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ SHOWN = ("version", "parent", "engine", "trained_through", "status", "simulated"
 class ModelVersions:
     """
     Args:
-        state: the folder whose models an activation checks.
+        state: the state folder, where an activation looks for the version's files.
     """
 
     def __init__(self, database: Database, state: State, redis_url: str) -> None:
         self._database, self._registry = database, ModelRegistry(database, state, redis_url)
 
     async def all(self) -> list[dict[str, Any]]:
-        """Newest first; the items of `schemas.models.ModelPage`."""
+        """All versions, newest first, as items of `schemas.models.ModelPage`."""
         live = await current(self._database)
         async with self._database.read() as connection:
             rows = (await connection.execute(select(model_versions).order_by(desc(model_versions.c.created_at)))).all()
@@ -39,18 +39,18 @@ class ModelVersions:
         return found
 
     async def as_of(self, at: dt.datetime, brand_id: str | None) -> dict[str, Any]:
-        """Which model and which λ were live then: `schemas.models.AsOf`."""
+        """Which model and which λ were live at that time, as `schemas.models.AsOf`."""
         return (await as_of(self._database, at, brand_id)).as_json()
 
     async def last_night(self) -> str | None:
-        """How the newest night ended: live, stayed, unverified or failed; None before the first."""
+        """The outcome of the last nightly run: live, stayed, unverified or failed; None before the first."""
         newest = select(nights.c.outcome).order_by(desc(nights.c.seq)).limit(1)
         async with self._database.read() as connection:
             outcome: str | None = (await connection.execute(newest)).scalar_one_or_none()
         return outcome
 
     async def broken_payouts(self) -> list[str]:
-        """Brands whose payouts have broken of late, as the newest version was told, whether or not it went live."""
+        """Brands whose payout changed in the newest version's last three days of history, whether or not it is live."""
         newest = select(model_versions.c.metrics).order_by(
             desc(model_versions.c.created_at), desc(model_versions.c.version)
         )
@@ -63,8 +63,9 @@ class ModelVersions:
         """Make a published version the live one.
 
         Raises:
-            UnknownVersion: none of that name was published.
-            ModelRefused: its files are not what was published; the live version stays.
+            UnknownVersion: no version of that name was published.
+            ModelRefused: it lost at the gate, or its files are damaged; the live version stays.
+            ModelUnavailable: its files cannot be read just now; the live version stays.
         """
         await self._registry.activate(version, reason="api")
         return next(entry for entry in await self.all() if entry["version"] == version)

@@ -1,4 +1,4 @@
-"""/api/models: which model versions there are, what was live when, and the way back to an older one."""
+"""/api/models: lists model versions, tells what was live at a time, and makes another version live."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ModelRoutes:
         self._requests, self._versions = requests, versions
 
     async def page(self, request: Request) -> Response:
-        """All versions; what was live at a time, if one is asked for."""
+        """GET: all versions; with `at`, also what was live at that time."""
         await self._requests.caller(request, "admin")
         query = parse_query(ModelsQuery, request)
         with database_problems():
@@ -35,7 +35,7 @@ class ModelRoutes:
             return json_response({"models": await self._versions.all(), "as_of": as_of})
 
     async def activate(self, request: Request) -> Response:
-        """Make a version the live one."""
+        """POST: make a version the live one."""
         await self._requests.caller_and_body(request, "admin")
         version = request.path_params["version"]
         if not ID.fullmatch(version):
@@ -48,17 +48,23 @@ class ModelRoutes:
         except ModelRefused as error:
             raise Problem(409, str(error), "model-refused") from None
         except ModelUnavailable as error:
-            logger.warning("%s", error)
-            raise unavailable("the model's files cannot be had just now; try again", "model-unavailable") from None
+            logger.warning("activation of model %s asked for by the API failed, live version stays: %s", version, error)
+            raise unavailable("the model's files cannot be read just now; try again", "model-unavailable") from None
 
 
 OPERATIONS = (
     Operation(
         "get",
         "/api/models",
-        "Model versions with their gate results, the live one marked; what was live at a time",
+        "List model versions with their gate results; with `at`, what was live at that time",
         ModelPage,
         query=ModelsQuery,
     ),
-    Operation("post", "/api/models/{version}/activate", "Roll back or forward", ModelVersion, problems=("404", "409")),
+    Operation(
+        "post",
+        "/api/models/{version}/activate",
+        "Make a version live: roll back or forward",
+        ModelVersion,
+        problems=("404", "409"),
+    ),
 )

@@ -1,4 +1,4 @@
-"""For who operates the system: /metrics, /healthz, /readyz."""
+"""Routes for operators and their monitoring: /metrics, /healthz, /readyz."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from serve_app.prediction.predictor import Live
 from serve_app.routes.model_versions import ModelVersions
 
 LOOK_S = 1.5
-"""For the live version, and for the last night: a silent pool or database holds up nobody's probe."""
+"""Seconds to wait for the live version and for the last night: a silent pool or database must not block a probe."""
 
 
 class OpsRoutes:
     """
     Args:
-        are_metrics_open: /metrics needs no token.
+        are_metrics_open: whether /metrics needs no token.
     """
 
     def __init__(
@@ -52,15 +52,15 @@ class OpsRoutes:
             model = (live.version, live.made_at) if live else None
             text = await self._monitor.render(model, *await self._last_night())
         except (RedisError, OSError):
-            raise unavailable("Redis is not available", "redis-unavailable") from None
+            raise unavailable("Redis, which holds the counters, does not answer", "redis-unavailable") from None
         return Response(text, media_type=CONTENT_TYPE)
 
     async def healthz(self, _request: Request) -> Response:
-        """200: the process answers."""
+        """200 as long as the process answers."""
         return json_response({"status": "ok"})
 
     async def readyz(self, _request: Request) -> Response:
-        """200: bids can be scored and won."""
+        """200 when bids can be scored and won; else 503, which says what is missing."""
         missing = [] if self._ledger.terms.version >= 0 else ["ledger"]
         live = await self._live()
         if live is None:
@@ -71,7 +71,7 @@ class OpsRoutes:
         return json_response({"status": "ready", "model_version": live.version, "simulated": live.simulated})
 
     async def _live(self) -> Live | None:
-        """What the pool serves; None while it does not answer."""
+        """The version that predicts; None if there is none or the predictor does not answer."""
         try:
             async with asyncio.timeout(LOOK_S):
                 return await self._predictions.live()
@@ -79,8 +79,8 @@ class OpsRoutes:
             return None
 
     async def _last_night(self) -> tuple[str | None, list[str]]:
-        """(how it ended, brands whose payouts broke); nothing while the database is away, too: the other figures are
-        shown all the same."""
+        """(how the last night ended, brands whose payouts broke); (None, []) if the database does not answer, so that
+        the other figures are shown all the same."""
         with contextlib.suppress(SQLAlchemyError, OSError, TimeoutError):
             async with asyncio.timeout(LOOK_S):
                 return await self._versions.last_night(), await self._versions.broken_payouts()

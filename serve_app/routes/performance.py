@@ -1,4 +1,4 @@
-"""POST /api/performance: what happened, from whoever may say so."""
+"""POST /api/performance: takes reports of impressions, clicks and conversions from those who may send them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from serve_app.schemas.performance import COUNTS, PerformanceEvent, PerformanceR
 from serve_app.scoring.upstream_errors import ledger_problems
 
 RECORD_WAIT_S = 30.0
-"""For the ledger to record a batch."""
+"""Seconds to wait for the ledger to record a batch."""
 
 
 class PerformanceRoutes:
@@ -28,7 +28,7 @@ class PerformanceRoutes:
         self._requests, self._ledger, self._tally = requests, ledger, tally
 
     async def report(self, request: Request) -> Response:
-        """Record what the caller may report; the answer has an item for each event, in order."""
+        """POST: record what the caller may report. The answer has an item for each event, in the same order."""
         caller, body = await self._requests.caller_and_body(request, "admin", "partner", "brand")
         events = parse(PerformanceRequest, body).events
         refusals = [_refusal(caller, event) for event in events]
@@ -47,7 +47,7 @@ class PerformanceRoutes:
         )
 
     async def _record(self, caller: Caller, events: list[PerformanceEvent]) -> list[Result]:
-        """Results in the order of the events. Raises: Problem, what the ledger declined."""
+        """Results in the order of the events. Raises: Problem, the ledger declined or cannot be reached."""
         if not events:
             return []
         with ledger_problems():
@@ -55,25 +55,25 @@ class PerformanceRoutes:
 
 
 def _refusal(caller: Caller, event: PerformanceEvent) -> Result | None:
-    """Why the caller may not report an event; None: they may."""
+    """The rejection of an event that the caller may not report; None if they may."""
     owns_brand = caller.owns_brand(event.brand_id)
     if not owns_brand and not caller.owns_partner(event.partner_id):
         return Result(event.event_id, "rejected", "not_found", "no such brand or partner")
     decides = event.type in ("conversion_update", "aggregate") or event.status in ("approved", "rejected")
     if decides and not owns_brand:
-        why = "only the brand or an admin may approve, reject, restate or aggregate"
+        why = "only a token of the brand or an admin may approve or reject conversions, or send updates and aggregates"
         return Result(event.event_id, "rejected", "forbidden", why)
     return None
 
 
 def _event(caller: Caller, event: PerformanceEvent) -> Event:
-    """As the ledger takes it."""
+    """The event as the ledger takes it."""
     counts = {name: getattr(event, name) or 0 for name in COUNTS}
     return Event(**{**event.model_dump(), **counts}, restates=caller.owns_brand(event.brand_id))
 
 
 def _item(result: Result) -> dict[str, Any]:
-    """Of `schemas.performance.PerformanceResponse.items`; code and message only where there is a code."""
+    """One of `schemas.performance.PerformanceResponse.items`; code and message only where there is a code."""
     item = {"event_id": result.event_id, "status": result.status}
     return item | {"code": result.code, "message": result.message} if result.code else item
 
@@ -82,7 +82,7 @@ OPERATIONS = (
     Operation(
         "post",
         "/api/performance",
-        "Report what happened",
+        "Report impressions, clicks, conversions and aggregates",
         PerformanceResponse,
         PerformanceRequest,
         problems=("413",),

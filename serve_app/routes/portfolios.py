@@ -1,4 +1,4 @@
-"""/api/portfolios: what portfolios are set to, and their day."""
+"""/api/portfolios: the settings of portfolios, and their budget of today."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from serve_app.scoring.upstream_errors import ledger_problems
 class PortfolioRoutes:
     """
     Args:
-        currency: of portfolios that name none.
+        currency: of portfolios whose PUT names none.
     """
 
     def __init__(self, requests: RequestReader, ledger: LedgerClient, currency: str) -> None:
@@ -27,7 +27,7 @@ class PortfolioRoutes:
         self._defaults = PortfolioSettings().model_dump() | {"currency": currency}
 
     async def show(self, request: Request) -> Response:
-        """One portfolio."""
+        """GET: one portfolio."""
         await self._requests.caller(request, "admin")
         portfolio_id = request.path_params["portfolio_id"]
         await self._ledger.summon_within(SYNC_BEFORE_READ_S)
@@ -35,7 +35,7 @@ class PortfolioRoutes:
             return json_response(await self._ledger.get_portfolio(LEDGER_WAIT_S, portfolio_id))
 
     async def put(self, request: Request) -> Response:
-        """Create or replace one portfolio."""
+        """PUT: create or replace one portfolio."""
         _, body = await self._requests.caller_and_body(request, "admin")
         portfolio_id = path_id(request, "portfolio_id")
         settings = parse_over(PortfolioSettings, self._defaults, body)
@@ -46,7 +46,13 @@ class PortfolioRoutes:
 
 
 OPERATIONS = (
-    Operation("get", "/api/portfolios/{portfolio_id}", "A portfolio", Portfolio, problems=("404",)),
+    Operation(
+        "get",
+        "/api/portfolios/{portfolio_id}",
+        "Show a portfolio: settings, members, today's budget",
+        Portfolio,
+        problems=("404",),
+    ),
     Operation(
         "put",
         "/api/portfolios/{portfolio_id}",

@@ -1,4 +1,4 @@
-"""GET /api/roas: what a slot is expected to bring, and what it brought."""
+"""GET /api/roas: predicted and actual revenue, cost and ROAS of a brand in a slot."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from serve_app.schemas.roas import RoasQuery, RoasResponse
 from serve_app.scoring.upstream_errors import database_problems, known_terms, ledger_problems, prediction_problems
 
 POOL_WAIT_S = 5.0
-"""For a predictor's answer."""
+"""Seconds to wait for a predictor's answer."""
 
 
 class RoasRoutes:
@@ -37,7 +37,7 @@ class RoasRoutes:
         self._requests, self._predictions, self._ledger, self._database = requests, predictions, ledger, database
 
     async def show(self, request: Request) -> Response:
-        """A slot, for its brand or its partner."""
+        """GET: one slot, for an admin, the brand or the partner."""
         caller = await self._requests.caller(request, "admin", "partner", "brand")
         query = parse_query(RoasQuery, request)
         if not (caller.owns_brand(query.brand_id) or caller.owns_partner(query.partner_id)):
@@ -64,7 +64,7 @@ class RoasRoutes:
                 return await self._predictions.slot(columns_of([key], int(now.timestamp())))
 
     async def _actual(self, query: RoasQuery, now: dt.datetime) -> tuple[Actuals, float]:
-        """(totals of the window; its ROAS with what late approvals will add, NaN if it cannot be said)."""
+        """(totals of the window; its ROAS with what late approvals will add, NaN if it is not known)."""
         days = int(query.window.removesuffix("d"))
         where = SlotFilter(
             query.brand_id,
@@ -115,7 +115,7 @@ OPERATIONS = (
     Operation(
         "get",
         "/api/roas",
-        "What a slot is expected to bring, and brought",
+        "Show predicted and actual ROAS of a brand in a slot",
         RoasResponse,
         query=RoasQuery,
         problems=("404",),

@@ -1,4 +1,4 @@
-"""What really happened to a slot, summed by the database for GET /api/roas."""
+"""Sums a slot's recorded impressions, clicks, conversions, cost and revenue for GET /api/roas."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from ledger.bidding.revenue_completion import DaySums
 
 
 class Actuals(NamedTuple):
-    """Totals of a window, and its days by how long ago they were (0: the last)."""
+    """Totals of a window, money in micros, and its days by age in days (0: the last)."""
 
     impressions: int
     clicks: int
     conversions: int
-    cost_micros: int | None  # None: not known of any row
+    cost_micros: int | None  # None: no row's cost is known
     revenue_micros: int  # approved
     pending_revenue_micros: int
     days: dict[int, DaySums]  # revenue of rows whose cost is known
 
 
 class SlotFilter(NamedTuple):
-    """Which rows count. A device or creative of None counts all of them."""
+    """Which rows are summed. A device or creative of None takes all of them."""
 
     brand_id: str
     partner_id: str
@@ -37,7 +37,7 @@ def _sums(names: tuple[str, ...]) -> TextualSelect:
     conditions = "".join(f" AND {name} = :{name}" for name in names)
     return (
         text(
-            # As doubles: SQLite gives up on sums beyond 2^63, and no money derives from these.
+            # As doubles: SQLite raises an error for sums beyond 2^63, and these figures are only shown, never booked.
             "SELECT day, SUM(impressions + 0e0), SUM(clicks + 0e0), SUM(conversions + 0e0), SUM(cost_micros + 0e0),"
             " SUM(revenue_micros + 0e0), SUM(pending_revenue_micros + 0e0),"
             " SUM(CASE WHEN cost_micros IS NOT NULL THEN revenue_micros + 0e0 END),"

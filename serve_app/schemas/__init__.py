@@ -1,1 +1,1 @@
-"""The contract, one file a resource: what is accepted, what is answered. The OpenAPI document is made from it."""
+"""Request and response schemas, one file per resource; the OpenAPI document is made from them."""

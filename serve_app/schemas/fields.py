@@ -1,4 +1,4 @@
-"""The types of fields that several resources have."""
+"""Field types and base models that the schemas of several resources share."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ EARLIEST, LATEST = dt.datetime(1971, 1, 1, tzinfo=dt.UTC), dt.datetime(2200, 1, 
 
 
 def _time(value: Any) -> Any:
-    # Parsed here: in strict mode pydantic takes text for a time only where it reads the JSON itself.
+    # Parsed here, because in strict mode pydantic reads times from text only where it parses the JSON itself.
     try:
         if isinstance(value, str) and RFC3339.fullmatch(value):
             return dt.datetime.fromisoformat(value.upper())
     except ValueError:
-        pass  # the 30th of February
-    raise PydanticCustomError("rfc3339", "must be an RFC 3339 time such as 2026-01-31T12:00:00Z")
+        pass  # such as the 30th of February
+    raise PydanticCustomError("rfc3339", "must be an RFC 3339 time with an offset, such as 2026-01-31T12:00:00Z")
 
 
 def _range(value: dt.datetime) -> dt.datetime:
     if not EARLIEST <= value <= LATEST:
-        raise PydanticCustomError("time_range", "must lie between 1971 and 2200")
+        raise PydanticCustomError("time_range", "must be a time between the years 1971 and 2200")
     return value
 
 
@@ -41,12 +41,18 @@ PricingModel = Literal["cpm", "cpc", "cpa", "revshare"]
 
 
 class Body(BaseModel):
-    """A body, or a part of one: no field that is not known, nothing converted."""
+    """Base of request bodies and their parts: unknown fields are refused, values are not converted."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
 
 
 class Query(BaseModel):
-    """A query: no field that is not known. It is text, so numbers are read from it."""
+    """Base of query strings: unknown parameters are refused, numbers and times are parsed from their text."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Answer(BaseModel):
+    """Base of responses and their parts."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
