@@ -17,6 +17,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from ledger.service.gauges import Gauges, read_gauges
+from serve_app.outage import Outage
 from serve_app.schemas.performance import EventStatus
 
 logger = logging.getLogger("paceline.monitor")
@@ -68,6 +69,7 @@ class Monitor:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
+        self._outage = Outage(logger, "Redis answers again: the counts that waited are in /metrics")
         self.tally = Tally()
 
     async def flush(self) -> None:
@@ -84,7 +86,9 @@ class Monitor:
                 await pipe.execute()
         except (RedisError, OSError) as error:
             self.tally.put_back(counts, latency_sum)
-            logger.warning("Redis unavailable, counters wait for the next flush: %s", error)
+            self._outage.failed(f"Redis unavailable, /metrics stands still until it answers, no count is lost: {error}")
+        else:
+            self._outage.ended()
 
     async def keep_flushing(self) -> None:
         """Flush every FLUSH_S seconds until cancelled."""

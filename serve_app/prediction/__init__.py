@@ -1,1 +1,1 @@
-"""What a bid would bring: asked in groups, remembered within the hour, swapped with the live version."""
+"""Predicts what a bid would bring: batches calls, caches predictions for the hour, swaps in new model versions."""

@@ -1,4 +1,4 @@
-"""Many requests → one call. While a call is on its way the next ones gather; nothing waits for a timer."""
+"""Batches requests: while a call is in flight the next requests gather for the next one; nothing waits for a timer."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ Outcome = TypeVar("Outcome")
 
 
 class CallLost(Exception):
-    """The call that an item was part of was broken off; nothing is known of its outcome."""
+    """The call that an item was part of was cancelled; whether it took effect is not known."""
 
 
 class Batcher(Generic[Item, Outcome]):
     """Hands items to `call` in groups, in order, at most `in_flight` groups at a time.
 
     Args:
-        call: takes a group, returns one answer an item, in order.
-        size: what an item weighs (rows, offers); a group weighs at most `most`, or is one item.
-        abandoned: told of an answer whose asker has left.
+        call: takes a group, returns one answer per item, in order.
+        size: of an item (rows, offers); the sizes of a group sum to at most `most`, or it is a single item.
+        abandoned: called with an answer that nobody waits for any more.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Batcher(Generic[Item, Outcome]):
         self._calls: set[asyncio.Task[None]] = set()
 
     async def submit(self, item: Item) -> Outcome:
-        """The item's answer. Whatever `call` raises reaches every asker of its group."""
+        """The item's answer. Raises: what `call` raises, to everybody in the group; CallLost."""
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
         self._start()
@@ -48,8 +48,8 @@ class Batcher(Generic[Item, Outcome]):
     def _start(self) -> None:
         while self._free and (group := self._take()):
             self._free -= 1
-            # In a context of its own: Serve ties a call to the request whose context it is made in, and cancels it when
-            # that one caller disconnects; but the call is everybody's.
+            # In a context of its own, because Serve cancels a call when the client of the request that made it
+            # disconnects; but this call answers many requests.
             task = asyncio.get_running_loop().create_task(self._run(group), context=contextvars.Context())
             self._calls.add(task)
             task.add_done_callback(self._calls.discard)
@@ -59,7 +59,7 @@ class Batcher(Generic[Item, Outcome]):
         weight = 0
         while self._waiting:
             item, future = self._waiting[0]
-            if future.done():  # its asker has left before it was sent
+            if future.done():  # cancelled before it was sent
                 self._waiting.popleft()
                 continue
             weight += self._size(item)
@@ -72,7 +72,7 @@ class Batcher(Generic[Item, Outcome]):
         try:
             answers = await self._call([item for item, _ in group])
             if len(answers) != len(group):
-                raise RuntimeError(f"{len(group)} items were sent, {len(answers)} answers came back")
+                raise RuntimeError(f"a batch of {len(group)} items got {len(answers)} answers")
         except BaseException as error:
             reason = error if isinstance(error, Exception) else CallLost(repr(error))
             for _, future in group:

@@ -1,8 +1,8 @@
-"""What the model says of each bid: remembered within the hour, asked for where it is not.
+"""Caches predictions within the hour, and asks the predictor for those that are missing.
 
-A prediction depends on the tuple, the hour and the version, and partners offer the same slots again and again: what the
-version predicted for a tuple within this hour is exact, and needs neither trees nor a call. What is not known goes to
-the predictor in groups: see `batching.py`.
+A prediction depends only on the placement, the hour and the model version, and partners offer the same slots again and
+again: a cached prediction is exact, and needs neither trees nor a call. Missing ones go to the predictor in batches:
+see `batching.py`.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ HOUR_S = 3600
 
 
 class Memory:
-    """Rows of one version and one hour. When it is full it starts anew.
+    """Predictions of one version and one hour. When it is full it is emptied.
 
     Args:
-        most: tuples at a time; 0 remembers nothing. One takes half a kilobyte.
+        most: placements at a time; 0 caches nothing. Each takes half a kilobyte.
     """
 
     def __init__(self, most: int) -> None:
@@ -35,12 +35,12 @@ class Memory:
         self._of: tuple[str, int] | None = None  # version, hour
         self._row: dict[PlacementKey, int] = {}
         self._used = 0
-        self._values = np.empty((most, 4))  # what is known of a tuple lies together
+        self._values = np.empty((most, 4))  # revenue, ctr, cvr, impressions of a placement in one row
 
     def find(
         self, version: str, hour: int, keys: Sequence[PlacementKey]
     ) -> tuple[Expectation | None, list[int | None]]:
-        """(what all keys bring, or None; each key's row, None where it is not known)."""
+        """(the predictions of all keys, None unless all are cached; each key's row, None where it is not cached)."""
         if self._of != (version, hour):
             return None, [None] * len(keys)
         rows = list(map(self._row.get, keys))
@@ -52,6 +52,7 @@ class Memory:
         return Expectation(revenue, ctr, cvr, impressions, self._of[0])
 
     def learn(self, hour: int, keys: Sequence[PlacementKey], predicted: Expectation) -> None:
+        """Cache predictions; those of another version or hour are dropped first. `hour`: since 1970."""
         first, end = self._used, self._used + len(keys)
         if self._of != (predicted.model_version, hour) or end > self._most:
             self._of = predicted.model_version, hour
@@ -67,12 +68,12 @@ class Memory:
 
 
 class PredictionCache:
-    """Answers from memory where it can, from the predictions where it must.
+    """Answers from the cache where it can, else asks the predictor.
 
     Args:
-        most_rows: of one call.
-        calls: at a time.
-        remembered: tuples, see `Memory`.
+        most_rows: of one call to the predictor.
+        calls: to the predictor at a time.
+        remembered: placements in the cache, see `Memory`.
     """
 
     def __init__(self, predictions: Predictions, most_rows: int, calls: int, remembered: int) -> None:
@@ -81,12 +82,13 @@ class PredictionCache:
         self._batcher: Batcher[Columns, Expectation] = Batcher(self._call, len, most_rows, calls)
 
     def known(self, keys: Sequence[PlacementKey], at: int) -> Expectation | None:
-        """From memory; None: not all of it is there. `at`: epoch seconds."""
+        """From the cache; None unless all keys are in it. `at`: epoch seconds."""
         version = self._predictions.version
         return None if version is None else self._memory.find(version, at // HOUR_S, keys)[0]
 
     def at_once(self, keys: Sequence[PlacementKey], at: int) -> Expectation | None:
-        """Without waiting for anybody: what is not known is predicted here and now. None: that cannot be done here."""
+        """Without waiting: missing keys are predicted in this process. None: this process has no model. `at`: epoch
+        seconds."""
         if (predict_now := self._predictions.predict_now) is None:
             return None
         if not (missing := self._missing(keys, at)):
@@ -95,9 +97,14 @@ class PredictionCache:
         return None if predicted is None else self._remember(keys, at, missing, predicted)
 
     async def of(self, keys: Sequence[PlacementKey], at: int, is_now: bool = True) -> Expectation:
-        """
+        """From the cache, and from the predictor where keys are missing.
+
         Args:
-            is_now: `at` is the present: others will ask for this hour.
+            at: epoch seconds.
+            is_now: whether `at` is the present, so that caching pays: other requests will ask for this hour.
+
+        Raises:
+            NoModel, CallLost, RayError, RayServeException: as the predictor.
         """
         if not is_now or self._predictions.version is None:
             return await self._batcher.submit(columns_of(keys, at))
@@ -106,11 +113,11 @@ class PredictionCache:
             found = self._remember(keys, at, missing, predicted)
         else:
             found = self.known(keys, at)
-        # Unless the version has changed on the way, or memory is too small: one answer comes from one version.
+        # Asked again where the version has changed meanwhile, or the cache is too small: one answer, one version.
         return found or await self._batcher.submit(columns_of(keys, at))
 
     def _missing(self, keys: Sequence[PlacementKey], at: int) -> list[PlacementKey]:
-        """Those that are not known, each once."""
+        """The keys that are not in the cache, each once."""
         version = self._predictions.version
         if version is None:
             return list(dict.fromkeys(keys))
@@ -120,7 +127,7 @@ class PredictionCache:
     def _remember(
         self, keys: Sequence[PlacementKey], at: int, missing: list[PlacementKey], predicted: Expectation
     ) -> Expectation | None:
-        """What all keys bring, now that those that were missing are predicted."""
+        """The predictions of all keys, now that the missing ones are there; None if the cache could not hold them."""
         hour = at // HOUR_S
         self._memory.learn(hour, missing, predicted)
         if missing == keys:

@@ -1,4 +1,4 @@
-"""What travels between ingress and predictor pool: columns as bytes, one buffer a call."""
+"""Encodes what travels between ingress and predictor pool: all columns of a call in one buffer of bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The columns that a model is asked for."""
+"""Builds the columns that a model predicts from."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 from training.model.model import Columns
 
 PlacementKey = tuple[str, str, str, str, str, float | None]
-"""brand, partner, slot, device, creative, placement score: what a prediction depends on, the hour aside."""
+"""brand, partner, slot, device, creative, placement score: all that a prediction depends on, beside the hour."""
 
 
 def columns_of(keys: Sequence[PlacementKey], at: int) -> Columns:
-    """A row for each key. `at`: epoch seconds, for the time features."""
+    """One row per key. `at`: epoch seconds, for the hour and the day of the week."""
     *ids, scores = zip(*keys, strict=True)
     numbers = np.array([np.nan if score is None else score for score in scores], dtype=np.float64)
     return Columns.of(ids, numbers, np.full(len(keys), at, dtype=np.int64))

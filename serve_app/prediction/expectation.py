@@ -1,4 +1,4 @@
-"""What bids would bring, as the scoring asks for it."""
+"""The type of a prediction, as the scoring reads it."""
 
 from __future__ import annotations
 
@@ -19,5 +19,5 @@ class Expectation(NamedTuple):
     revenue_micros: FloatArray
     ctr: FloatArray
     cvr: FloatArray
-    impressions: FloatArray  # of each tuple's own history
+    impressions: FloatArray  # of each placement's own history, older ones counting less
     model_version: str

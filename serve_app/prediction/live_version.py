@@ -1,4 +1,4 @@
-"""Which version is live. The database decides; Redis's pointer says when to ask it: a few cheap looks a second."""
+"""Tells which model version is live. The database decides; a pointer in Redis, cheap to read, says when to ask it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from training.registry.replication import redis_key
 
 CURRENT = redis_key("current")
 DATABASE_S = 5.0
-"""The database is asked at least as often: Redis may have missed an activation."""
+"""The database is asked at least this often, because Redis may have missed an activation."""
 WITHOUT_REDIS_S = 1.0
-"""And as often while Redis says nothing, or the database itself did not answer."""
+"""The same while Redis does not answer or has no pointer, or while the database did not answer."""
 POINTER_TIMEOUT_S = 0.5
 
 Ask = Callable[[], Awaitable[str | None]]
@@ -26,14 +26,14 @@ Ask = Callable[[], Awaitable[str | None]]
 class LiveVersion:
     """
     Args:
-        truth: what the database takes for the live version.
-        hint: what Redis does; None: nothing, or it does not answer.
+        truth: asks the database for the live version; None before the first.
+        hint: asks Redis; None if it has no pointer or does not answer.
         clock: monotonic seconds.
     """
 
     def __init__(self, truth: Ask, hint: Ask, clock: Callable[[], float] = time.monotonic) -> None:
         self._truth, self._hint, self._clock = truth, hint, clock
-        self._hinted: str | None = None  # when the database was asked last
+        self._hinted: str | None = None  # Redis's pointer when the database was asked last
         self._due_at = -float("inf")
         self._version: str | None = None
 
@@ -50,7 +50,7 @@ class LiveVersion:
 
 
 class Pointer:
-    """Redis's pointer to the live version. Nothing is tried twice: a dead Redis must not hold up looks."""
+    """Reads Redis's pointer to the live version. No retries: a dead Redis must not delay the check."""
 
     def __init__(self, redis_url: str) -> None:
         self._redis = Redis.from_url(redis_url, decode_responses=True, retry=Retry(NoBackoff(), 0))

@@ -1,4 +1,4 @@
-"""The predictor pool, as an ingress calls it."""
+"""Calls the predictor pool from an ingress."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ POLL_TIMEOUT_S = 5.0
 
 
 class PredictorPool:
-    """`Predictions` of another process.
+    """`Predictions` that are made by replicas of their own.
 
     Args:
-        poll_s: how often it is asked for its version, so that what an older one said is not remembered for longer.
+        poll_s: seconds between questions for the pool's version, so that an older one's predictions do not stay cached.
     """
 
     predict_now = None

@@ -1,4 +1,4 @@
-"""What the routes ask predictions of: a predictor in this process, or a pool in others."""
+"""The interface of whatever predicts: the model in this process, or a pool of predictor replicas."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from training.model.model import Columns, Explanation
 
 
 class Predictions(Protocol):
-    """What predicts raises NoModel while there is no model, and RayError or RayServeException where a pool is lost."""
+    """Methods that predict raise NoModel while there is no model, and RayError or RayServeException if a pool fails."""
 
     @property
     def version(self) -> str | None:
@@ -21,24 +21,24 @@ class Predictions(Protocol):
         """Begin to follow the live version."""
 
     async def close(self) -> None:
-        """Follow it no longer."""
+        """Stop following it."""
 
     async def predict(self, columns: Columns) -> Expectation:
-        """What winning each row would bring."""
+        """What winning each of the n rows would bring."""
         ...
 
     @property
     def predict_now(self) -> Callable[[Columns], Expectation | None] | None:
-        """The same without a call to another process (None: there is no model yet); None: it takes a call."""
+        """`predict` without waiting, which returns None while there is no model; None where the model is elsewhere."""
 
     async def explain(self, columns: Columns) -> tuple[Expectation, Explanation]:
         """The same prediction, with every feature's share in the raw score."""
         ...
 
     async def slot(self, columns: Columns) -> Slot:
-        """What GET /api/roas tells of its one row."""
+        """The figures of GET /api/roas for a single row."""
         ...
 
     async def live(self) -> Live | None:
-        """The version that predicts; None: there is none."""
+        """The version that predicts; None before the first."""
         ...

@@ -1,4 +1,4 @@
-"""The model in this process (an ingress, or a replica of the pool); a newer version takes its place between calls."""
+"""Holds the model in this process (an ingress, or a replica of the pool) and swaps in newer versions between calls."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
+from sqlalchemy.exc import SQLAlchemyError
 
+from db.errors import in_a_line
 from db.session import Database
 from db.state import State
 from ledger.former_names import pickled_as
+from serve_app.outage import Outage
 from serve_app.prediction.expectation import Expectation
 from serve_app.prediction.live_version import LiveVersion, Pointer
 from serve_app.settings import Settings
@@ -27,43 +30,45 @@ from training.registry.version_files import VersionFiles
 
 FIRST_LOOK_S = 30.0
 REFUSED_AGAIN_S, UNAVAILABLE_AGAIN_S = 30.0, 3.0
-"""A version that could not be loaded is tried again after so long: its files may have been mended."""
+"""Seconds until a version that could not be loaded is tried again: its files may have been repaired."""
 logger = logging.getLogger("paceline.predictor")
 
 
 @pickled_as("serve_app.predictor")
 class NoModel(Exception):
-    """There is no model yet: nothing was published, or nothing that this replica accepts."""
+    """There is no model: none has been published, or this replica could not load any."""
 
 
 @pickled_as("serve_app.predictor")
 class Slot(NamedTuple):
-    """One slot looked at as one impression."""
+    """The expectation of one impression in one slot."""
 
     revenue_micros: float
-    cost_micros: float | None  # what it cost in the past; None where no cost was ever known
-    impressions: float  # of history behind the prediction
-    level: str  # of the hierarchy that the prediction was backed off to
+    cost_micros: float | None  # by the slot's history; None where no cost was ever reported
+    impressions: float  # of the history behind the prediction
+    level: str  # of the hierarchy, brand to placement, that this history belongs to
     model_version: str
 
 
 @pickled_as("serve_app.predictor")
 class Live(NamedTuple):
+    """The version that predicts."""
+
     version: str
     made_at: float  # epoch seconds
     simulated: bool
 
 
 class LoadFailure(NamedTuple):
-    """Why the live version is not served here."""
+    """Why this process could not load the live version."""
 
     version: str
     reason: str
-    until: float  # monotonic; then it is tried again
+    until: float  # monotonic seconds; then it is tried again
 
 
 class Predictor:
-    """Serves the live version, and looks for a newer one every `model_poll_s`."""
+    """Serves the live version, and checks for a newer one every `model_poll_s` seconds."""
 
     def __init__(self, settings: Settings, state: State) -> None:
         self._poll_s = settings.serve.model_poll_s
@@ -77,6 +82,8 @@ class Predictor:
         self._started = False
         self._watching: asyncio.Task[None] | None = None
         self._first_look = asyncio.Lock()
+        self._check_outage = Outage(logger)  # never ended: most checks ask Redis alone, and say nothing of the database
+        self._load_outage = Outage(logger)
         self._explaining = ThreadPoolExecutor(1, "explain")  # half a second for a thousand bids, off the loop
 
     @property
@@ -85,10 +92,11 @@ class Predictor:
         return None if self._model is None else self._model.version
 
     async def start(self) -> None:
-        """Load the model, if there is one, and look for newer ones from now on. Never fails on what is outside."""
+        """Load the model, if there is one, and check for newer ones from now on. Does not raise if the database, Redis
+        or the model's files fail."""
         async with self._first_look:
             if not self._started:
-                # Bounded: a silent database must not keep a replica from becoming healthy.
+                # Bounded in time: a silent database must not keep a replica from becoming healthy.
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(FIRST_LOOK_S):
                         await self._try_look()
@@ -99,6 +107,8 @@ class Predictor:
         if not self._started:
             await self.start()
         if self._model is None:
+            if self.load_failure is not None:
+                raise NoModel(f"model {self.load_failure.version} cannot be loaded: {self.load_failure.reason}")
             raise NoModel("no model has been published yet; run python -m training.nightly")
         return self._model
 
@@ -110,37 +120,50 @@ class Predictor:
     async def _try_look(self) -> None:
         try:
             await self.look()
-        except Exception:
-            logger.exception("the check for a newer model failed, trying again")
+        except Exception as error:
+            serves = f"model {self.version}" if self.version else "no model"
+            words = f"check for a newer model failed, this replica serves {serves} and checks again"
+            if isinstance(error, (SQLAlchemyError, OSError, TimeoutError)):
+                self._check_outage.failed(f"{words}: {in_a_line(error)}")
+            else:
+                self._check_outage.failed(words, logging.ERROR, error)
 
     async def look(self) -> None:
-        """Load the live version unless it is here. Where that fails, the last good one stays."""
+        """Load the live version unless it is loaded. If that fails, the last good one stays and the log says so."""
         version = await self._watch.version()
         if version is None or version == self.version:
             self.load_failure = None
+            self._load_outage.ended()
             return
         failure = self.load_failure
         if failure is not None and failure.version == version and time.monotonic() < failure.until:
             return
         try:
-            # In threads: requests go on. What would take Python long there, a child has done once for the node.
+            # In threads, so that requests go on. The slow parts in Python, which would hold the GIL, are done once per
+            # node by a child process.
             model = await self._files.fetch(version)
         except ModelUnavailable as error:
-            logger.warning("model %s is not available yet, trying again: %s", version, error)
+            self._load_outage.failed(f"{error}; {self._instead()}, trying again every {UNAVAILABLE_AGAIN_S:g} s")
             self.load_failure = LoadFailure(version, error.reason, time.monotonic() + UNAVAILABLE_AGAIN_S)
         except ModelRefused as error:
-            logger.error("model %s is refused, the last good one stays: %s", version, error)
+            self._load_outage.failed(
+                f"{error}; {self._instead()}, trying again every {REFUSED_AGAIN_S:g} s", logging.ERROR
+            )
             self.load_failure = LoadFailure(version, error.reason, time.monotonic() + REFUSED_AGAIN_S)
         else:
             self._model, self.load_failure = model, None
-            logger.info("model %s is live in this replica", version)
+            self._load_outage.ended()
+            logger.info("model %s is loaded and serves this replica's requests from now on", version)
+
+    def _instead(self) -> str:
+        return f"model {self.version} goes on serving" if self.version else "this replica serves no model yet"
 
     async def predict(self, columns: Columns) -> Expectation:
-        """Raises: NoModel."""
+        """What winning each of the n rows would bring. Raises: NoModel."""
         return _expectation(await self._ready(), columns)
 
     def predict_now(self, columns: Columns) -> Expectation | None:
-        """None: there is no model yet."""
+        """`predict` without waiting; None while there is no model."""
         return None if self._model is None else _expectation(self._model, columns)
 
     async def explain(self, columns: Columns) -> tuple[Expectation, Explanation]:
@@ -149,7 +172,7 @@ class Predictor:
         return await asyncio.get_running_loop().run_in_executor(self._explaining, _explained, model, columns)
 
     async def slot(self, columns: Columns) -> Slot:
-        """What GET /api/roas tells of its one row. Raises: NoModel."""
+        """The figures of GET /api/roas for a single row. Raises: NoModel."""
         model = await self._ready()
         score = float(columns.placement_score[0])
         brand, partner, slot, device, creative = (ids[0] for ids in columns.ids)
@@ -184,8 +207,7 @@ def _expectation(model: Model, columns: Columns) -> Expectation:
 
 
 def concatenated(parts: Sequence[Columns]) -> Columns:
-    """Several requests' rows as one call's."""
-
+    """The rows of several requests as one, in order."""
     if len(parts) == 1:
         return parts[0]
     brand, partner, slot, device, creative = (

@@ -1,1 +1,1 @@
-"""POST /api/score: rank, reserve, answer, remember."""
+"""POST /api/score: ranks bids, reserves the winners' cost, answers, and remembers answers for repeated requests."""

@@ -1,4 +1,4 @@
-"""A request's bids as columns: what follows looks at all of them at once."""
+"""A request's bids as columns, since everything after parsing works on all of them at once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ID_BYTES = ID_CHARACTERS.encode()
 
 @dataclass(slots=True)
 class Bids:
-    """n of each: the fields of `schemas.score.Bid`, the optional ones last, as a struct has them."""
+    """n values of each field of `schemas.score.Bid`, optional fields last, in the order of the parsed struct."""
 
     bid_id: Sequence[str]
     brand_id: Sequence[str]
@@ -49,11 +49,11 @@ class Bids:
         return len(self.bid_id)
 
     def have_ids(self) -> bool:
-        """Whether what names a bid's place are ids. Not asked where the keys are known: they were asked then."""
+        """Whether brand, partner, slot, device and creative are all ids. Known keys need no check: they had it."""
         return are_ids({*self.brand_id, *self.partner_id, *self.slot_id, *self.device_type, *self.creative_type})
 
     def are_priced(self) -> bool:
-        """Whether each has the price that its pricing model takes, and no other."""
+        """Whether each bid has the kind of price that its pricing model needs, and only that."""
         if "revshare" not in self.pricing_model:
             return None not in self.price_micros and self.revenue_share.count(None) == len(self.revenue_share)
         return all(
@@ -66,7 +66,7 @@ FIELDS = tuple(name for name in Bids.__dataclass_fields__ if name != "keys")
 
 
 def are_ids(names: Collection[str]) -> bool:
-    """Whether all of them, at least one, are what `db.brands.Id` allows."""
+    """Whether all of these names (at least one) are what `db.brands.Id` allows."""
     if max(map(len, names)) > ID_MOST_CHARACTERS or "" in names:
         return False
     text = "\n".join(names)

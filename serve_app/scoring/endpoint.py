@@ -1,6 +1,6 @@
-"""POST /api/score, the hot route: bare ASGI, and nothing is awaited where nothing has to be asked for.
+"""POST /api/score, the hot route: a bare ASGI application that awaits nothing it does not have to wait for.
 
-Here stand the token, the deadline, repetitions and callers that leave; what becomes of the bids is `scorer.py`.
+It handles the token, the deadline, repeated requests and clients that disconnect; `scorer.py` handles the bids.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from serve_app.scoring.scorer import Scorer
 from serve_app.settings import Settings
 
 SENDING_S = 0.004
-"""Of the deadline this much is kept for the way out: the answer's bytes, the proxy."""
+"""Seconds of the deadline that are left for sending the answer through the proxy."""
 DEADLINE_MARGIN = 0.1
 """This share of the deadline is kept for ranking and writing the answer."""
 
 
 class ScoreEndpoint:
-    """An ASGI application for the one route: who asks, in what time, and whether they asked before."""
+    """An ASGI application for the one route."""
 
     def __init__(
         self,
@@ -88,7 +88,13 @@ class ScoreEndpoint:
         began: float,
         receive: Receive,
     ) -> tuple[bytes, IdempotencyEntry]:
-        """The first answer to this request_id, and what is remembered of it."""
+        """(the answer's bytes, the entry that remembers it); a repeated request gets the first answer.
+
+        Raises:
+            Problem: 409, the request_id was used with another body; 503, the deadline passed, or no prediction or
+                ledger.
+            ClientDisconnect: the client left before the answer was there.
+        """
         deadline_s = (request.tmax_ms or self._settings.deadline_ms) / 1000
         until = began + deadline_s - SENDING_S
         entry = self._entry(caller, request, expectation, body, until)
@@ -102,7 +108,8 @@ class ScoreEndpoint:
                 raise TimeoutError
         except TimeoutError:
             self._return_later(entry)
-            raise unavailable(f"no answer within {deadline_s * 1000:g} ms", "deadline") from None
+            detail = f"no answer within {deadline_s * 1000:g} ms; try again, or raise tmax_ms"
+            raise unavailable(detail, "deadline") from None
         except (ClientDisconnect, asyncio.CancelledError):
             self._return_later(entry)
             raise
@@ -111,16 +118,17 @@ class ScoreEndpoint:
     def _entry(
         self, caller: Caller, request: RequestColumns, expectation: Expectation | None, body: bytes, until: float
     ) -> IdempotencyEntry:
-        """What is remembered of this request_id; of a new one, its answer or the work that makes it.
+        """The entry of this request_id; a new one comes with its answer, or with the task that makes it.
 
         Raises:
-            Problem: 409, it was used with another body; 503, the ledger has not been reached yet.
+            Problem: 409, the request_id was used with another body; 503, the ledger has not been reached yet.
         """
         key, body_hash = (caller.sub, request.request_id), hashlib.sha256(body).hexdigest()
         entry = self._idempotency.find(key)
         if entry is not None:
             if entry.body_hash != body_hash:
-                raise Problem(409, f"request_id {request.request_id} was used with another body", "request-id-reused")
+                detail = f"request_id {request.request_id} was used with another body; give each request its own id"
+                raise Problem(409, detail, "request-id-reused")
             return entry
         entry = IdempotencyEntry(body_hash, time.monotonic())
         if expectation is not None:
@@ -128,14 +136,14 @@ class ScoreEndpoint:
         if entry.content is None:
             within_s = max(until - time.perf_counter(), 0.0) * (1 - DEADLINE_MARGIN)
             work = self._scorer.answer_when_predicted(caller, request, entry, within_s)
-            # In a context of its own: Serve cancels what was called in the context of a caller that has left. The
-            # work goes on, so that a repetition finds it.
+            # In a context of its own, because Serve cancels the tasks of a request whose client has left: the work
+            # must go on, so that a repeated request finds its result.
             entry.work = asyncio.get_running_loop().create_task(work, context=contextvars.Context())
         self._idempotency.begin(key, entry)
         return entry
 
     def _return_later(self, entry: IdempotencyEntry) -> None:
-        """An asker has not heard of these wins. If nobody has, or asks again in time, their money goes back."""
+        """Release the wins of an answer that could not be delivered, unless another request gets it in time."""
         entry.askers -= 1
 
         def give_back() -> None:
@@ -152,11 +160,11 @@ class ScoreEndpoint:
 
 
 async def _awaited(work: asyncio.Task[bytes], receive: Receive, within_s: float) -> bytes:
-    """What others may wait for too: it goes on whatever becomes of this asker.
+    """The result of a task that other requests may wait for too: it is not cancelled when this one stops waiting.
 
     Raises:
         TimeoutError: it is not done in time.
-        ClientDisconnect: the asker has left; after its body, nothing else can be received.
+        ClientDisconnect: the client left, which is all that can be received after the body.
     """
     left = asyncio.ensure_future(receive())
     try:
@@ -179,7 +187,7 @@ OPERATIONS = (
     Operation(
         "post",
         "/api/score",
-        "Rank bids and reserve for the winners",
+        "Score and rank bids, and reserve the winners' cost",
         ScoreResponse,
         ScoreRequest,
         problems=("409", "413"),

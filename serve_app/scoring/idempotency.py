@@ -1,4 +1,4 @@
-"""A repeated request gets its first answer, for a while and within bounded memory."""
+"""Remembers answers by request_id, for a while and in bounded memory: a repeated request gets the same one."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ ANSWERS_MOST_BYTES = 48 * 1024 * 1024
 
 @dataclass(slots=True)
 class IdempotencyEntry:
-    """A request_id that was asked, and what is known of its answer."""
+    """A request_id that was used, and its answer or the task that makes it."""
 
     body_hash: str
     since: float  # monotonic seconds
-    content: bytes | None = None  # the answer; None: it is not there yet…
-    work: asyncio.Task[bytes] | None = None  # …and made here
+    content: bytes | None = None  # the answer; None while `work` makes it
+    work: asyncio.Task[bytes] | None = None
     wins: list[tuple[str, str]] = field(default_factory=list)  # brand_id, reservation_id
-    askers: int = 0  # who waited for the answer and has got it, or still waits
+    askers: int = 0  # requests that have got the answer or still wait for it
 
 
 class IdempotencyCache:
-    """Answers by (sub, request_id). The oldest are forgotten when time, number or bytes run out."""
+    """Answers by (sub, request_id). The oldest are dropped after `keep_s` seconds, beyond `most` entries, or beyond
+    ANSWERS_MOST_BYTES."""
 
     def __init__(self, keep_s: float, most: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._keep_s, self._most, self._clock = keep_s, most, clock
@@ -34,6 +35,7 @@ class IdempotencyCache:
         self._bytes = 0
 
     def find(self, key: RequestKey) -> IdempotencyEntry | None:
+        """The entry of a request that was seen before; None if it was not, or too long ago."""
         found = self._known.get(key)
         if found is not None and self._clock() - found.since > self._keep_s:
             self._forget(key)
@@ -41,7 +43,7 @@ class IdempotencyCache:
         return found
 
     def begin(self, key: RequestKey, entry: IdempotencyEntry) -> None:
-        """The first of its name, with its answer or with the work that makes it."""
+        """Remember a new request, with its answer or with the task that makes it."""
         self._known[key] = entry
         if entry.content is not None:
             self._bytes += len(entry.content)
@@ -50,7 +52,7 @@ class IdempotencyCache:
         self._trim()
 
     def _settle(self, key: RequestKey, entry: IdempotencyEntry, done: asyncio.Task[bytes]) -> None:
-        """A failed answer is forgotten, so that it may be tried again."""
+        """Keep a finished task's answer; forget the request if it failed, so that it can be tried again."""
         if self._known.get(key) is not entry:
             return
         if done.cancelled() or done.exception() is not None:

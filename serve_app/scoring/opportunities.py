@@ -1,4 +1,4 @@
-"""What a request could have won, as λ learns from it."""
+"""Makes the opportunities that λ is learned from: each brand's best bid of a request, and whether it won."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from serve_app.scoring.bids import Bids
 from serve_app.scoring.ranking import Ranking
 
 FATES = {"score_below_zero": TOO_DEAR, "roas_throttle": OUTBID}
-"""Of bids that cannot win whatever the budget. One below the floor was never to be had."""
+"""Reason why a bid cannot win whatever the budget → what λ learns from it. Nothing from bids below the floor, which no
+λ could have won."""
 
 
 def opportunities(bids: Bids, ranking: Ranking, award: Award) -> list[Opportunity]:
-    """Each brand's best bid, and what became of it: λ learns from what could have been won, won or not."""
+    """One opportunity per brand: its best bid and what became of it, won or not."""
     brand_of, best = bids.brand_id, dict[str, int]()
     for index in ranking.order:
         if brand_of[index] not in best:
             best[brand_of[index]] = index
             if len(best) == ranking.brands:
-                break  # mostly after a few
+                break  # usually after a few bids
     fates = dict.fromkeys(best, OUTBID)
     if award.refused:
         fates |= {brand_id: UNDECIDED for brand_id, index in best.items() if bids.bid_id[index] in award.refused}

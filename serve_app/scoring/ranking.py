@@ -1,4 +1,4 @@
-"""Score, order, winners. Pure: no clock, no database, no cluster."""
+"""Scores bids and orders them. Pure: no clock, no database, no cluster."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from serve_app.schemas.score import Reason, Status
 from serve_app.scoring.bids import Bids
 
 EXPLORED_MOST = 0.05
-"""What a throttled brand's share gains at most on a tuple that nothing is known of; never more than the share."""
+"""Most that is added to a throttled brand's share of auctions on a placement without history; never more than the
+share itself."""
 KNOWN_IMPRESSIONS = 500.0
-"""Impressions of history at which half of that is left."""
+"""Impressions of history at which half of that addition is left."""
 
 
 def scores(revenue: FloatArray, cost: FloatArray, multiplier: FloatArray, lambda_: FloatArray) -> FloatArray:
@@ -40,7 +41,7 @@ def scores(revenue: FloatArray, cost: FloatArray, multiplier: FloatArray, lambda
     [1050.0]
     """
     if np.count_nonzero(lambda_ >= 0) < lambda_.size:
-        raise ValueError("λ must be a number, and not negative")
+        raise ValueError("λ must not be negative or NaN")
     return revenue * multiplier - lambda_ * cost
 
 
@@ -73,15 +74,15 @@ class Ranking(NamedTuple):
     score: FloatArray
     multiplier: FloatArray
     lambda_: FloatArray
-    best_first: list[int]  # all that are not rejected, by score, then by bid_id
-    has_ties: bool  # among the scores
-    brands: int  # distinct ones
+    best_first: list[int]  # indices of the bids that are not rejected, by score, then by bid_id
+    has_ties: bool  # whether some scores are equal
+    brands: int  # number of distinct brands
     refused: dict[int, tuple[Status, Reason]]  # index → status, reason: bids that cannot win whatever the budget
     rejected: dict[int, Reason]  # index → reason: bids that are not even scored
 
     @property
     def order(self) -> list[int]:
-        """Those that may win, best first."""
+        """Indices of the bids that may win, best first."""
         if not self.refused:
             return self.best_first
         return [index for index in self.best_first if index not in self.refused]
@@ -90,7 +91,13 @@ class Ranking(NamedTuple):
 def rejections(
     bids: Bids, terms: Mapping[str, BrandTerms], currency: str, owns_partner: Callable[[str], bool]
 ) -> dict[int, Reason]:
-    """Bids that are not scored: index → reason. A request is scored in one currency."""
+    """Bids that are not scored: index → reason.
+
+    Args:
+        terms: every brand by id.
+        currency: of the request; a request is scored in one currency.
+        owns_partner: whether the caller may offer this partner's slots.
+    """
     brands: dict[str, Reason] = {}
     for brand_id in set(bids.brand_id):
         brand = terms.get(brand_id)
@@ -125,7 +132,7 @@ def rank(
     Args:
         rejected: index → reason of the bids that are left out.
         floor_micros: least expected cost per impression that may win.
-        admitted: whether (brand, share) takes part in this request.
+        admitted: whether a brand that takes part in this share of auctions takes part in this one.
     """
     cost = costs(bids, expectation)
     names = list(dict.fromkeys(bids.brand_id))
@@ -188,7 +195,11 @@ def _refusals(
 
 
 def explored(share: float, impressions: float) -> float:
-    """A throttled brand's share of auctions where so much is known of the tuple: it learns where it knows little.
+    """A throttled brand's share of auctions, raised where a placement has little history, so that it is explored.
+
+    Args:
+        share: the brand's, 0 to 1.
+        impressions: of the placement's own history.
 
     >>> [round(explored(0.02, impressions), 3) for impressions in (0, 500, 100_000)]
     [0.04, 0.03, 0.02]
@@ -197,7 +208,7 @@ def explored(share: float, impressions: float) -> float:
 
 
 def _by_score(bids: Bids, score: FloatArray, rejected: dict[int, Reason]) -> tuple[list[int], bool]:
-    """(indices, the best first; whether some scores are equal)."""
+    """(indices of the bids that are not rejected, best first; whether some scores are equal)."""
     best_first = (-score).argsort(kind="stable")
     in_order = score[best_first]
     order: list[int] = best_first.tolist()
@@ -215,7 +226,7 @@ NOBODY = BrandTerms("", False, 1.0, 1.0, 0.0, 1.0, False, _EPOCH.date(), _EPOCH,
 
 
 class Offers(Sequence[Offer]):
-    """What the ledger is asked to hold, best first. Made one by one: mostly the first is the last that is looked at."""
+    """What the ledger is asked to reserve, best first. Made on access, since usually only the first is looked at."""
 
     def __init__(self, bids: Bids, ranking: Ranking) -> None:
         self._bids, self._cost, self._order = bids, ranking.cost, ranking.order

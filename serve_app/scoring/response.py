@@ -1,4 +1,4 @@
-"""The answer of POST /api/score, as it is written."""
+"""Builds the response body of POST /api/score."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ ScoreAnswer = struct_of(contract.ScoreResponse)
 
 
 def ranked_items(bids: Bids, ranking: Ranking, award: Award) -> list[Ranked]:
-    """All bids, best first; rejected ones last, with null predictions."""
+    """All bids as they are answered, best first; rejected ones last, with null predictions."""
     wins = {win.bid_id: win for win in award.wins}
-    # The ledger may know of a pause that this replica has not heard of yet.
-    refused: dict[str, Any] = award.refused  # its reasons are the contract's
+    # The ledger may know that a brand is paused before this replica does.
+    refused: dict[str, Any] = award.refused  # bid_id → one of the contract's reasons
     rejected = ranking.rejected | {
         bids.bid_id.index(bid_id): reason
         for bid_id, reason in refused.items()
@@ -49,7 +49,7 @@ def _scored(bids: Bids, ranking: Ranking, award: Award, wins: Mapping[str, Win],
     roas: list[float | None]
     if np.count_nonzero(cost) == n:
         roas = (revenue / cost).tolist()
-    else:  # what costs nothing has none
+    else:  # no ROAS where the cost is 0
         roas = [one / micros if micros else None for one, micros in zip(revenue.tolist(), cost.tolist(), strict=True)]
     names = [bids.bid_id[index] for index in order]
     items: list[Ranked] = list(

@@ -1,4 +1,4 @@
-"""A hash-sample of the scored requests goes to the database: λ learns from it, no money derives from it."""
+"""Writes a sample of the scored requests to the table score_log, from which λ is fitted; no money depends on it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
+from db.errors import in_a_line
 from db.rows import insert_columns
 from db.session import Database
 from db.tables import score_log
+from serve_app.outage import Outage
 from serve_app.schemas.score import Ranked
 from serve_app.scoring.bids import Bids
 
@@ -24,17 +26,25 @@ logger = logging.getLogger("paceline.score_log")
 
 
 def sampled(request_id: str, share: float) -> bool:
-    """Whether a request belongs to the sample: the same for every replica and every repetition."""
+    """Whether a request belongs to the sample; by hash, so that every replica and repetition says the same."""
     return zlib.crc32(request_id.encode()) < share * 2**32
 
 
 class ScoreLog:
-    """Best effort and bounded: what has no room is dropped and counted."""
+    """Rows waiting for the next write, once a second. Best effort: rows beyond the limit, or that the database does not
+    take, are dropped and counted.
+
+    Args:
+        share: of the requests that is logged, 0 to 1.
+        rows_per_s: most rows in a second.
+        dropped: told how many rows were dropped.
+    """
 
     def __init__(self, database: Database, share: float, rows_per_s: int, dropped: Callable[[int], None]) -> None:
         self._database, self.share, self._rows_per_s, self._dropped = database, share, rows_per_s, dropped
         self._waiting: list[_Request] = []
         self._rows = 0
+        self._outage = Outage(logger, "score_log is written again")
 
     def add(self, request_id: str, bids: Bids, items: Sequence[Ranked], model_version: str) -> None:
         scored = [item for item in items if item.score is not None]
@@ -45,6 +55,7 @@ class ScoreLog:
             self._rows += len(scored)
 
     async def flush(self) -> None:
+        """Write the rows that wait; on failure they are dropped."""
         waiting, rows, self._waiting, self._rows = self._waiting, self._rows, [], 0
         if not waiting:
             return
@@ -56,9 +67,13 @@ class ScoreLog:
             await self._database.run_write(write)
         except (SQLAlchemyError, OSError) as error:
             self._dropped(rows)
-            logger.warning("could not write the score log, %d rows dropped: %s", rows, error)
+            lost = f"{rows} rows dropped (λ learns from fewer bids, no money is affected)"
+            self._outage.failed(f"cannot write to score_log, {lost}, trying again with new rows: {in_a_line(error)}")
+        else:
+            self._outage.ended()
 
     async def keep_flushing(self) -> None:
+        """Flush every second until cancelled."""
         while True:
             await asyncio.sleep(1.0)
             await self.flush()
@@ -100,4 +115,4 @@ OF_ITEMS = {
     "score": attrgetter("score"),
     "status": attrgetter("status"),
 }
-"""Columns of the log by what they are taken from."""
+"""Columns of score_log, by where their values come from: the bid or the answer's item."""

@@ -1,4 +1,4 @@
-"""The way of a request: read, predicted, ranked, reserved, answered."""
+"""Takes a score request through its steps: parse, predict, rank, reserve, answer."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from training.model.model import Explanation
 
 
 class Scorer:
-    """Makes answers, of what one replica knows and of whom it may ask."""
+    """Makes the answers of one replica, from memory where it can, else by asking predictor and ledger."""
 
     def __init__(
         self, settings: Settings, predictions: Predictions, ledger: LedgerClient, tally: Tally, log: ScoreLog
@@ -42,9 +42,10 @@ class Scorer:
         )
 
     def read(self, body: bytes) -> tuple[RequestColumns, Expectation | None]:
-        """The request, and what its bids would bring if that is known.
+        """(the request, its bids' expectation or None if a predictor has to be asked).
 
-        Raises: Invalid.
+        Raises:
+            Invalid: 422, with a pointer to each mistake.
         """
         request = read_fast(body)
         if request is not None:
@@ -59,7 +60,7 @@ class Scorer:
     def answer_at_once(
         self, caller: Caller, request: RequestColumns, expectation: Expectation, entry: IdempotencyEntry, until: float
     ) -> bytes | None:
-        """The answer; None, and nothing has happened, if the ledger has to be asked or it is too late."""
+        """The answer; None, and nothing has been reserved, if the ledger has to be asked or the deadline has passed."""
         ranking = self._ranked(caller, request, expectation)
         if (within_s := until - time.perf_counter()) <= 0:
             return None
@@ -71,7 +72,7 @@ class Scorer:
     async def answer_when_predicted(
         self, caller: Caller, request: RequestColumns, entry: IdempotencyEntry, within_s: float
     ) -> bytes:
-        """The answer, after asking whoever has to be asked.
+        """The answer, after asking the predictor and, where a lease is short, the ledger.
 
         Raises:
             Problem: 503, no prediction in time, or the ledger has not been reached yet.
@@ -113,7 +114,7 @@ class Scorer:
         award: Award,
         explanation: Explanation | None = None,
     ) -> bytes:
-        """The answer's bytes, and word of it to whom it concerns."""
+        """The answer's bytes; the ledger, the counters and the score log are told of it."""
         bids = request.bids
         entry.wins = [(bids.brand_id[bids.bid_id.index(win.bid_id)], win.reservation_id) for win in award.wins]
         self._ledger.saw(opportunities(bids, ranking, award))

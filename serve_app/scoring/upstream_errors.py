@@ -1,4 +1,4 @@
-"""What goes wrong behind the routes (predictor, ledger, database), as problems for the caller."""
+"""Turns failures of predictor, ledger and database into 503 and other problem responses."""
 
 from __future__ import annotations
 
@@ -10,31 +10,37 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from sqlalchemy.exc import SQLAlchemyError
 
+from db.errors import in_a_line
 from ledger.client.ledger_client import LedgerClient
 from ledger.domain.errors import LedgerError
 from ledger.domain.messages import BrandTerms
 from serve_app.http.problem_details import of_ledger, unavailable
+from serve_app.outage import Outage
 from serve_app.prediction.batching import CallLost
 from serve_app.prediction.predictor import NoModel
 
 logger = logging.getLogger("paceline.ingress")
+_predictor = Outage(logger, "the predictor answers again")
+_database = Outage(logger, "the database answers again")
 
 
 @contextlib.contextmanager
 def prediction_problems() -> Iterator[None]:
-    """What goes wrong between here and a predictor is a 503."""
+    """Raises: Problem, 503, instead of what goes wrong on the way to a predictor."""
     try:
         yield
+        _predictor.ended()
     except (NoModel, CallLost, RayError, RayServeException, TimeoutError) as error:
         if isinstance(error, NoModel) or isinstance(getattr(error, "cause", None), NoModel):
-            raise unavailable("no model has been published yet", "no-model", 10) from None
-        logger.warning("predictor unavailable: %s", (str(error) or repr(error)).splitlines()[0])
-        raise unavailable("no predictor is free; try again", "predictor-unavailable") from None
+            detail = "no model is loaded: publish one (python -m training.nightly), or see the log if one is live"
+            raise unavailable(detail, "no-model", 10) from None
+        _predictor.failed(f"predictor unavailable, requests that need it get 503: {_reason(error)}")
+        raise unavailable("no predictor answered in time; try again", "predictor-unavailable") from None
 
 
 @contextlib.contextmanager
 def ledger_problems() -> Iterator[None]:
-    """What the ledger declines has its own status and words."""
+    """Raises: Problem, instead of a LedgerError, with the status that belongs to it."""
     try:
         yield
     except LedgerError as error:
@@ -43,16 +49,22 @@ def ledger_problems() -> Iterator[None]:
 
 @contextlib.contextmanager
 def database_problems() -> Iterator[None]:
-    """What goes wrong between here and the database is a 503."""
+    """Raises: Problem, 503, instead of what goes wrong on the way to the database."""
     try:
         yield
+        _database.ended()
     except (SQLAlchemyError, OSError, TimeoutError) as error:
-        logger.warning("database unavailable: %s", (str(error) or repr(error)).splitlines()[0])
-        raise unavailable("the database is not available; try again", "database-unavailable") from None
+        _database.failed(f"database unavailable, requests that read it get 503: {_reason(error)}")
+        raise unavailable("the database does not answer; try again", "database-unavailable") from None
 
 
 def known_terms(ledger: LedgerClient) -> Mapping[str, BrandTerms]:
-    """All brands, as this replica has heard of them last. Raises: Problem 503, it has not heard of them yet."""
+    """Every brand's terms, as the ledger last sent them. Raises: Problem, 503, it has not sent any yet."""
     if ledger.terms.version < 0:
-        raise unavailable("the ledger has not been reached yet", "starting")
+        raise unavailable("this replica has just started and waits for the ledger; try again", "starting")
     return ledger.terms.brands
+
+
+def _reason(error: Exception) -> str:
+    line = in_a_line(error)
+    return line if line.startswith(type(error).__name__) else f"{type(error).__name__}: {line}"
