@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import zoneinfo
-from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints, ValidationInfo, field_validator
 
-from db.environment import read
+from db.environment import Environment
 from db.fields import CURRENCY_PATTERN, ID_PATTERN, MOST_MICROS
+from db.section import Section
 
 Id = Annotated[str, StringConstraints(pattern=f"^{ID_PATTERN}$")]
 Currency = Annotated[str, StringConstraints(pattern=f"^{CURRENCY_PATTERN}$")]
@@ -30,7 +30,7 @@ def _timezone(value: str) -> str:
 TimeZone = Annotated[str, AfterValidator(_timezone)]
 
 
-class PortfolioSettings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
+class PortfolioSettings(Section, frozen=True):
     currency: Currency = "EUR"
     timezone: TimeZone = "UTC"
     target_roas: Roas = 1.0
@@ -39,7 +39,7 @@ class PortfolioSettings(BaseModel, frozen=True, extra="forbid", use_attribute_do
     """Per day in the time zone; null: unlimited."""
 
 
-class BrandSettings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
+class BrandSettings(Section, frozen=True):
     currency: Currency = "EUR"
     """Of all its money; fixed once some has moved."""
     timezone: TimeZone = "UTC"
@@ -60,16 +60,26 @@ class BrandSettings(BaseModel, frozen=True, extra="forbid", use_attribute_docstr
     """An inactive brand takes part in nothing."""
 
 
-class _Currency(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
+class CurrencySettings(Section, frozen=True):
     currency: Currency = "EUR"
-    """Of brands that name none, and of the answers."""
+    """Of brands that name none (three capital letters), and of the answers."""
 
 
-def default_currency(environ: Mapping[str, str] | None = None) -> str:
-    return read("", _Currency, environ).currency
+def in_the_general_currency(values: Any, info: ValidationInfo) -> Any:
+    """Of the section `new_brand`, before it is validated: the currency that brands have which name none."""
+    general = info.data.get("general", CurrencySettings())
+    return {"currency": general.currency} | (values if isinstance(values, dict) else {})
 
 
-def new_brand(environ: Mapping[str, str] | None = None) -> BrandSettings:
-    """The settings of a brand that an import meets, and of fields that a PUT leaves out (`PACELINE_NEW_BRAND_…`)."""
-    base: dict[str, Any] = {"currency": default_currency(environ)}
-    return read("new_brand", BrandSettings, environ, base)
+class _NewBrand(Environment):
+    general: CurrencySettings = CurrencySettings()
+    new_brand: BrandSettings = BrandSettings()
+    _currency = field_validator("new_brand", mode="before")(in_the_general_currency)
+
+
+def new_brand() -> BrandSettings:
+    """The settings of a brand that an import meets, and of fields that a PUT leaves out (`PACELINE_NEW_BRAND_…`).
+
+    Raises: BadSetting.
+    """
+    return _NewBrand.load().new_brand

@@ -1,4 +1,4 @@
-"""Reading one section of settings from the environment: `PACELINE_<SECTION>_<NAME>`."""
+"""Settings from the environment: `PACELINE_<SECTION>_<NAME>`, read by pydantic-settings."""
 
 from __future__ import annotations
 
@@ -6,19 +6,22 @@ import difflib
 import os
 import re
 from collections.abc import Iterable, Mapping
-from typing import TypeVar
+from typing import Any, Self, cast
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from db.errors import UserError
 
 PREFIX = "PACELINE_"
+BARE = "general"
+"""The section whose variables have bare names: `PACELINE_CURRENCY`."""
 SECRET_FIELDS = ("secret", "key")
-Section = TypeVar("Section", bound=BaseModel)
 
 
 class BadSetting(UserError):
-    """Some environment variable cannot be used. `problems` says which, and what is allowed."""
+    """Some setting cannot be used. `problems` has a line for each: which one, what it says, what is allowed."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__(problems)
@@ -28,62 +31,115 @@ class BadSetting(UserError):
         return "\n".join(self.problems)
 
 
-def names(section: str, model: type[BaseModel]) -> dict[str, str]:
-    """The environment variable of every field of a section; an empty section has bare names."""
-    head = f"{PREFIX}{section.upper()}_" if section else PREFIX
-    return {field: head + field.upper() for field in model.model_fields}
+class Environment(BaseSettings):
+    """Sections of settings: a field each. The environment wins over what `load` is given, that over the defaults.
 
-
-def read(
-    section: str,
-    model: type[Section],
-    environ: Mapping[str, str] | None = None,
-    base: Mapping[str, object] | None = None,
-) -> Section:
-    """A section from the environment, over `base` (a deploy file's values), over its defaults.
-
-    An empty variable counts as not set.
-
-    Raises:
-        BadSetting: a value is not allowed; names the variable and what it may be.
+    A blank variable counts as not set. No `.env` file is read: a process knows what its environment says.
     """
-    environ = os.environ if environ is None else environ
-    values: dict[str, object] = dict(base or {})
-    variables = names(section, model)
-    values |= {field: environ[name] for field, name in variables.items() if environ.get(name)}
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        problems = []
-        for item in error.errors():
-            field = str(item["loc"][0]) if item["loc"] else ""
-            name = variables.get(field, f"{section}.{field}")
-            shown = "" if field in SECRET_FIELDS else f"={without_password(values.get(field))!r}"
-            problems.append(f"{name}{shown}: {item['msg']}")
-        raise BadSetting(problems) from None
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix=PREFIX, env_nested_delimiter="_", env_nested_max_split=1
+    )
+
+    @classmethod
+    def load(cls, args: Mapping[str, Any] | None = None) -> Self:
+        """
+        Args:
+            args: values by section, as in a deploy file.
+
+        Raises:
+            BadSetting: a line for every variable and every one of `args` that cannot be used.
+        """
+        known = cls.variables()
+        unknown = [name for name in os.environ if name not in known and cls.owns(name.upper())]
+        problems = [f"{name}: no such setting{did_you_mean(name.upper(), known)}" for name in unknown]
+        try:
+            settings = cls(**{section: values for section, values in (args or {}).items() if values is not None})
+        except ValidationError as error:
+            problems += map(cls._line, error.errors())
+        if problems:
+            raise BadSetting(sorted(set(problems)))
+        return settings
+
+    @classmethod
+    def sections(cls) -> dict[str, type[BaseModel]]:
+        return {section: cast(type[BaseModel], field.annotation) for section, field in cls.model_fields.items()}
+
+    @classmethod
+    def variables(cls) -> dict[str, tuple[str, str]]:
+        """(section, field) of every environment variable."""
+        return {
+            (PREFIX + ("" if section == BARE else f"{section}_") + field).upper(): (section, field)
+            for section, model in cls.sections().items()
+            for field in model.model_fields
+        }
+
+    @classmethod
+    def owns(cls, name: str) -> bool:
+        """Whether a variable must be one of `variables`. Other sections' names are for other programs to judge."""
+        return name.startswith(tuple(f"{PREFIX}{section}_".upper() for section in cls.sections()))
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        *_: PydanticBaseSettingsSource,
+        **__: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What pydantic-settings reads, the first first."""
+        environment = EnvSettingsSource(settings_cls)
+        environment.env_vars = {
+            f"{PREFIX}{section}_{field}".lower(): os.environ[name]
+            for name, (section, field) in cls.variables().items()
+            if os.environ.get(name, "").strip()
+        }
+        return environment, init_settings
+
+    @classmethod
+    def _line(cls, error: ErrorDetails) -> str:
+        """One of pydantic's findings, as it is told."""
+        path, message = error["loc"], error["msg"].removeprefix("Value error, ").replace("Input should", "should")
+        if not path:
+            return message
+        places = {place: name for name, place in cls.variables().items()}
+        name = places.get((str(path[0]), str(path[-1])), "")
+        if not os.environ.get(name, "").strip():
+            name = ".".join(["args", *map(str, path)])
+        if error["type"] == "extra_forbidden":
+            return (
+                f"{name}: no such setting{did_you_mean(name, [f'args.{section}.{field}' for section, field in places])}"
+            )
+        if error["type"] == "string_pattern_mismatch":
+            message += f", such as {cls.sections()[str(path[0])].model_fields[str(path[1])].default}"
+        says = "" if len(path) == 1 or path[1] in SECRET_FIELDS else f"={shown(error['input'])}"
+        return f"{name}{says}: {message}"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def without_password(value: object) -> object:
-    """A URL as it may be shown.
+    """A URL, or a sentence with URLs in it, as it may be shown.
 
-    >>> without_password("mysql://app:hunter2@db/x")
-    'mysql://app:***@db/x'
+    >>> without_password("mysql://app:hun@ter/2@db/x?password=hunter2: no answer")
+    'mysql://app:***@db/x?password=***: no answer'
     """
-    return re.sub(r"(://[^:/@\s]*):[^@\s]*@", r"\1:***@", value) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    value = re.sub(r"(://(?:[^:@/\s]*:)?)\S*@", r"\1***@", value)
+    return re.sub(r"((?:password|passwd|secret|token|key)=)[^&:\s]*", r"\1***", value, flags=re.IGNORECASE)
 
 
-def refuse_unknown(known: Iterable[str], environ: Mapping[str, str] | None = None) -> None:
-    """A typo in a variable's name must not become a default.
+def shown(value: object) -> str:
+    """What a setting says, as an error may quote it: nothing before an @ but what is known to be no password.
 
-    Raises:
-        BadSetting: a `PACELINE_` variable is none of ours; names the nearest that is.
+    >>> shown("app:hunter 2@db/x")
+    "'***@db/x'"
     """
-    environ = os.environ if environ is None else environ
-    known = set(known)
-    problems = []
-    for name in sorted(environ):
-        if name.startswith(PREFIX) and not name.startswith(PREFIX + "TEST_") and name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            problems.append(f"{name}: no such setting" + (f"; did you mean {near[0]}?" if near else ""))
-    if problems:
-        raise BadSetting(problems)
+    value = without_password(value)
+    if isinstance(value, str) and "@" in value.replace("***@", ""):
+        value = f"***@{value.rpartition('@')[2]}"
+    return f"{value!r:.200}"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import AfterValidator, BaseModel, PositiveFloat, PositiveInt
+from pydantic import AfterValidator
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
-from db.environment import read
+from db.environment import Environment
+from db.section import Count, Seconds, Section, Text
 from db.state import State
 
 DRIVERS = ("mysql+aiomysql", "sqlite+aiosqlite")
@@ -32,34 +33,42 @@ def _redis_url(value: str) -> str:
     return value
 
 
-class DatabaseSettings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
-    url: Annotated[str, AfterValidator(_database_url)] | None = None
+class DatabaseSettings(Section, frozen=True):
+    url: Annotated[Text, AfterValidator(_database_url)] | None = None
     """`mysql+aiomysql://user:password@host/name`; without it, SQLite in the state folder."""
-    pool_size: PositiveInt = 5
+    pool_size: Count = 5
     """Connections that one process keeps."""
-    pool_recycle_s: PositiveInt = 1800
+    pool_recycle_s: Count = 1800
     """A connection's age at which it is replaced; keep it below MySQL's wait_timeout."""
-    timeout_s: PositiveFloat = 60.0
+    timeout_s: Seconds = 60.0
     """How long a transaction on MySQL may take before it is given up."""
-    busy_timeout_s: PositiveFloat = 20.0
+    busy_timeout_s: Seconds = 20.0
     """How long SQLite waits for another writer."""
 
+    def at(self, state: State) -> Self:
+        """With the state folder's SQLite where no other database is given."""
+        return self if self.url else self.model_copy(update={"url": f"sqlite+aiosqlite:///{state.database}"})
 
-class RedisSettings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
-    url: Annotated[str, AfterValidator(_redis_url)] | None = None
+
+class RedisSettings(Section, frozen=True):
+    url: Annotated[Text, AfterValidator(_redis_url)] | None = None
     """`redis://host:port/0`; without it, the embedded Redis of the state folder."""
+
+    def at(self, state: State) -> Self:
+        """With the embedded Redis's socket where no other Redis is given."""
+        return self if self.url else self.model_copy(update={"url": f"unix://{state.redis_socket}"})
+
+
+class _Memory(Environment):
+    database: DatabaseSettings = DatabaseSettings()
+    redis: RedisSettings = RedisSettings()
 
 
 def database_settings() -> DatabaseSettings:
-    """From the environment, with the embedded database filled in."""
-    settings = read("database", DatabaseSettings)
-    return (
-        settings
-        if settings.url
-        else settings.model_copy(update={"url": f"sqlite+aiosqlite:///{State.here().database}"})
-    )
+    """From the environment, else the state folder's SQLite. Raises: BadSetting."""
+    return _Memory.load().database.at(State.here())
 
 
 def redis_url() -> str:
-    """From the environment, else the embedded Redis's socket."""
-    return read("redis", RedisSettings).url or f"unix://{State.here().redis_socket}"
+    """From the environment, else the embedded Redis's socket. Raises: BadSetting."""
+    return str(_Memory.load().redis.at(State.here()).url)

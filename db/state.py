@@ -24,7 +24,8 @@ class State:
     @classmethod
     def here(cls) -> State:
         """The folder that the environment names: `PACELINE_STATE`, else `STATE`, else `.state`."""
-        return cls(Path(os.environ.get("PACELINE_STATE") or os.environ.get("STATE") or ".state").resolve())
+        named = (os.environ.get(name, "").strip() for name in ("PACELINE_STATE", "STATE"))
+        return cls(Path(next(filter(None, named), ".state")).resolve())
 
     @property
     def database(self) -> Path:

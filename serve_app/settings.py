@@ -1,19 +1,19 @@
 """Every setting of the running system, composed once from the packages' sections.
 
 Precedence: environment variable, then the deploy file's `args`, then the default. Secrets enter through the
-environment alone.
+environment alone. `python -m serve_app.settings` prints the tables of docs/settings.md.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from db.brands import BrandSettings, Currency, new_brand
-from db.environment import BadSetting, names, read, refuse_unknown
+from db.brands import BrandSettings, CurrencySettings, in_the_general_currency
+from db.environment import PREFIX, BadSetting, Environment
+from db.section import MOST, Count, Seconds, Section, Text
 from db.settings import DatabaseSettings, RedisSettings
 from db.state import State
 from ledger.domain.settings import LedgerSettings, RoasSettings
@@ -22,14 +22,14 @@ from training.settings import ModelSettings
 SECRET_LEAST_BYTES = 32
 
 
-class HttpSettings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
-    host: str = "127.0.0.1"
+class HttpSettings(Section, frozen=True):
+    host: Text = "127.0.0.1"
     """The address that HTTP listens on. While it is loopback, /metrics needs no token."""
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
     """The port of HTTP."""
-    body_timeout_s: PositiveFloat = 10.0
+    body_timeout_s: Seconds = 10.0
     """How long a caller may take to send a body."""
-    body_most_bytes: PositiveInt = 10 * 1024 * 1024
+    body_most_bytes: Count = 10 * 1024 * 1024
     """A larger body is answered with 413."""
 
     @property
@@ -43,48 +43,46 @@ def _secret(value: str) -> str:
     return value
 
 
-class JwtSettings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
+class JwtSettings(Section, frozen=True):
     secret: Annotated[str, AfterValidator(_secret)] | None = Field(default=None, repr=False)
     """The HS256 key, for development only; without it and without JWKS, `make run` makes one."""
 
 
-class GeneralSettings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
-    currency: Currency = "EUR"
-    """Of brands that name none (three capital letters), and of the answers."""
-    jwks: str | None = None
+class GeneralSettings(CurrencySettings, frozen=True):
+    jwks: Text | None = None
     """URL or file of the JSON Web Key Set that signs RS256, ES256 or EdDSA tokens."""
-    state: str | None = None
+    state: Text | None = None
     """The folder that keeps the embedded database, models, keys and logs."""
 
 
-class ServeSettings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
+class ServeSettings(Section, frozen=True):
     predictor: Literal["local", "pool"] = "local"
     """Where the model is: in each ingress replica (local), or in replicas of its own (pool)."""
-    ingress_replicas: PositiveInt = 1
+    ingress_replicas: Count = 1
     """Replicas that check tokens, rank and answer; each keeps a core busy, HAProxy and ledger want another."""
-    predictor_replicas: PositiveInt = 1
+    predictor_replicas: Count = 1
     """Replicas of the pool."""
-    max_ongoing_requests: PositiveInt = 1024
+    max_ongoing_requests: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
     """Requests that one ingress replica works on at a time; over it callers get 503 with Retry-After."""
-    model_poll_s: PositiveFloat = 0.25
+    model_poll_s: Seconds = 0.25
     """How often a predictor looks for a newer model, in Redis; the database is asked every five seconds, or every one
     while Redis is silent."""
 
 
-class ScoreSettings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
-    batch_rows: PositiveInt = 4000
+class ScoreSettings(Section, frozen=True):
+    batch_rows: Count = 4000
     """Rows of one call to a predictor at most."""
-    remembered_tuples: NonNegativeInt = 65_536
+    remembered_tuples: Annotated[int, Field(ge=0, le=MOST)] = 65_536
     """Tuples whose prediction an ingress replica remembers within the hour; half a kilobyte each. 0: none."""
-    deadline_ms: PositiveInt = 5000
+    deadline_ms: Count = 5000
     """A request's deadline where it gives no tmax_ms."""
-    idempotency_s: PositiveFloat = 120.0
+    idempotency_s: Seconds = 120.0
     """How long a repeated request_id gets the same answer."""
-    idempotency_entries: PositiveInt = 20_000
+    idempotency_entries: Count = 20_000
     """Answers remembered for that, at most."""
     log_sample: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Share of requests whose bids go to score_log, from which λ learns."""
-    log_rows_per_s: PositiveInt = 1000
+    log_rows_per_s: Count = 1000
     """Rows that one replica writes to score_log in a second at most; the rest is dropped and counted."""
 
 
@@ -93,18 +91,35 @@ DEPLOYABLE = ("http", "serve", "score", "ledger", "roas")
 and secrets enter through the environment alone."""
 
 
-class Settings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
+class Settings(Environment, use_attribute_docstrings=True):
     general: GeneralSettings = GeneralSettings()
+    """What concerns everything: the currency, who signs tokens, where the state folder is."""
     http: HttpSettings = HttpSettings()
+    """Where Paceline listens, and which bodies it takes."""
     jwt: JwtSettings = JwtSettings()
+    """Tokens signed with a key of your own, for development."""
     database: DatabaseSettings = DatabaseSettings()
+    """The database, and how patient its users are."""
     redis: RedisSettings = RedisSettings()
+    """Redis: counters for `/metrics` and λ, and models for the replicas."""
     serve: ServeSettings = ServeSettings()
+    """How many replicas there are, and where the model is evaluated."""
     score: ScoreSettings = ScoreSettings()
+    """`POST /api/score`: sizes, deadlines, repeated requests, and the sample from which λ learns."""
     ledger: LedgerSettings = LedgerSettings()
+    """Budgets: how long money is held, lent and waited for."""
     roas: RoasSettings = RoasSettings()
+    """How a brand's return on ad spend is measured, and how often λ and the throttle follow it."""
     model: ModelSettings = ModelSettings()
+    """Training: how a model is fitted, when the gate lets it go live, where versions are kept."""
     new_brand: BrandSettings = BrandSettings()
+    """What a brand has that an import meets for the first time, and what a `PUT /api/brands` leaves out."""
+
+    _new_brand = field_validator("new_brand", mode="before")(in_the_general_currency)
+
+    @classmethod
+    def owns(cls, name: str) -> bool:
+        return name.startswith(PREFIX) and not name.startswith(f"{PREFIX}TEST_")
 
     @model_validator(mode="after")
     def _one_family_of_tokens(self) -> Self:
@@ -113,74 +128,45 @@ class Settings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=
         return self
 
 
-def sections() -> dict[str, type[BaseModel]]:
-    """The name and model of every section, in the order of the README's table."""
-    found = {}
-    for name, field in Settings.model_fields.items():
-        assert isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
-        found["" if name == "general" else name] = field.annotation
-    return found
-
-
-def variables() -> dict[str, tuple[str, type[BaseModel], str]]:
-    """Every environment variable: its section, the section's model and the field."""
-    return {
-        variable: (section, model, field)
-        for section, model in sections().items()
-        for field, variable in names(section, model).items()
-    }
-
-
-def load(args: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None) -> Settings:
+def load(args: Mapping[str, Any] | None = None) -> Settings:
     """All sections, from the environment over a deploy file's `args`.
 
     Raises:
-        BadSetting: one line for every variable that cannot be used, with what it may be.
+        BadSetting: one line for every setting that cannot be used, with what it may be.
     """
-    environ = os.environ if environ is None else environ
-    args = dict(args or {})
-    problems: list[str] = []
+    given = dict(args or {})
+    misplaced = [name for name in given if name in Settings.model_fields and name not in DEPLOYABLE]
+    problems = [
+        f"args.{name}: set it in the environment; a deploy file may set {', '.join(DEPLOYABLE)}" for name in misplaced
+    ]
     try:
-        refuse_unknown(variables(), environ)
+        settings = Settings.load({name: given[name] for name in given if name not in misplaced})
     except BadSetting as error:
         problems += error.problems
-    for name in sorted(set(args) - set(DEPLOYABLE)):
-        why = "set it in the environment" if name in Settings.model_fields else "no such section"
-        problems.append(f"args.{name}: {why}; a deploy file may set {', '.join(DEPLOYABLE)}")
-    values: dict[str, BaseModel] = {}
-    for section, model in sections().items():
-        name = section or "general"
-        try:
-            values[name] = new_brand(environ) if name == "new_brand" else read(section, model, environ, args.get(name))
-        except BadSetting as error:
-            problems += error.problems
-    if not problems:
-        try:
-            return Settings(**values)  # type: ignore[arg-type]
-        except ValueError as error:
-            problems.append(str(error.errors()[0]["msg"]) if hasattr(error, "errors") else str(error))
-    raise BadSetting(sorted(set(problems)))
+    if problems:
+        raise BadSetting(problems)
+    return settings
 
 
 def table() -> str:
-    """The README's table of settings, as Markdown: `python -m serve_app.settings`."""
-    lines = ["| variable | default | what it is |", "|---|---|---|"]
-    for variable, (_, model, field) in variables().items():
-        info = model.model_fields[field]
-        default = info.get_default(call_default_factory=True)
-        shown = "–" if default is None else f"`{str(default).lower() if isinstance(default, bool) else default}`"
-        lines.append(f"| `{variable}` | {shown} | {' '.join((info.description or '').split())} |")
-    return "\n".join(lines)
+    """The tables of docs/settings.md, a section each, as Markdown."""
+    lines = []
+    for section, info in Settings.model_fields.items():
+        lines += [f"### {section}", "", str(info.description), ""]
+        lines += ["| variable | default | what it is |", "|---|---|---|"]
+        for variable, (where, field) in Settings.variables().items():
+            if where == section:
+                about = Settings.sections()[section].model_fields[field]
+                default = about.get_default(call_default_factory=True)
+                shown = "–" if default is None else f"`{str(default).lower() if default is True else default}`"
+                lines.append(f"| `{variable}` | {shown} | {' '.join((about.description or '').split())} |")
+        lines.append("")
+    return "\n".join(lines).strip()
 
 
 def with_state(settings: Settings, state: State) -> Settings:
     """The embedded database and Redis of a state folder where no others are given."""
-    database, redis = settings.database, settings.redis
-    if database.url is None:
-        database = database.model_copy(update={"url": f"sqlite+aiosqlite:///{state.database}"})
-    if redis.url is None:
-        redis = redis.model_copy(update={"url": f"unix://{state.redis_socket}"})
-    return settings.model_copy(update={"database": database, "redis": redis})
+    return settings.model_copy(update={"database": settings.database.at(state), "redis": settings.redis.at(state)})
 
 
 if __name__ == "__main__":

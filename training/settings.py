@@ -5,15 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, SecretStr
+from pydantic import Field, PositiveFloat, SecretStr
 
-from db.environment import read
+from db.environment import Environment
+from db.section import Count, Section
 
 Engine = Literal["lightgbm", "xgboost"]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class ModelSettings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
+class ModelSettings(Section, frozen=True):
     engine: Engine = "lightgbm"
     """The trees' library; `training.backtest --engines lightgbm,xgboost` tells which is better on a history."""
     trees: Annotated[int, Field(ge=1, le=5000)] = 60
@@ -24,7 +25,7 @@ class ModelSettings(BaseModel, frozen=True, extra="forbid", use_attribute_docstr
     """How much of each tree is taken."""
     tweedie_power: Annotated[float, Field(gt=1, lt=2)] = 1.5
     """Variance power of the objective: 1 is Poisson, 2 is gamma."""
-    min_rows_in_leaf: PositiveInt = 200
+    min_rows_in_leaf: Count = 200
     """Rows that a leaf needs at least."""
     weight_half_life_days: PositiveFloat = 30.0
     """Age at which a training row counts half; histories have half-lives of their own."""
@@ -56,7 +57,7 @@ class ModelSettings(BaseModel, frozen=True, extra="forbid", use_attribute_docstr
     """How many times higher or lower the champion's golden rows may be predicted, in the median."""
     gate_brand_score_shift: Annotated[float, Field(gt=1)] = 6.0
     """The same of a single brand's golden rows."""
-    keep: PositiveInt = 30
+    keep: Count = 30
     """Newest versions whose files are kept, beside the live one and its parent."""
     registry: Path | None = None
     """Git repository that gets each published `roas_model.json`; without it, `registry/` in the state folder."""
@@ -64,10 +65,10 @@ class ModelSettings(BaseModel, frozen=True, extra="forbid", use_attribute_docstr
     """Signs model manifests; without it, a key in the state folder."""
 
 
-def model_settings() -> ModelSettings:
-    """From the environment.
+class _Model(Environment):
+    model: ModelSettings = ModelSettings()
 
-    Raises:
-        db.BadSetting: some value is not allowed.
-    """
-    return read("model", ModelSettings)
+
+def model_settings() -> ModelSettings:
+    """From the environment. Raises: BadSetting."""
+    return _Model.load().model

@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None, application: str = APPLICATION) -> i
     parser = argparse.ArgumentParser(
         prog="make run",
         description="Start all of Paceline on this machine. Settings come from the environment: "
-        "DATA, PORT, STATE, NIGHTLY and every PACELINE_ variable of the README.",
+        "DATA, PORT, STATE, NIGHTLY and every PACELINE_ variable of docs/settings.md.",
     )
     parser.parse_args(argv)
     heed_stop_signals()
@@ -59,7 +59,8 @@ def run(application: str = APPLICATION) -> None:
     """
     state = State.here()
     data, nightly = environment.options()
-    settings = load(environ=environment.with_long_names(state))
+    os.environ.update(environment.with_long_names(state))
+    settings = load()
     host, port = settings.http.host, settings.http.port
     state.root.mkdir(parents=True, exist_ok=True)
     with locked(state), contextlib.ExitStack() as stack:
@@ -71,9 +72,7 @@ def run(application: str = APPLICATION) -> None:
         check_room(state)
         state.logs.mkdir(exist_ok=True)
         name = uuid.uuid4().hex
-        os.environ.update(
-            environment.with_long_names(state) | environment.keys(state, settings) | {processes.MARK: name}
-        )
+        os.environ.update(environment.keys(state, settings) | {processes.MARK: name})
         settings = with_state(load(), state)
         terminal.say(f"state {state.root}")
         System(settings, state, name, data, nightly, stack, application).serve()

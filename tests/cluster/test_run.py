@@ -104,11 +104,12 @@ def test_real_history_does_not_go_into_a_simulated_folder(tmp_path: Path) -> Non
     from db.settings import DatabaseSettings
     from db.state import State
     from serve_app.launcher.bootstrap import prepare
-    from serve_app.settings import load, with_state
+    from serve_app.settings import with_state
+    from tests.environment import load_in
 
     state = State(tmp_path / "state")
     state.root.mkdir()
-    settings = with_state(load({}, {"PACELINE_MODEL_TREES": "2"}), state)
+    settings = with_state(load_in({"PACELINE_MODEL_TREES": "2"}), state)
     settings = settings.model_copy(update={"redis": settings.redis.model_copy(update={"url": "redis://127.0.0.1:1/0"})})
     assert isinstance(settings.database, DatabaseSettings)
     said: list[str] = []

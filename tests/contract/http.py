@@ -29,7 +29,7 @@ from serve_app.monitor import Monitor
 from serve_app.prediction.predictor import Predictor
 from serve_app.routes.api import Api
 from serve_app.routes.model_versions import ModelVersions
-from serve_app.settings import Settings, load
+from tests.environment import load_in
 from tests.servers.snapshots import Snapshots
 from training.etl.importer import import_frame
 from training.etl.simulated_market import performance
@@ -110,8 +110,7 @@ async def world(
     """
     state = State(folder)
     state.root.mkdir(parents=True, exist_ok=True)
-    settings: Settings = load(
-        {},
+    settings = load_in(
         {
             "PACELINE_DATABASE_URL": database_url,
             "PACELINE_REDIS_URL": redis_url,
@@ -119,7 +118,7 @@ async def world(
             "PACELINE_SCORE_LOG_SAMPLE": "1",
             "PACELINE_MODEL_TREES": "20",
             **environ,
-        },
+        }
     )
     async with AsyncExitStack() as stack:
         # Who wins must not depend on how long the first leases take on a busy machine.

@@ -24,7 +24,7 @@ from db.settings import DatabaseSettings
 from db.state import State
 from db.tables import model_activations
 from serve_app.prediction.predictor import Predictor
-from serve_app.settings import load
+from tests.environment import load_in
 from tests.mutants import broken_bundles, broken_directories, one_leaf_changed, signed_and_broken, write
 from tests.unit.training.conftest import fitted, make_history
 from training.model.bundle import ModelRefused
@@ -93,7 +93,7 @@ async def served(sqlite_url, redis_url, tmp_path, models) -> AsyncIterator[Serve
         "PACELINE_REDIS_URL": redis_url,
         "PACELINE_SERVE_MODEL_POLL_S": "1e6",
     }
-    predictor = Predictor(load({}, environ), state)
+    predictor = Predictor(load_in(environ), state)
     await predictor.start()
     assert predictor.version == first.version
     async with database.write() as connection:
