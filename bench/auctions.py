@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from training.pricing.auctions import Auctions, AuctionTerms, Market, read_auctions, read_market
-from training.pricing.evaluate import evaluate
+from training.pricing.optimum import evaluate
 from training.pricing.simulation import fitted, simulate
 from training.pricing.synthetic_market import make_market
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import difflib
-import errno
 import json
 import os
+import re
 import select
 import shutil
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -23,10 +24,11 @@ from typing import Annotated, Any, ClassVar
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from db.errors import UserError, in_a_line
+from db.errors import UserError, file_error, in_a_line
 
 INTERRUPTED, READER_GONE = 130, 141
 """Exit codes as a shell gives them to a program that SIGINT or SIGPIPE has ended."""
+COLUMNS = re.compile(r"(\S+(?: \S+)*) {2,}(\S.*)")
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 
 
@@ -52,6 +54,10 @@ class Command(TyperCommand):
     def format_help(self, ctx: Any, formatter: Any) -> None:
         _format_help(self, ctx, formatter)
 
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Without Typer's braces: FILE is needed, [FILE] is not."""
+        return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
+
     def invoke(self, ctx: Any) -> Any:
         """
         Raises:
@@ -59,18 +65,18 @@ class Command(TyperCommand):
         """
         try:
             return super().invoke(ctx)
-        except (typer.Exit, typer.Abort, typer.TyperException):
+        except (typer.Exit, typer.Abort):
             raise
-        except KeyboardInterrupt:
-            raise _Failed("interrupted", INTERRUPTED) from None
+        except typer.TyperException as error:
+            if getattr(error, "ctx", ctx) is None:
+                error.ctx = ctx  # type: ignore[attr-defined]  # a usage error that the command itself has found
+            raise
+        except KeyboardInterrupt as error:
+            raise _Failed(f"interrupted; {error}" if str(error) else "interrupted", INTERRUPTED) from None
         except Exception as error:
             if isinstance(error, BrokenPipeError) and _is_reader_gone():
                 raise _Failed(None, READER_GONE) from None
-            line = told(error)
-            if line is None:
-                traceback.print_exc()
-                line = f"this is a bug in Paceline: {type(error).__name__}: {in_a_line(error)}"
-            raise _Failed(line, self.failure_code) from None
+            raise _Failed(explained(error), self.failure_code) from None
 
 
 class Group(TyperGroup):
@@ -140,9 +146,22 @@ def _fail(line: str | None, code: int, as_json: bool) -> int:
             print(json.dumps({"error": "; ".join(line.splitlines())}), flush=True)
     except BrokenPipeError:
         line = None
-    if line is None:  # so that the interpreter's own last flush has somewhere to go
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if line is None:
+        _discard_output()
     return code
+
+
+def say(line: str) -> None:
+    """Print a line at once. Where nobody reads it any more, the work goes on in silence."""
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        _discard_output()
+
+
+def _discard_output() -> None:
+    """Also what the interpreter flushes at its end has somewhere to go."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _is_reader_gone() -> bool:
@@ -175,14 +194,22 @@ def _long_names(parameter: Any) -> list[str]:
     return [name for name in (*parameter.opts, *parameter.secondary_opts) if name.startswith("--")]
 
 
-def told(error: BaseException) -> str | None:
+def explained(error: Exception) -> str:
+    """A failure in words for the person who typed the command. The traceback of a bug is printed first."""
+    if line := told(error):
+        return line
+    traceback.print_exception(error)
+    return f"this is a bug in Paceline: {type(error).__name__}: {in_a_line(error)}"
+
+
+def told(error: Exception) -> str | None:
     """A failure in words for the person who typed the command; None: nobody foresaw it, and it is a bug."""
     from sqlalchemy.exc import SQLAlchemyError  # only now: it takes a quarter of a second
 
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, SQLAlchemyError):
-        return f"cannot use the database {_database()}: {in_a_line(error)}; {_what_to_check()}"
+        return f"cannot use the database {_database()}: {in_a_line(error)}; {_what_to_check(in_a_line(error))}"
     if isinstance(error, TimeoutError) and not error.args:
         return f"the database {_database()} did not answer in time; {_what_to_check()}"
     if isinstance(error, OSError):
@@ -190,31 +217,6 @@ def told(error: BaseException) -> str | None:
     if isinstance(error, MemoryError):
         return "out of memory; stop other programs, or use a machine with more memory"
     return None
-
-
-CURES = {
-    errno.ENOSPC: "free some space",
-    errno.EDQUOT: "free some space",
-    errno.EACCES: "check who may read and write it",
-    errno.EPERM: "check who may read and write it",
-    errno.EROFS: "name another folder",
-    errno.ENOENT: "check the name",
-    errno.ENOTDIR: "check the name",
-    errno.EISDIR: "name a file",
-    errno.ECONNREFUSED: "check the address, and that the server runs",
-}
-
-
-def file_error(error: OSError) -> str:
-    """What the system says, of which file, and what to do.
-
-    >>> file_error(OSError(errno.ENOSPC, "No space left on device", "/data/decisions.csv"))
-    '/data/decisions.csv: no space left on device; free some space'
-    """
-    words = error.strerror or in_a_line(error)
-    where = f"{os.fspath(error.filename)}: " if isinstance(error.filename, str | os.PathLike) else ""
-    cure = f"; {CURES[error.errno]}" if error.errno in CURES else ""
-    return f"{where}{words[:1].lower() if where else words[:1]}{words[1:]}{cure}"
 
 
 def _database() -> str:
@@ -227,14 +229,16 @@ def _database() -> str:
         return ""
 
 
-def _what_to_check() -> str:
+def _what_to_check(reason: str = "") -> str:
+    if "disk is full" in reason:
+        return "free some space"
     if os.environ.get("PACELINE_DATABASE_URL"):
         return "check PACELINE_DATABASE_URL, and that the server runs"
     return "check the state folder (--state)"
 
 
 def _format_help(command: Any, ctx: Any, formatter: Any) -> None:
-    """Purpose, usage, the rest of the text, options. Indented paragraphs stay as they are written."""
+    """Purpose, usage, the rest of the text, options: in words, in whatever width the terminal has."""
     first, *rest = (command.help or "").split("\n\n")
     formatter.write_text(" ".join(first.split()))
     formatter.write_paragraph()
@@ -242,9 +246,25 @@ def _format_help(command: Any, ctx: Any, formatter: Any) -> None:
     for paragraph in rest:
         formatter.write_paragraph()
         lines = paragraph.split("\n")
-        as_written = any(line.startswith(" ") for line in lines)
-        formatter.write_text("\b\n" + paragraph if as_written else " ".join(paragraph.split()))
+        words = [line for line in lines if not line.startswith("  ")]
+        if words:
+            formatter.write(textwrap.fill(" ".join(words), formatter.width, break_on_hyphens=False) + "\n")
+        _write_indented([line[2:] for line in lines if line.startswith("  ")], formatter)
     command.format_options(ctx, formatter)
+
+
+def _write_indented(lines: list[str], formatter: Any) -> None:
+    """Lines of help that begin with two spaces: a table of two columns, commands, or an example of a file."""
+    rows = [COLUMNS.match(line) for line in lines]
+    with formatter.indentation():
+        if rows and all(rows):
+            formatter.write_dl([(row[1], row[2]) for row in rows if row])
+            return
+        for line in lines:
+            is_long = line.startswith("paceline ") and len(line) > formatter.width - 2
+            whole = re.sub(r"(--\S+) (?!-)", "\\1\xa0", line)  # an option stays with its value
+            parts = textwrap.wrap(whole, formatter.width - 6, break_on_hyphens=False) if is_long else [line]
+            formatter.write("  " + " \\\n      ".join(parts).replace("\xa0", " ") + "\n")
 
 
 def use_state(folder: Path | None) -> Path | None:
@@ -283,6 +303,16 @@ def date(text: str) -> dt.date:
         return dt.datetime.strptime(text, "%Y-%m-%d").date()
     except ValueError:
         raise typer.BadParameter(f"{text!r} is not a date such as 2026-01-31") from None
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Errors of files in the block name this path where the system names none, as where the disk is full."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 @contextlib.contextmanager

@@ -2,6 +2,23 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
+CURES = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
+    errno.EACCES: "check who may read and write it",
+    errno.EPERM: "check who may read and write it",
+    errno.EROFS: "name another folder",
+    errno.ENOENT: "check the name",
+    errno.ENOTDIR: "check the name",
+    errno.EISDIR: "name a file",
+    errno.EEXIST: "name another",
+    errno.ECONNREFUSED: "check the address, and that the server runs",
+}
+"""What to do about errors of files and sockets."""
+
 
 class UserError(Exception):
     """Base of the errors that a person can cause and mend. The text says what happened, on what, and what to do.
@@ -21,3 +38,15 @@ def in_a_line(error: Exception) -> str:
     'OSError'
     """
     return (str(getattr(error, "orig", None) or error).splitlines() or [type(error).__name__])[0]
+
+
+def file_error(error: OSError) -> str:
+    """What the system says, of which file, and what to do.
+
+    >>> file_error(OSError(errno.ENOSPC, "No space left on device", "/data/decisions.csv"))
+    '/data/decisions.csv: no space left on device; free some space'
+    """
+    words = error.strerror or in_a_line(error)
+    where = f"{os.fspath(error.filename)}: " if isinstance(error.filename, str | os.PathLike) else ""
+    cure = f"; {CURES[error.errno]}" if error.errno in CURES else ""
+    return f"{where}{words[:1].lower() if where else words[:1]}{words[1:]}{cure}"

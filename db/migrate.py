@@ -19,9 +19,9 @@ def migrate(state: StateFolder = None, as_json: Json = False) -> None:
     themselves. A database that is up to date is left as it is; one of a newer version is refused and left alone.
 
     Examples:
-      paceline migrate                          the database in the state folder .state
-      paceline migrate --state /srv/paceline    another state folder
-      PACELINE_DATABASE_URL=mysql+aiomysql://user:password@host/paceline paceline migrate
+      paceline migrate
+      paceline migrate --state /srv/paceline
+      PACELINE_DATABASE_URL=mysql+aiomysql://user@host/paceline paceline migrate
 
     Exit codes:
       0  the database is at the newest migration

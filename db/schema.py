@@ -82,13 +82,10 @@ def sqlite_file(url: str) -> Path | None:
     return Path(parts.database)
 
 
-@asynccontextmanager
-async def existing_database(settings: DatabaseSettings) -> AsyncIterator[Database]:
-    """A database for a command that only reads: nothing is made and nothing is migrated.
-
+def require_file(settings: DatabaseSettings) -> None:
+    """
     Raises:
-        UserError: there is no such file, or nothing in it.
-        CannotMigrate: it is at another migration than this program's newest.
+        UserError: the database is SQLite's, and there is no such file, or nothing in it.
     """
     assert settings.url is not None
     file = sqlite_file(settings.url)
@@ -97,6 +94,17 @@ async def existing_database(settings: DatabaseSettings) -> AsyncIterator[Databas
             "that is a folder" if file.is_dir() else "that file is empty" if file.is_file() else "there is no database"
         )
         raise UserError(f"{file}: {what}; name the state folder with --state, or start Paceline once with `make run`")
+
+
+@asynccontextmanager
+async def existing_database(settings: DatabaseSettings) -> AsyncIterator[Database]:
+    """A database for a command that only reads: nothing is made and nothing is migrated.
+
+    Raises:
+        UserError: there is no such file, or nothing in it.
+        CannotMigrate: it is at another migration than this program's newest.
+    """
+    require_file(settings)
     database = Database(settings)
     try:
         await database.run_read(confirm_revision)

@@ -1,238 +1,107 @@
-"""Walk forward a day at a time: `python -m training.backtest --csv FILE --from D1 --to D2 --out DIR`.
-
-Every day is predicted by trees that were fitted on the days before it, by the night's own functions.
-"""
+"""`python -m training.backtest`, `paceline backtest`: see `walk_forward.py`."""
 
 from __future__ import annotations
 
-import argparse
-import csv
 import datetime as dt
 import json
-import math
 import sys
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
+import typer
 
-from db.environment import BadSetting
-from training.arrays import Flags, Floats, Integers
-from training.etl.csv_reader import Unreadable, read_file
-from training.etl.reader import day_number, day_of, from_import
-from training.fitting.dataset import TrainingSet
-from training.fitting.engines import fit_before, predicted
-from training.gate.gate import as_json
-from training.gate.metrics import Metrics, metrics_of
-from training.progress import Say
-from training.reports.backtest_report import render
-from training.reports.report_data import brand_days, deciles, importance, payout_breaks, payouts, shap
-from training.settings import Engine, ModelSettings, model_settings
-from training.trees.engines import Reference
+from db.command_line import Command, Json, commands, date, progress, run, writing
+from db.errors import UserError
 
-PREDICTED = ("predicted_revenue_micros", "predicted_ctr", "predicted_cvr")
+if TYPE_CHECKING:
+    from training.settings import Engine
+
+HELP = """Tell how well the model would have predicted past days.
+
+Each day from --from to --to is predicted by trees that were trained on the days before it alone, as the night trains
+them. Needs no running system and no state folder. Writes to the folder --out:
+
+  predictions.csv  the rows of those days, with predicted_revenue_micros, predicted_ctr and predicted_cvr per impression
+  report.json      the figures
+  report.html      the same for people, with plots
+
+Examples:
+  paceline backtest --csv performance.csv --from 2026-01-01 --to 2026-01-31 --out backtest/
+  paceline backtest --csv performance.csv --from 2026-01-31 --to 2026-01-31 --out backtest/ --engines lightgbm,xgboost
+
+Exit codes:
+  0  written
+  1  the file cannot be used, or the folder cannot be written
+  2  a wrong option
+"""
+ENGINES = ("lightgbm", "xgboost")
+
+app = commands()
 
 
-class WalkForward(NamedTuple):
-    """Predictions of the days asked for."""
-
-    rows: Integers  # of the training set
-    revenue_micros: Floats
-    ctr: Floats
-    cvr: Floats
-    without_history: int  # days that nothing came before
-    trees: Reference | None  # of the last day; None: no day had a history
-
-
-def walk_forward(data: TrainingSet, first: int, last: int, settings: ModelSettings, say: Say = print) -> WalkForward:
+def engine_names(text: str) -> list[Engine]:
     """
-    Args:
-        first, last: days since 1970, both included.
-    """
-    revenue = np.zeros(len(data.days))
-    without_history = 0
-    trees: Reference | None = None
-    for day in np.unique(data.days[(data.days >= first) & (data.days <= last)]).tolist():
-        if not data.before(day).any():
-            without_history += 1
-            continue
-        rows = np.flatnonzero(data.days == day)
-        trees = fit_before(data, day, settings)
-        revenue[rows] = predicted(data, rows, trees)
-        found = metrics_of(data.target[rows], revenue[rows], data.exposure[rows], settings.tweedie_power)
-        say(f"  {day_of(day)}: {found.rows} rows, R² {found.r2:.3f}, calibration {found.calibration:.3f}")
-    wanted = np.flatnonzero((data.days >= first) & (data.days <= last))
-    heads = data.heads[wanted]
-    return WalkForward(wanted, revenue[wanted], heads[:, 1], heads[:, 2], without_history, trees)
-
-
-def walk_with(
-    engines: Sequence[Engine], data: TrainingSet, first: int, last: int, settings: ModelSettings, say: Say = print
-) -> dict[Engine, WalkForward]:
-    """The same days by each engine, on the same histories; the better one first, by Tweedie deviance."""
-    walks: dict[Engine, WalkForward] = {}
-    for engine in engines:
-        if len(engines) > 1:
-            say(f"{engine}:")
-        walks[engine] = walk_forward(data, first, last, settings.model_copy(update={"engine": engine}), say)
-
-    def deviance(engine: Engine) -> float:
-        found = _judged(data, walks[engine], walks[engine].revenue_micros, settings).deviance
-        return math.inf if math.isnan(found) else found
-
-    return {engine: walks[engine] for engine in sorted(walks, key=deviance)}
-
-
-def _judged(data: TrainingSet, walk: WalkForward, revenue_micros: Floats, settings: ModelSettings) -> Metrics:
-    return metrics_of(data.target[walk.rows], revenue_micros, data.exposure[walk.rows], settings.tweedie_power)
-
-
-def report(data: TrainingSet, walks: Mapping[Engine, WalkForward], settings: ModelSettings) -> dict[str, Any]:
-    """What report.json says.
-
-    Args:
-        walks: the one whose predictions count first.
-    """
-    engine, walk = next(iter(walks.items()))
-    rows = walk.rows
-    truth, exposure = data.target[rows], data.exposure[rows]
-    brands = data.frame["brand_id"].to_numpy()[rows]
-    days = data.days[rows]
-
-    def of(chosen: Flags) -> dict[str, Any] | None:
-        return as_json(metrics_of(truth[chosen], walk.revenue_micros[chosen], exposure[chosen], settings.tweedie_power))
-
-    newest = rows[days == days.max()]
-    nothing_fitted: dict[str, Any] = {"rows": 0, "base": None, "expected_micros": None, "features": []}
-    broken = data.payout_breaks()
-    return {
-        "from": day_of(days.min()).isoformat(),
-        "to": day_of(days.max()).isoformat(),
-        "overall": of(np.ones(len(rows), np.bool_)),
-        "engine": engine,
-        "engines": {
-            name: as_json(_judged(data, walk, walk.revenue_micros, settings)) for name, walk in sorted(walks.items())
-        },
-        "histories_alone": as_json(_judged(data, walk, data.heads[rows, 0], settings)),
-        "brands": {brand: of(brands == brand) for brand in sorted(set(brands.tolist()))},
-        "days": {day_of(day).isoformat(): of(days == day) for day in np.unique(days).tolist()},
-        "deciles": deciles(truth, walk.revenue_micros, exposure),
-        "brand_days": brand_days(data, rows, walk.revenue_micros),
-        "importance": [] if walk.trees is None else importance(walk.trees),
-        "shap": nothing_fitted if walk.trees is None else shap(walk.trees, data, newest),
-        "payout_breaks": payout_breaks(broken),
-        "payouts": payouts(data, broken),
-        "days_without_history": walk.without_history,
-        "settings": settings.model_dump(mode="json", exclude={"key"}),
-    }
-
-
-def run(
-    source: Path,
-    first: dt.date,
-    last: dt.date,
-    out: Path,
-    settings: ModelSettings,
-    say: Say = print,
-    engines: Sequence[Engine] = (),
-) -> dict[str, Any]:
-    """Predict, judge, write the three files.
-
-    Args:
-        engines: the predictions are those of the best of them; none: the engine of the settings.
-
     Raises:
-        Unreadable: the file is no performance file, or has no row of those days.
+        typer.BadParameter: some word names no library.
+
+    >>> engine_names("xgboost,lightgbm,xgboost")
+    ['xgboost', 'lightgbm']
     """
-    started = time.monotonic()
-    read = read_file(source, say, keep=True)
-    say(f"{read.rows:,} rows, {len(read.rejects):,} rejected")
-    frame = from_import(read.frame, daily=read.daily)
-    days = frame["day"].to_numpy(np.int64)
-    if not ((days >= day_number(first)) & (days <= day_number(last))).any():
-        known = f"it covers {day_of(days.min())} to {day_of(days.max())}" if len(days) else "it has no good row"
-        raise Unreadable(f"{source} has no row from {first} to {last}; {known}")
-    # Days after the last one asked for are never looked at.
-    past = np.flatnonzero(days <= day_number(last))
-    past = past[np.argsort(days[past], kind="stable")]
-    data = TrainingSet.of(frame.iloc[past].reset_index(drop=True), settings.pending_share)
-    walks = walk_with(engines or [settings.engine], data, day_number(first), day_number(last), settings, say)
-    walk = next(iter(walks.values()))
-    found = report(data, walks, settings) | {
-        "rows": read.rows,
-        "rejected": len(read.rejects),
-        "cut_off": read.cut_off,
-        "seconds": round(time.monotonic() - started, 2),
-    }
-    out.mkdir(parents=True, exist_ok=True)
-    _write_predictions(out / "predictions.csv", read.header, read.kept, past[walk.rows], walk)
-    (out / "report.json").write_text(json.dumps(found, indent=1) + "\n")
-    (out / "report.html").write_text(render(source.name, found), encoding="utf-8")
-    return found
+    names: list[Any] = list(dict.fromkeys(text.split(",")))
+    if unknown := [name for name in names if name not in ENGINES]:
+        raise typer.BadParameter(f"no engine {unknown[0]!r}; there are {', '.join(ENGINES)}")
+    return names
 
 
-def _write_predictions(
-    path: Path, header: list[str], kept: list[list[str]], lines: Integers, walk: WalkForward
+@app.command("backtest", cls=Command, help=HELP)
+def backtest(
+    file: Annotated[
+        Path, typer.Option("--csv", metavar="FILE", help="Performance as CSV, CSV.gz or Parquet, as `paceline import`.")
+    ],
+    first: Annotated[dt.date, typer.Option("--from", parser=date, metavar="YYYY-MM-DD", help="First day, UTC.")],
+    last: Annotated[dt.date, typer.Option("--to", parser=date, metavar="YYYY-MM-DD", help="Last day, UTC, included.")],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to write; made if it is not there.")],
+    engines: Annotated[
+        Any,
+        typer.Option(
+            parser=engine_names,
+            metavar="NAMES",
+            help="Tree libraries to compare: the predictions are those of the better one.  "
+            "[default: the one that PACELINE_MODEL_ENGINE names]",
+        ),
+    ] = None,
+    as_json: Json = False,
 ) -> None:
-    """In the order of the file, whose lines they are."""
-    order = np.argsort(lines)
-    columns = (values[order].tolist() for values in (walk.revenue_micros, walk.ctr, walk.cvr))
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*header, *PREDICTED])
-        rows = (kept[line] for line in lines[order].tolist())
-        writer.writerows([*row, *values] for row, *values in zip(rows, *columns, strict=True))
+    if last < first:
+        raise typer.BadParameter(f"{last} is before --from {first}", param_hint="--to")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is a file; name a folder")
+    from training.settings import model_settings
+    from training.walk_forward import run as walk
+
+    with progress(quiet=as_json) as say, writing(out):
+        found = walk(file, first, last, out, model_settings(), say, engines or ())
+    if as_json:
+        names = ("from", "to", "overall", "engine", "engines", "days_without_history", "rows", "rejected", "seconds")
+        print(json.dumps({name: found[name] for name in names} | {"out": str(out)}))
+        return
+    if len(found["engines"]) > 1:
+        print(f"{found['engine']} is chosen, by Tweedie deviance")
+    print(_in_a_line(found, out))
 
 
-def _engines(words: str) -> list[Engine]:
-    known = {str(engine): engine for engine in get_args(Engine)}
-    names = list(dict.fromkeys(words.split(",")))
-    if unknown := [name for name in names if name not in known]:
-        raise argparse.ArgumentTypeError(f"no engine {unknown[0]!r}; there are {', '.join(known)}")
-    return [known[name] for name in names]
+def _in_a_line(found: dict[str, Any], out: Path) -> str:
+    overall = found["overall"]
+    figures = f"{overall['rows']:,} rows, {found['seconds']:.1f} s → {out}"
+    if None in overall.values():
+        return figures
+    fit = f"R² {overall['r2']:.3f}, calibration {overall['calibration']:.3f}, deviance {overall['deviance']:.4g}"
+    return f"{fit}, {figures}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m training.backtest", description="Walk forward a day at a time.")
-    parser.add_argument("--csv", type=Path, required=True, help="a performance file in the canonical format")
-    parser.add_argument("--from", dest="first", type=dt.date.fromisoformat, required=True, help="first day, UTC")
-    parser.add_argument("--to", dest="last", type=dt.date.fromisoformat, required=True, help="last day, included")
-    parser.add_argument("--out", type=Path, required=True, help="folder of predictions.csv, report.json, report.html")
-    parser.add_argument(
-        "--engines",
-        type=_engines,
-        default=[],
-        help="lightgbm,xgboost: walk with each and take the better one's predictions; default: PACELINE_MODEL_ENGINE",
-    )
-    chosen = parser.parse_args(arguments)
-    try:
-        found = run(
-            chosen.csv,
-            chosen.first,
-            chosen.last,
-            chosen.out,
-            model_settings(),
-            lambda line: print(line, flush=True),
-            chosen.engines,
-        )
-    except (BadSetting, Unreadable) as error:
-        print(error, file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"cannot write {chosen.out}: {error.strerror or error}", file=sys.stderr)
-        return 1
-    overall = found["overall"]
-    if len(found["engines"]) > 1:
-        print(f"{found['engine']} is chosen, by Tweedie deviance")
-    print(
-        f"R² {overall['r2']:.3f}, calibration {overall['calibration']:.3f}, deviance {overall['deviance']:.4g}, "
-        f"{overall['rows']:,} rows, {found['seconds']:.1f} s → {chosen.out}"
-        if None not in overall.values()
-        else f"{overall['rows']:,} rows, {found['seconds']:.1f} s → {chosen.out}"
-    )
-    return 0
+    return run(app, "python -m training.backtest", arguments)
 
 
 if __name__ == "__main__":

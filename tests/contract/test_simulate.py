@@ -13,8 +13,8 @@ import pytest
 
 from ledger.bidding.brand_state import Limits
 from training.pricing.auctions import COLUMNS, Auctions, AuctionTerms, read_auctions, read_market
-from training.pricing.evaluate import BrandOffers, evaluate, optimum, optimum_by_highs
 from training.pricing.evaluate import main as judge_main
+from training.pricing.optimum import BrandOffers, evaluate, optimum, optimum_by_highs
 from training.pricing.simulation import simulate
 from training.pricing.synthetic_market import make_market
 from training.simulate import main

@@ -21,6 +21,7 @@ class Form(NamedTuple):
 
     module: str
     arguments: tuple[str, ...] = ()
+    complete: tuple[str, ...] = ()  # what it needs to run
     usage_code: int = 2
 
     @property
@@ -31,7 +32,16 @@ class Form(NamedTuple):
 FORMS = (
     Form("db.migrate"),
     Form("ledger.audit"),
+    Form("training.backtest", complete=("--csv", "x", "--from", "2026-01-01", "--to", "2026-01-02", "--out", "out")),
+    Form("training.etl", ("gather",)),
+    Form("training.etl", ("import",), ("x",)),
+    Form("training.model.verify", complete=("1", "999999999")),
+    Form("training.nightly", usage_code=1),
+    Form("training.pricing.evaluate", complete=("--make-market", "market")),
+    Form("training.registry"),
+    Form("training.simulate", complete=("--auctions", "x", "--target-roas", "2", "--out", "out")),
 )
+PROGRAMS = {name: f"{name}.cli" for name in ("training.etl", "training.nightly", "training.registry")}
 every_form = pytest.mark.parametrize("form", FORMS, ids=lambda form: form.typed)
 
 
@@ -48,7 +58,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def typed(form: Form, *arguments: str) -> int:
-    code = importlib.import_module(form.module).main([*form.arguments, *arguments])
+    code = importlib.import_module(PROGRAMS.get(form.module, form.module)).main([*form.arguments, *arguments])
     assert isinstance(code, int)
     return code
 
@@ -69,10 +79,10 @@ def test_help_says_what_the_command_is_for_and_does_nothing(form, option, here, 
 
 @every_form
 @pytest.mark.parametrize(
-    ("wrong", "named"), [(["--nonsense"], "--nonsense"), (["--jsn"], "--jsn"), (["a", "b", "c"], "argument")]
+    ("wrong", "named"), [(["--nonsense"], "--nonsense"), (["--jsn"], "--jsn"), (["a", "b"], "extra argument")]
 )
 def test_what_is_typed_wrong_is_a_line_and_does_nothing(form, wrong, named, here, capsys):
-    assert typed(form, *wrong) == form.usage_code
+    assert typed(form, *form.complete, *wrong) == form.usage_code
     out, err = capsys.readouterr()
     assert out == ""
     assert named in err
@@ -84,7 +94,16 @@ def test_what_is_typed_wrong_is_a_line_and_does_nothing(form, wrong, named, here
 @every_form
 def test_what_is_typed_wrong_is_json_where_json_is_asked_for(form, here, capsys):
     assert typed(form, "--json", "--nonsense") == form.usage_code
-    assert "--nonsense" in json.loads(capsys.readouterr().out)["error"]
+    assert "no such option" in json.loads(capsys.readouterr().out)["error"]
+
+
+@pytest.mark.parametrize("form", [form for form in FORMS if form.complete], ids=lambda form: form.typed)
+def test_what_is_missing_is_a_line_and_does_nothing(form, here, capsys):
+    assert typed(form) == form.usage_code
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert re.search("missing|needed", err) and err.endswith("--help\n")
+    assert list(here.iterdir()) == []
 
 
 @pytest.mark.parametrize("module", sorted({form.module for form in FORMS}))
@@ -145,6 +164,20 @@ def test_a_server_that_is_not_there_is_a_line_without_the_password(module, tmp_p
     assert "hunter2" not in done.stderr + done.stdout
     assert done.stderr.count("\n") == 1, done.stderr
     assert json.loads(done.stdout) == {"error": done.stderr.strip()}
+
+
+def test_a_full_disk_is_told_with_the_name_of_what_was_written(capsys):
+    from db.command_line import Command, commands, run, writing
+
+    app = commands()
+
+    @app.command("x", cls=Command)
+    def x() -> None:
+        with writing(Path("/dev/full")), Path("/dev/full").open("w") as file:
+            file.write("y")
+
+    assert run(app, "x", []) == 1
+    assert capsys.readouterr().err == "/dev/full: no space left on device; free some space\n"
 
 
 def test_a_reader_that_goes_away_ends_a_command_without_a_word(tmp_path):

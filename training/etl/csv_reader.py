@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from db.errors import UserError, file_error
 from db.fields import MOST_MICROS
 from training.etl.row_parser import CANONICAL, KEY, VALUES, Parser, Reject
 from training.progress import Say
@@ -26,7 +27,7 @@ BLOCK_BYTES = 1 << 20
 HEADER_BYTES = 1 << 16
 
 
-class Unreadable(Exception):
+class Unreadable(UserError):
     """Nothing of the file can be used. The text says why, in a line."""
 
 
@@ -54,7 +55,7 @@ def read_file(path: Path, say: Say = print, *, keep: bool = False) -> Read:
         with path.open("rb") as file:
             head = file.read(4)
     except OSError as error:
-        raise Unreadable(f"cannot read {path}: {error.strerror or error}") from None
+        raise Unreadable(f"cannot read {file_error(error)}") from None
     if not head:
         raise Unreadable(f"{path} is empty")
     if head == b"PAR1":

@@ -1,4 +1,4 @@
-"""Files → hourly performance: `python -m training.etl import FILE [--source NAME]`. Events: see `reconcile.py`.
+"""Files → hourly performance: `paceline import FILE`. Events: see `reconcile.py`.
 
 Good rows go in, bad rows go to `FILE.rejects.csv` with their line and the reason. Keys repeated within a file
 are summed; a later import under the same source replaces that source's value of a key, so the same file again
@@ -90,7 +90,7 @@ async def import_file(
         raise Unreadable(f"source {short(name)}: use 1–128 printable characters without spaces")
     rejects_file = await asyncio.to_thread(_write_rejects, path, read.rejects, state)
     if read.cut_off:
-        say(f"  {path.name}: {read.cut_off}; what could be read is kept")
+        say(f"warning: {path}: {read.cut_off}; what could be read is kept")
     if not read.rows:
         why = f"see {rejects_file}" if rejects_file else read.rejects[0].reason
         raise Unreadable(f"{path} has no usable row, {len(read.rejects):,} rejected; {why}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from db.errors import UserError
 from training.arrays import Floats, Integers
 from training.features.layout import FEATURES
 from training.fitting.dataset import Examples, TrainingSet
@@ -18,7 +19,7 @@ MOST_BINS = 255
 SEED = 1
 
 
-class FitFailed(Exception):
+class FitFailed(UserError):
     """The trees could not be fitted; the text is the reason."""
 
 

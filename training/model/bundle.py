@@ -7,6 +7,7 @@ import hmac
 import json
 from typing import Any, NamedTuple
 
+from db.errors import UserError
 from training.features.layout import FEATURES
 
 MANIFEST = "manifest.json"
@@ -16,7 +17,7 @@ FILES = (TREES, ENCODER)
 FORMAT = 2
 
 
-class ModelRefused(Exception):
+class ModelRefused(UserError):
     """A model version cannot be used, now or later. The text says why; the last good one stays."""
 
     def __init__(self, version: str, reason: str) -> None:
@@ -27,7 +28,7 @@ class ModelRefused(Exception):
         return f"model {self.version} refused: {self.reason}"
 
 
-class ModelUnavailable(Exception):
+class ModelUnavailable(UserError):
     """A model version could not be had just now, which says nothing against it: try again."""
 
     def __init__(self, version: str, reason: str) -> None:

@@ -1,4 +1,4 @@
-"""Predict a version's golden rows in a process of its own: `python -m training.model.verify CPU_S BYTES`.
+"""`python -m training.model.verify CPU_S BYTES`: predict a version's golden rows in a process of its own.
 
 Exit code 0 when they agree, and then on standard output the tables for the node's replicas; `REFUSED` when not. Its
 caller, `sandbox.py`, has checked signature and hashes; this shows that the version also works. The trees' own library
@@ -14,7 +14,11 @@ import resource
 import sys
 from collections.abc import Mapping, Sequence
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from db.command_line import Command, commands, run
 
 if TYPE_CHECKING:
     from training.model.model import Model
@@ -24,8 +28,30 @@ NICE = 5
 """Behind the replicas, which answer meanwhile; where all are busy it still gets a third of what one of them gets."""
 
 
-def main(argv: Sequence[str]) -> int:
-    _confine(*map(int, argv))
+HELP = """Try a model version in a process of its own, before anything trusts it.
+
+Paceline runs it by itself, once a node for each new version. It reads the version on stdin, as
+training/model/sandbox.py writes it, predicts the rows that the version was published with (its golden rows), and
+compares. On stdout it writes the tables that the node's replicas load.
+
+Examples:
+  paceline verify 10 4294967296 < version
+
+Exit codes:
+  0  the predictions agree
+  2  a wrong option
+  3  they do not, or the version cannot be read; stderr says why
+"""
+
+app = commands()
+
+
+@app.command("verify", cls=Command, help=HELP, hidden=True)
+def verify(
+    cpu_s: Annotated[int, typer.Argument(metavar="CPU_S", help="Seconds of CPU that it may take.", min=1)],
+    memory_bytes: Annotated[int, typer.Argument(metavar="BYTES", help="Memory that it may take.", min=1)],
+) -> None:
+    _confine(cpu_s, memory_bytes)
     _without_frames()
     # Only now: what is imported counts as well.
     from training.model.bundle import ModelRefused
@@ -38,12 +64,11 @@ def main(argv: Sequence[str]) -> int:
         agrees = golden_agrees(model)
     except Exception as error:  # a signed version may hold anything
         print(error.reason if isinstance(error, ModelRefused) else f"cannot be read: {error!r}", file=sys.stderr)
-        return REFUSED
+        raise typer.Exit(REFUSED) from None
     if not agrees:
         print("its golden rows predict something else", file=sys.stderr)
-        return REFUSED
+        raise typer.Exit(REFUSED)
     sys.stdout.buffer.write(bitvector_tables.packed(_prepared(texts)))
-    return 0
 
 
 def _confine(cpu_s: int, memory_bytes: int) -> None:
@@ -87,5 +112,9 @@ def _prepared(texts: Mapping[str, str]) -> Prepared:
     return found
 
 
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run(app, "python -m training.model.verify", arguments)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -1,91 +1,93 @@
-"""The night: etl → features → fit → gate → λ → publish → swap → verify. `python -m training.nightly [--date D]`."""
+"""`python -m training.nightly`, `paceline night`: etl → features → fit → gate → λ → publish → swap → verify."""
 
 from __future__ import annotations
 
-import argparse
-import asyncio
 import datetime as dt
 import json
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from typing import Any, NoReturn
+from collections.abc import Sequence
+from typing import Annotated, Any, NoReturn
 
-from sqlalchemy.exc import SQLAlchemyError
+import typer
 
-from db.environment import BadSetting
-from db.errors import CannotMigrate, in_a_line
-from db.session import Database
-from db.settings import database_settings, redis_url
-from db.state import State
-from training.fitting.engines import FitFailed, fit_in_process
-from training.model.bundle import ModelRefused, ModelUnavailable
-from training.nightly.errors import AnotherNight, ChampionChanged, NothingToLearn
-from training.nightly.night import Fitter
-from training.nightly.pipeline import NightSummary, night_lock, run
-from training.progress import Progress, Say
-from training.settings import ModelSettings, model_settings
+from db.command_line import Command, StateFolder, commands, date, explained, run, say
+from training.progress import Progress
 
 LIVE, FAILED, STAYED, ANOTHER, UNVERIFIED = range(5)
 """Exit codes; 128 + the signal's number when stopped by one."""
-EXIT_CODES = """exit codes:
+
+HELP = """Train a new model on past performance, and make it live if it is better.
+
+Reads the history, fits the trees, compares the new version (the challenger) with the live one (the champion), fits each
+brand's λ, publishes the version, makes it live and looks whether it is live everywhere. A running system does it every
+day at 02:00 UTC. A night that was stopped is continued by the next run. The last line is a summary in JSON.
+
+Examples:
+  paceline night
+  paceline night --date 2026-01-31
+  paceline night --state /srv/paceline --json
+
+Exit codes:
   0    the new version is live, and verified
-  1    the night failed; what is finished is kept, and the next run continues there
+  1    the night failed, or a wrong option; what is finished is kept, and the next run continues there
   2    the champion stays: the challenger lost at the gate, and the summary says why
   3    another night is running on this state folder
   4    the new version is live, but not found everywhere as it was published; the summary says where
   130  stopped by SIGINT, 143 by SIGTERM: as after 1
 """
 
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """A mistyped option is a night that failed, not a champion that stays (argparse's own code is 2)."""
-        self.print_usage(sys.stderr)
-        self.exit(FAILED, f"{self.prog}: {message}\n")
+app = commands()
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = _Parser(
-        prog="python -m training.nightly",
-        description=(__doc__ or "").split("\n")[0],
-        epilog=EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--date", type=dt.date.fromisoformat, help="learn from the days before it (YYYY-MM-DD)")
-    parser.add_argument("--in-process", action="store_true", help="fit here instead of on Ray Train")
-    parser.add_argument("--restart", action="store_true", help="do every step anew, whatever an earlier run has left")
-    parser.add_argument("--json", action="store_true", help="print nothing but the summary line")
-    chosen = parser.parse_args(arguments)
-    progress = Progress((lambda _line: None) if chosen.json else (lambda line: print(line, flush=True)))
+class _Night(Command):
+    usage_code = FAILED  # a mistyped option is a night that failed, not a champion that stays
+
+
+@app.command("night", cls=_Night, help=HELP)
+def night(
+    before: Annotated[
+        dt.date | None,
+        typer.Option(
+            "--date", parser=date, metavar="YYYY-MM-DD", help="Learn from the days before it.  [default: all days]"
+        ),
+    ] = None,
+    in_process: Annotated[
+        bool, typer.Option("--in-process", help="Fit in this process; otherwise on a Ray cluster.")
+    ] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Do every step anew, whatever an earlier run has left.")
+    ] = False,
+    state: StateFolder = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print nothing but the summary line.")] = False,
+) -> None:
+    from db.state import State
+    from training.nightly.errors import AnotherNight
+
+    progress = Progress((lambda _line: None) if as_json else say)
+    _stop_at_signals(State.here(), progress)
     try:
-        state, settings = State.here(), model_settings()
-        _stop_at_signals(state, progress)
-        with night_lock(state):
-            summary = asyncio.run(_night(state, settings, chosen.date, chosen.in_process, chosen.restart, progress))
+        from training.nightly.start import start
+
+        summary = start(before, in_process, restart, progress)
     except AnotherNight as error:
-        return _failed(ANOTHER, str(error), progress)
-    except (BadSetting, CannotMigrate, ChampionChanged, NothingToLearn, FitFailed) as error:
-        return _failed(FAILED, str(error), progress)
-    except (ModelRefused, ModelUnavailable) as error:
-        return _failed(FAILED, str(error), progress)
-    except (SQLAlchemyError, OSError) as error:
-        return _failed(FAILED, f"the night failed: {in_a_line(error)}", progress)
-    print(json.dumps(summary._asdict() | {"outcome": summary.outcome}, default=str), flush=True)
-    return {"live": LIVE, "stayed": STAYED, "unverified": UNVERIFIED}[summary.outcome]
+        raise typer.Exit(_failed(ANOTHER, str(error), progress)) from None
+    except Exception as error:
+        raise typer.Exit(_failed(FAILED, explained(error), progress)) from None
+    say(json.dumps(summary._asdict() | {"outcome": summary.outcome}, default=str))
+    raise typer.Exit({"live": LIVE, "stayed": STAYED, "unverified": UNVERIFIED}[summary.outcome])
 
 
 def _failed(code: int, why: str, progress: Progress) -> int:
     print(why, file=sys.stderr)
     outcome = "failed" if code == FAILED else "another night"
     summary = {"outcome": outcome, "error": why, "step": progress.now}
-    print(json.dumps(summary | {"warnings": progress.warnings, "seconds": progress.seconds}), flush=True)
+    say(json.dumps(summary | {"warnings": progress.warnings, "seconds": progress.seconds}))
     return code
 
 
-def _stop_at_signals(state: State, progress: Progress) -> None:
+def _stop_at_signals(state: Any, progress: Progress) -> None:
     """At once, as if killed, for nothing is lost by it: a fit in a thread would otherwise be waited for."""
 
     def stop(number: int, _frame: Any) -> NoReturn:
@@ -97,54 +99,5 @@ def _stop_at_signals(state: State, progress: Progress) -> None:
     signal.signal(signal.SIGTERM, stop)
 
 
-async def _night(
-    state: State,
-    settings: ModelSettings,
-    date: dt.date | None,
-    in_process: bool,
-    restart: bool,
-    progress: Progress,
-) -> NightSummary:
-    database = Database(database_settings())
-    is_fitted = not restart and any(state.night.glob("fit-*"))
-    try:
-        with (
-            _ray_fitter(state, progress.relay, ahead=not is_fitted)
-            if not in_process
-            else nullcontext(fit_in_process) as fitter
-        ):
-            return await run(
-                database,
-                state,
-                date=date,
-                redis_url=_redis(state, progress),
-                settings=settings,
-                fitter=fitter,
-                restart=restart,
-                progress=progress,
-            )
-    finally:
-        await database.close()
-
-
-def _redis(state: State, progress: Progress) -> str | None:
-    """None: the embedded one is not running."""
-    url = redis_url()
-    if url == f"unix://{state.redis_socket}" and not state.redis_socket.exists():
-        progress.say("  the embedded Redis is not running: a system that starts tells it what is live")
-        return None
-    return url
-
-
-@contextmanager
-def _ray_fitter(state: State, say: Say, ahead: bool) -> Iterator[Fitter]:
-    """
-    Args:
-        ahead: let the cluster come up while the history is read.
-    """
-    from training.fitting.ray_fit import Cluster, fit_on_ray  # Ray takes seconds to import, and only this way needs it
-
-    with Cluster(state, say) as cluster:
-        if ahead:
-            cluster.begin()
-        yield lambda data, newest, settings: fit_on_ray(data, newest, settings, state, cluster)
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run(app, "python -m training.nightly", arguments)

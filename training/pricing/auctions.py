@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, Field, ValidationError
 
+from db.errors import UserError, file_error
 from db.fields import ID
 from ledger.bidding.brand_state import Limits
 from ledger.domain.budget import MONEY_MOST
@@ -20,7 +21,7 @@ MONEY = ("predicted_revenue_micros", "predicted_cost_micros", "revenue_micros", 
 COLUMNS = ("t_s", "brand_id", *MONEY)
 
 
-class BadInput(Exception):
+class BadInput(UserError):
     """A file or an option that cannot be worked with; its text is for the user."""
 
 
@@ -95,7 +96,7 @@ def read_auctions(path: Path) -> Auctions:
     except pd.errors.EmptyDataError:
         raise BadInput(f"{path} is empty") from None
     except OSError as error:
-        raise BadInput(f"cannot read {path}: {error.strerror or error}") from None
+        raise BadInput(f"cannot read {file_error(error)}") from None
     except (ValueError, EOFError, zlib.error) as error:
         raise BadInput(f"{path} is not a CSV file: {str(error).splitlines()[0]}") from None
     missing = [name for name in COLUMNS if name not in frame.columns]
@@ -163,7 +164,7 @@ def _read_document(path: Path) -> Document:
     try:
         return Document.model_validate_json(path.read_bytes())
     except OSError as error:
-        raise BadInput(f"cannot read {path}: {error.strerror or error}") from None
+        raise BadInput(f"cannot read {file_error(error)}") from None
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

@@ -1,196 +1,93 @@
-"""Decisions against the best there were, all known ahead: the joint optimum of several brands and their portfolios.
-
-    python -m training.pricing.evaluate --auctions FILE --brands brands.json DECISIONS.csv
-    python -m training.pricing.evaluate --make-market FOLDER [--seed N]
-
-The LP may win an opportunity in part: maximise Σ predicted revenue so that every brand and portfolio keeps its ROAS and
-its budget. An opportunity belongs to one brand, so bids do not compete. A brand's own limits cut its opportunities,
-best first, at one place; a portfolio's limits cut what is left of its members', best first, at one place again. HiGHS
-says the same (`--solver highs`; it needs scipy and is slow beyond some 100,000 opportunities a portfolio).
-"""
+"""`python -m training.pricing.evaluate`, `paceline evaluate`: decisions against their optimum (`optimum.py`)."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, Any, Literal
 
-import numpy as np
-import pandas as pd
+import typer
 
-from ledger.bidding.brand_state import Limits
-from training.arrays import Flags, Floats, Indices
-from training.pricing.auctions import Auctions, BadInput, Market, read_auctions, read_market
-from training.pricing.synthetic_market import make_market
+from db.command_line import Command, Json, commands, run, writing
+from db.errors import UserError
 
+HELP = """Compare the decisions of a simulation with the best that were possible.
 
-class BrandOffers(NamedTuple):
-    """A brand's opportunities, n of each, and its limits."""
+Best is what somebody would have won who knew all auctions ahead: the most predicted revenue under every brand's and
+portfolio's ROAS target and budget. Prints a JSON document: of_optimum (1.0 is the best), how near every limit was kept,
+and each portfolio's share. With --make-market, writes a made-up file of auctions to try it on.
 
-    revenue: Floats
-    cost: Floats
-    limits: Limits
+Examples:
+  paceline evaluate --make-market market/ --seed 7
+  paceline simulate --auctions market/auctions.csv.gz --brands market/brands.json --out decisions.csv
+  paceline evaluate decisions.csv --auctions market/auctions.csv.gz --brands market/brands.json
 
+Exit codes:
+  0  printed, or written
+  2  a wrong option, or a file that cannot be used
+"""
 
-def optimum(brands: Sequence[BrandOffers], shared: Limits) -> float:
-    """The most revenue, in micros, that brands can win under their own limits and those that they share.
-
-    >>> seen = BrandOffers(np.array([3.0, 1.0]), np.ones(2), Limits(2.5))
-    >>> round(optimum([seen], Limits()), 6)
-    3.333333
-    """
-    parts = [_cut(one.revenue, one.cost, one.limits) for one in brands]
-    revenue = np.concatenate([part * one.revenue for part, one in zip(parts, brands, strict=True)])
-    cost = np.concatenate([part * one.cost for part, one in zip(parts, brands, strict=True)])
-    return float((revenue * _cut(revenue, cost, shared)).sum())
+app = commands()
 
 
-def _cut(revenue: Floats, cost: Floats, limits: Limits) -> Floats:
-    """(n,) what part of each opportunity is won: all before a place in the order of revenue ÷ cost, none after it."""
-    ratio = np.divide(revenue, cost, out=np.full(len(cost), np.inf), where=cost > 0.0)
-    order = np.argsort(-ratio, kind="stable")
-    room = np.full(len(order), np.inf)
-    if limits.target_roas is not None:
-        step = (limits.target_roas * cost - revenue)[order]
-        room = np.minimum(room, _part(step, 0.0))
-    if limits.budget_micros is not None:
-        room = np.minimum(room, _part(cost[order], limits.budget_micros))
-    part = np.empty(len(order))
-    part[order] = np.minimum.accumulate(np.clip(room, 0.0, 1.0))
-    return part
+class _Evaluate(Command):
+    failure_code = 2
 
 
-def _part(used: Floats, room: float) -> Floats:
-    """(n,) what part of each fits, one after the other; what gives room always does."""
-    before = room - (np.cumsum(used) - used)
-    return np.where(used <= 0.0, np.inf, before / np.where(used <= 0.0, 1.0, used))
+@app.command("evaluate", cls=_Evaluate, help=HELP)
+def evaluate_(
+    decisions: Annotated[
+        Path | None, typer.Argument(metavar="DECISIONS", help="What `paceline simulate --out` wrote.")
+    ] = None,
+    auctions: Annotated[Path | None, typer.Option(metavar="FILE", help="The auctions that were decided.")] = None,
+    brands: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Terms of brands and portfolios, as for `paceline simulate`.")
+    ] = None,
+    solver: Annotated[
+        Literal["cuts", "highs"],
+        typer.Option(
+            help="How the best is found: by sorting, or by the HiGHS solver, which is slow and says the same."
+        ),
+    ] = "cuts",
+    make_market: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Write auctions.csv.gz and brands.json there, and end.")
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", help="The same seed makes the same market.")] = 0,
+    market_brands: Annotated[int, typer.Option(metavar="N", min=1, help="Brands of the market.")] = 100,
+    market_portfolios: Annotated[int, typer.Option(metavar="N", min=1, help="Portfolios of the market.")] = 20,
+    market_rows: Annotated[int, typer.Option(metavar="N", min=1, help="Auctions of each of its brands.")] = 10_000,
+    as_json: Json = False,
+) -> None:
+    if make_market is not None:
+        from training.pricing.optimum import write_market
+        from training.pricing.synthetic_market import make_market as made
+
+        with writing(make_market):
+            write_market(make_market, *made(seed, market_brands, market_portfolios, market_rows))
+        if as_json:
+            print(
+                json.dumps(
+                    {"auctions": str(make_market / "auctions.csv.gz"), "brands": str(make_market / "brands.json")}
+                )
+            )
+        return
+    if decisions is None or auctions is None or brands is None:
+        raise UserError("DECISIONS, --auctions and --brands are needed, or --make-market; see --help")
+    print(json.dumps(_evaluated(decisions, auctions, brands, solver), indent=None if as_json else 1))
 
 
-def optimum_by_highs(brands: Sequence[BrandOffers], shared: Limits) -> float:
-    """The same by an LP solver that knows nothing of orders and places."""
-    from scipy.optimize import linprog
-    from scipy.sparse import csr_matrix, vstack
+def _evaluated(decisions: Path, auctions: Path, brands: Path, solver: str) -> dict[str, Any]:
+    from training.pricing.auctions import read_auctions, read_market
+    from training.pricing.optimum import evaluate, read_won
 
-    sizes = [len(one.revenue) for one in brands]
-    revenue = np.concatenate([one.revenue for one in brands])
-    cost = np.concatenate([one.cost for one in brands])
-    scale = max(float(cost.mean()), 1e-12)
-    rows, rights = [], []
-    ends = np.cumsum(sizes)
-    for begin, end, limits in [
-        *((end - size, end, one.limits) for one, size, end in zip(brands, sizes, ends, strict=True)),
-        (0, len(cost), shared),
-    ]:
-        mine = np.zeros(len(cost))
-        mine[begin:end] = 1.0
-        if limits.target_roas is not None:
-            rows.append(csr_matrix(mine * (limits.target_roas * cost - revenue) / scale))
-            rights.append(0.0)
-        if limits.budget_micros is not None:
-            rows.append(csr_matrix(mine * cost / scale))
-            rights.append(limits.budget_micros / scale)
-    found = linprog(
-        -revenue / scale,
-        A_ub=vstack(rows) if rows else None,
-        b_ub=rights if rows else None,
-        bounds=(0, 1),
-        method="highs",
-    )
-    return float(-found.fun * scale)
-
-
-def evaluate(auctions: Auctions, market: Market, won: Flags, solver: str = "cuts") -> dict[str, object]:
-    """Revenue won ÷ optimum on predicted revenue and actual cost, and how well every limit was kept.
-
-    Returns:
-        `of_optimum`, the worst `roas_to_target` and `spend_to_budget` of any brand or portfolio, and each portfolio's.
-    """
-    solve = optimum_by_highs if solver == "highs" else optimum
-    revenue, cost = auctions.predicted_revenue, auctions.cost
-    rows_of = np.split(np.argsort(auctions.brand, kind="stable"), np.cumsum(np.bincount(auctions.brand))[:-1])
-    limited: list[tuple[str, Limits, Indices]] = []  # what each brand and portfolio won
-    groups, best_of_all = [], 0.0
-    for name, members, shared in market.groups():
-        items = [BrandOffers(revenue[rows], cost[rows], market.limits[b]) for b in members for rows in [rows_of[b]]]
-        best = solve(items, shared)
-        mine = np.concatenate([rows_of[b] for b in members])
-        mine = mine[won[mine]]
-        limited.append((name, shared, mine))
-        limited += [(market.names[b], market.limits[b], rows_of[b][won[rows_of[b]]]) for b in members]
-        got = float(revenue[mine].sum())
-        best_of_all += best
-        groups.append({"group": name, "of_optimum": round(got / best, 5) if best > 0.0 else None})
-    roas = [
-        (float(revenue[mine].sum() / cost[mine].sum() / limits.target_roas), name)
-        for name, limits, mine in limited
-        if limits.target_roas is not None and cost[mine].sum() > 0.0
-    ]
-    spend = [
-        (float(cost[mine].sum() / limits.budget_micros), name)
-        for name, limits, mine in limited
-        if limits.budget_micros is not None
-    ]
-    return {
-        "of_optimum": float(revenue[won].sum()) / best_of_all if best_of_all > 0.0 else None,
-        "optimum_micros": best_of_all,
-        "roas_to_target": min(roas, default=None),
-        "spend_to_budget": max(spend, default=None),
-        "groups": groups,
-    }
+    known = read_auctions(auctions)
+    return evaluate(known, read_market(brands, known.names), read_won(decisions, len(known)), solver)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m training.pricing.evaluate", description="Decisions against their optimum."
-    )
-    parser.add_argument("decisions", type=Path, nargs="?", help="what training.simulate wrote")
-    parser.add_argument("--auctions", type=Path, help="the file that was decided on")
-    parser.add_argument("--brands", type=Path, help="brands.json, as for training.simulate")
-    parser.add_argument("--solver", choices=("cuts", "highs"), default="cuts")
-    parser.add_argument(
-        "--make-market", type=Path, metavar="FOLDER", help="write auctions.csv.gz and brands.json there"
-    )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--market-brands", type=int, default=100)
-    parser.add_argument("--market-portfolios", type=int, default=20)
-    parser.add_argument("--market-rows", type=int, default=10_000, help="opportunities a brand")
-    chosen = parser.parse_args(arguments)
-    try:
-        if chosen.make_market is not None:
-            sizes = (chosen.market_brands, chosen.market_portfolios, chosen.market_rows)
-            if min(sizes) < 1:
-                parser.error("a market has at least one brand, portfolio and row")
-            _write_market(chosen.make_market, *make_market(chosen.seed, *sizes))
-            return 0
-        if None in (chosen.decisions, chosen.auctions, chosen.brands):
-            parser.error("DECISIONS.csv, --auctions and --brands are needed")
-        auctions = read_auctions(chosen.auctions)
-        market, won = read_market(chosen.brands, auctions.names), _read_won(chosen.decisions, len(auctions))
-        found = evaluate(auctions, market, won, chosen.solver)
-    except (BadInput, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(json.dumps(found, indent=1))
-    return 0
-
-
-def _write_market(folder: Path, auctions: pd.DataFrame, document: dict[str, object]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    auctions.to_csv(folder / "auctions.csv.gz", index=False, compression={"method": "gzip", "mtime": 0})
-    (folder / "brands.json").write_text(json.dumps(document, indent=1) + "\n")
-
-
-def _read_won(path: Path, rows: int) -> Flags:
-    try:
-        won = pd.read_csv(path)["won"].to_numpy()
-    except (ValueError, KeyError) as error:
-        raise BadInput(f"{path}: no column won: {error}") from None
-    if len(won) != rows or not np.isin(won, (0, 1)).all():
-        raise BadInput(f"{path}: one row of 0 or 1 for each of {rows:,} auctions is expected")
-    return won.astype(bool)
+    return run(app, "python -m training.pricing.evaluate", arguments)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import desc, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from db.errors import UserError
 from db.session import Database
 from db.state import State
 from db.tables import lambda_fits, model_activations, model_versions
@@ -29,7 +30,7 @@ MOST_NAME = 64
 """Characters of a version's name, and of the reason of an activation."""
 
 
-class UnknownVersion(Exception):
+class UnknownVersion(UserError):
     """There is no such published version."""
 
     def __init__(self, version: str) -> None:
