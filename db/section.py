@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, StringConstraints
 
@@ -16,3 +16,12 @@ Text = Annotated[str, StringConstraints(strip_whitespace=True)]
 
 class Section(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False):
     """Settings that belong together. A field's docstring is its line in docs/settings.md."""
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        """Unpickled: what a version that had fewer settings has not sent has its default."""
+        missing = {
+            name: field.get_default(call_default_factory=True)
+            for name, field in type(self).model_fields.items()
+            if name not in state["__dict__"]
+        }
+        super().__setstate__(state | {"__dict__": state["__dict__"] | missing})

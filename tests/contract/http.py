@@ -89,6 +89,11 @@ class World:
     def application(self) -> ASGIApp:
         return self._api.app()
 
+    @property
+    def paths(self) -> set[str]:
+        """Of all routes."""
+        return {route.path for route in self._api._routes()}
+
     async def flush_score_log(self) -> None:
         await self._api.flush()
 

@@ -211,13 +211,7 @@ async def test_open_routes_and_the_document(on_sqlite: World) -> None:
     for path in ("/healthz", "/readyz", "/docs", "/openapi.json", "/metrics"):
         assert (await nobody.get(path)).status_code == 200, path
     document = (await nobody.get("/openapi.json")).json()
-    assert set(document["paths"]) >= {
-        "/api/score",
-        "/api/performance",
-        "/api/roas",
-        "/api/brands",
-        "/api/brands/{brand_id}",
-    }
+    assert set(document["paths"]) == {path for path in on_sqlite.paths if path.startswith("/api/")}
     assert document["components"]["schemas"]["ScoreRequest"]["additionalProperties"] is False
     references = json.dumps(document).split('"$ref": "#/components/schemas/')[1:]
     assert {reference.split('"')[0] for reference in references} <= set(document["components"]["schemas"])

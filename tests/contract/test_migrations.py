@@ -68,7 +68,11 @@ def test_ids_differ_by_case_on_mysql(mysql_server: MySqlServer, fresh_mysql_url:
     with engine.begin() as connection:
         for name in ("AbC", "abc"):
             connection.execute(
-                text("INSERT INTO imports VALUES (:name, 'x', 1, 0, 0, '2026-01-01 00:00:00.5')"), {"name": name}
+                text(
+                    "INSERT INTO imports (source, sha256, `rows`, rejected, simulated, imported_at)"
+                    " VALUES (:name, 'x', 1, 0, 0, '2026-01-01 00:00:00.5')"
+                ),
+                {"name": name},
             )
         assert connection.execute(text("SELECT COUNT(*) FROM imports")).scalar_one() == 2
         charset = connection.execute(

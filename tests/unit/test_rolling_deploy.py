@@ -69,6 +69,14 @@ def test_what_lies_inside_is_todays_too():
     assert pickle.loads(BEFORE["actor_class"]) is LedgerActor
 
 
+def test_a_setting_that_the_version_before_did_not_have_has_its_default():
+    """A version gets a setting; Ray starts an actor or a replica again with what the version before had handed it."""
+    sent = LedgerSettings(lease_s=7.0, shards=2)
+    object.__delattr__(sent, "sweep_s")
+    assert "sweep_s" not in vars(sent)
+    assert pickle.loads(pickle.dumps(sent)) == LedgerSettings(lease_s=7.0, shards=2)
+
+
 @pytest.mark.parametrize("name", BEFORE)
 def test_what_is_sent_says_only_names_that_the_version_before_knows(name):
     sent = cloudpickle.dumps(pickle.loads(BEFORE[name]))

@@ -8,13 +8,17 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 PACKAGES = ("paceline", "serve_app", "training", "ledger", "db")
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "tests" / "README.md"]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "tests/README.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 PROGRAMS = [path for folder in PACKAGES for path in sorted((ROOT / folder).rglob("*.py"))]
 MODULE = re.compile(r"\b(?:paceline|serve_app|training|ledger|db|tests|bench)/[\w/]+\.py\b")
 SHORT = re.compile(r"`((?:[a-z_]+/)*[a-z_]+\.py)`")
 DIAGRAM = re.compile(r"```mermaid\n(.*?)```", re.DOTALL)
 IN_DIAGRAM = re.compile(r"\b([a-z_]+\.py)\b")
 COMMAND = re.compile(r"python -m ((?:paceline|serve_app|training|ledger|db)[\w.]*)")
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 IMPORTED = re.compile(r"\bfrom ((?:paceline|serve_app|training|ledger|db|tests|bench)(?:\.\w+)*) import\b")
 FORMER = {"serve_app.entrance"}
 ROOMS = [path.parent for path in PROGRAMS if path.name == "__init__.py" and "migrations" not in path.parts]
@@ -24,7 +28,7 @@ def name(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-@pytest.mark.parametrize("path", [page for page in PAGES if page.exists()] + PROGRAMS, ids=name)
+@pytest.mark.parametrize("path", PAGES + PROGRAMS, ids=name)
 def test_every_file_that_is_named_is_there(path):
     text = path.read_text()
     missing = {named for named in MODULE.findall(text) if not (ROOT / named).exists()}
@@ -37,7 +41,25 @@ def test_every_file_that_is_named_is_there(path):
     assert missing == set()
 
 
-@pytest.mark.parametrize("path", [page for page in PAGES if page.exists()] + PROGRAMS, ids=name)
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_link_leads_somewhere(page):
+    targets = [target for target in LINK.findall(page.read_text()) if "://" not in target]
+    missing = {target for target in targets if not (page.parent / target.partition("#")[0]).exists()}
+    for target in set(targets) - missing:
+        file, _, heading = target.partition("#")
+        if heading:
+            titles = re.findall(r"^#+ (.+)$", ((page.parent / file) if file else page).read_text(), re.MULTILINE)
+            anchors = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+            missing |= {target} if heading not in anchors else set()
+    assert missing == set()
+
+
+def test_the_list_of_pages_has_all_of_them():
+    listed = {(ROOT / "docs" / target).resolve() for target in LINK.findall((ROOT / "docs" / "README.md").read_text())}
+    assert {path for path in PAGES if path.parent != ROOT / "docs" / "decisions"} - {ROOT / "docs" / "README.md"} <= listed
+
+
+@pytest.mark.parametrize("path", PAGES + PROGRAMS, ids=name)
 def test_every_command_that_is_named_can_be_called(path):
     for module in COMMAND.findall(path.read_text()):
         place = ROOT.joinpath(*module.strip(".").split("."))
