@@ -97,6 +97,12 @@ class Environment(BaseSettings):
         return environment, init_settings
 
     @classmethod
+    def _default(cls, section: str, field: str = "", *_: str) -> Any:
+        """None: there is none, or no such field."""
+        info = cls.sections()[section].model_fields.get(field)
+        return None if info is None else info.default
+
+    @classmethod
     def _line(cls, error: ErrorDetails) -> str:
         """One of pydantic's findings, as it is told."""
         path, message = error["loc"], error["msg"].removeprefix("Value error, ").replace("Input should", "should")
@@ -110,10 +116,20 @@ class Environment(BaseSettings):
             return (
                 f"{name}: no such setting{did_you_mean(name, [f'args.{section}.{field}' for section, field in places])}"
             )
-        if error["type"] == "string_pattern_mismatch":
-            message += f", such as {cls.sections()[str(path[0])].model_fields[str(path[1])].default}"
+        if (plain := IN_PLAIN_WORDS.get(error["type"])) and (default := cls._default(*map(str, path))) is not None:
+            message = plain.format(default=default)
         says = "" if len(path) == 1 or path[1] in SECRET_FIELDS else f"={shown(error['input'])}"
         return f"{name}{says}: {message}"
+
+
+IN_PLAIN_WORDS = {
+    "int_parsing": "should be a whole number such as {default}",
+    "int_from_float": "should be a whole number such as {default}",
+    "float_parsing": "should be a number such as {default}",
+    "bool_parsing": "should be true or false",
+    "string_pattern_mismatch": "should look like {default}",
+}
+"""Of pydantic's kinds of errors: what is allowed."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
