@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from db.files import atomic_write
 from training.arrays import Flags, Floats, Integers
 from training.etl.csv_reader import Unreadable, read_file
 from training.etl.reader import day_number, day_of, from_import
@@ -165,8 +166,8 @@ def run(
     }
     out.mkdir(parents=True, exist_ok=True)
     _write_predictions(out / "predictions.csv", read.header, read.kept, past[walk.rows], walk)
-    (out / "report.json").write_text(json.dumps(found, indent=1) + "\n")
-    (out / "report.html").write_text(render(source.name, found), encoding="utf-8")
+    atomic_write(out / "report.json", json.dumps(found, indent=1) + "\n")
+    atomic_write(out / "report.html", render(source.name, found))
     return found
 
 

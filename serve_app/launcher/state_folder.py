@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
+
+from filelock import FileLock, Timeout
 
 from db.state import State
 from serve_app.launcher import processes
@@ -23,19 +24,19 @@ def locked(state: State) -> Iterator[None]:
     Raises:
         CannotRun: another process has it.
     """
-    with state.lock.open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.seek(0)
-            raise CannotRun(
-                f"STATE {state.root} is held by process {lock.read().strip() or '?'}; stop it, or give another STATE="
-            ) from None
-        os.set_inheritable(lock.fileno(), False)
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
+    lock = FileLock(state.lock, blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        holder = state.lock.read_text(errors="replace").strip() or "?"
+        raise CannotRun(
+            f"STATE {state.root} is in use by process {holder}; stop it, or choose another folder with STATE="
+        ) from None
+    try:
+        state.lock.write_text(str(os.getpid()))
         yield
+    finally:
+        lock.release()
 
 
 def end_leftovers(state: State) -> None:

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+from db.files import atomic_write
 from db.state import State
 from serve_app.launcher import environment, processes, serve_application
 from serve_app.launcher.embedded_redis import EmbeddedRedis
@@ -116,9 +117,7 @@ class System:
             "ray_address": self._cluster.address,
             "ports": {"http": self._settings.http.port, **self._ports._asdict()},
         }
-        draft = self._state.run.with_suffix(".draft")
-        draft.write_text(json.dumps(content, indent=2) + "\n")
-        draft.replace(self._state.run)
+        atomic_write(self._state.run, json.dumps(content, indent=2) + "\n")
 
     def _ready_line(self) -> str:
         from serve_app import token

@@ -250,7 +250,7 @@ def test_metrics_name_everything_and_the_same_from_wherever(http: httpx.Client) 
 def test_a_second_system_on_the_same_folder_or_port_is_told_in_a_line(system: System, tmp_path: Path) -> None:
     held = system.run_module("serve_app.run", check=False)
     assert held.returncode == 1
-    assert held.stderr.count("\n") == 1 and "is held by process" in held.stderr
+    assert held.stderr.count("\n") == 1 and "is in use by process" in held.stderr
     other = dict(system.environ)
     system.environ["STATE"] = str(tmp_path / "another")
     try:

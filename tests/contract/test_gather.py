@@ -21,6 +21,7 @@ from sqlalchemy import delete, insert, select, text, update
 
 from db.brands import BrandSettings
 from db.errors import CannotMigrate
+from db.files import atomic_write
 from db.session import Database
 from db.settings import DatabaseSettings
 from db.state import State
@@ -361,14 +362,15 @@ class Killed(Exception):
 def killed_at(database: Database, write: int) -> Iterator[None]:
     """What runs inside gets so many writes, of rows or of files, and half of one more file."""
     number = itertools.count()
-    write_file, run_write = parquet_store.write_file, database.run_write
+    run_write = database.run_write
 
-    def write_or_die(path: Path, content: bytes, *, lasting: bool = False) -> None:
+    def write_or_die(path: Path, content: str | bytes, *, durable: bool = False) -> None:
         if next(number) == write:
             path.parent.mkdir(exist_ok=True)
-            path.with_name(f".{path.name}.0").write_bytes(content[: len(content) // 2])
+            whole = content.encode() if isinstance(content, str) else content
+            path.with_name(f".{path.name}.0").write_bytes(whole[: len(whole) // 2])
             raise Killed
-        write_file(path, content, lasting=lasting)
+        atomic_write(path, content, durable=durable)
 
     async def run_or_die(work: Any, tries: int = 5) -> Any:
         if next(number) == write:
@@ -376,7 +378,7 @@ def killed_at(database: Database, write: int) -> Iterator[None]:
         return await run_write(work, tries)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parquet_store, "write_file", write_or_die)
+        patch.setattr(parquet_store, "atomic_write", write_or_die)
         patch.setattr(database, "run_write", run_or_die)
         yield
 

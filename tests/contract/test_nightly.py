@@ -129,7 +129,7 @@ DEATHS = [
     "before training.nightly.learning_steps.save_fit",
     "after training.nightly.gate_step._keep_candidate",
     "after training.nightly.lambda_step.fit_lambdas",
-    "before training.model.store._sync",  # half of the version's directory is there
+    "before training.model.store.sync",  # half of the version's directory is there
     "before training.registry.replication.RedisCopies.put",  # the database knows the version, nobody else does
     "before training.registry.publish.to_git",
     "before training.registry.publish.ModelRegistry.activate",

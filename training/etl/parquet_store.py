@@ -11,7 +11,6 @@ import datetime as dt
 import hashlib
 import io
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ import pandas as pd
 import pyarrow
 import pyarrow.parquet
 
+from db.files import atomic_write
 from db.state import State
 from training.columns import ID_COLUMNS
 from training.etl.reader import COLUMNS, Day, frame
@@ -94,14 +94,16 @@ class Partitions:
             "sources": manifest.sources,
             "days": {day.isoformat(): part for day, part in sorted(manifest.days.items())},
         }
-        write_file(self._manifest, json.dumps(document, indent=0).encode(), lasting=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        atomic_write(self._manifest, json.dumps(document, indent=0), durable=True)
 
     def write(self, day: dt.date, read: Day) -> Partition:
         """The day's file, in place of the one before; what the manifest is to say of it."""
         buffer = io.BytesIO()
         pyarrow.parquet.write_table(table_of(read), buffer, compression="zstd")
         content = buffer.getbuffer()
-        write_file(self._path(day), content)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        atomic_write(self._path(day), content)
         return Partition(read.stored, read.rows, hashlib.sha256(content).hexdigest())
 
     def is_whole(self, day: dt.date, part: Partition) -> bool:
@@ -132,22 +134,6 @@ class Partitions:
         except OSError:
             return None
         return content if hashlib.sha256(content).hexdigest() == part.sha256 else None
-
-
-def write_file(path: Path, content: bytes | memoryview, *, lasting: bool = False) -> None:
-    """All of it or nothing under that name.
-
-    Args:
-        lasting: on the disk before its name is.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with draft.open("wb") as file:
-        file.write(content)
-        if lasting:
-            file.flush()
-            os.fsync(file.fileno())
-    draft.replace(path)
 
 
 def table_of(read: Day) -> pyarrow.Table:

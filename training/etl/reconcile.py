@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import fcntl
 import hashlib
 import time
 from collections import deque
@@ -19,9 +18,10 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
+from filelock import AsyncFileLock, Timeout
 from sqlalchemy import Connection, func, select
 
 from db import tables as t
@@ -285,25 +285,14 @@ def _batches(brands: Mapping[str, int]) -> Iterator[list[str]]:
 @asynccontextmanager
 async def _alone(state: State, say: Say) -> AsyncIterator[None]:
     """One run at a time on a state folder; the lock ends with its process."""
-    file = await asyncio.to_thread(_lock_file, state)
-    with file:
-        waiting = False
-        while not _is_locked(file):
-            if not waiting:
-                say("another run is gathering; waiting for it")
-                waiting = True
-            await asyncio.sleep(0.2)
-        yield
-
-
-def _lock_file(state: State) -> IO[str]:
-    state.root.mkdir(parents=True, exist_ok=True)
-    return (state.root / "history.lock").open("w")
-
-
-def _is_locked(file: IO[str]) -> bool:
+    await asyncio.to_thread(state.root.mkdir, parents=True, exist_ok=True)
+    lock = AsyncFileLock(state.root / "history.lock")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+        await lock.acquire(blocking=False)
+    except Timeout:
+        say("another run is gathering; waiting for it")
+        await lock.acquire(poll_interval=0.2)
+    try:
+        yield
+    finally:
+        await lock.release()

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import psutil
 
+from db.files import atomic_write
 from db.state import State, secret_file
 from training.arrays import Singles
 from training.fitting.dataset import Examples, TrainingSet
@@ -197,9 +199,7 @@ def _meet(folder: Path, name: str, rank: int, network: dict[str, Any]) -> dict[s
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.bind(("", 0))
         port = probe.getsockname()[1]
-    draft = folder / f".{name}-{rank}.address"
-    draft.write_text(f"{host}:{port}")
-    draft.rename(folder / f"{name}-{rank}.address")
+    atomic_write(folder / f"{name}-{rank}.address", f"{host}:{port}")
     until = time.monotonic() + MEET_S
     others = [folder / f"{name}-{other}.address" for other in range(len(machines))]
     while not all(other.exists() for other in others):
@@ -252,6 +252,6 @@ def _running_address(state: State) -> str | None:
     """Of the system on this folder, if it still runs: `run.json` outlives a system that was killed."""
     running = state.running()
     address, pid = running.get("ray_address"), running.get("pid")
-    if not isinstance(address, str) or not isinstance(pid, int) or not Path(f"/proc/{pid}").exists():
+    if not isinstance(address, str) or not isinstance(pid, int) or not psutil.pid_exists(pid):
         return None
     return address

@@ -8,19 +8,19 @@ at the lock, which the system takes back from a process that dies. What could no
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import hashlib
 import hmac
 import json
 import os
-import tempfile
-import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from filelock import FileLock, Timeout
+
+from db.files import atomic_write
 from db.state import State
 from training.model.bundle import ModelRefused, ModelUnavailable
 from training.model.sandbox import ResourceLimits, verify_in_child
@@ -117,20 +117,15 @@ class SandboxCache:
         Raises:
             ModelUnavailable: somebody else does, for too long.
         """
-        until = time.monotonic() + wait_s
-        descriptor = os.open(self._folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = FileLock(self._folder / LOCK, timeout=wait_s, mode=0o600)
         try:
-            while True:
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > until:
-                        raise ModelUnavailable(version, "another check has taken too long on this node") from None
-                time.sleep(LOOK_AGAIN_S)
+            lock.acquire(poll_interval=LOOK_AGAIN_S)
+        except Timeout:
+            raise ModelUnavailable(version, "another check has taken too long on this node") from None
+        try:
             yield
         finally:
-            os.close(descriptor)  # which lets go of the lock
+            lock.release()
 
     def _known(self, name: str) -> Finding | None:
         """None: nothing is known, or nothing that we have said."""
@@ -156,14 +151,7 @@ class SandboxCache:
         from training.trees.bitvector_tables import packed
 
         content = json.dumps({"refusal": found.refusal}).encode() + b"\n" + packed(found.prepared)
-        descriptor, draft = tempfile.mkstemp(prefix=".", dir=self._folder)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(self._mac(name, content) + b"\n" + content)
-            os.replace(draft, self._folder / name)
-        except BaseException:
-            os.unlink(draft)
-            raise
+        atomic_write(self._folder / name, self._mac(name, content) + b"\n" + content)
         self._forget_old()
 
     def _forget_old(self) -> None:

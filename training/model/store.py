@@ -9,6 +9,7 @@ import shutil
 import stat
 from pathlib import Path
 
+from db.files import atomic_write, sync
 from training.model.bundle import FILES, MANIFEST, ModelRefused, ModelUnavailable, Parts
 
 MOST_BYTES = 1 << 30
@@ -71,27 +72,12 @@ def write_version(directory: Path, version: str, parts: Parts) -> Path:
     draft.mkdir()
     try:
         for file, text in files.items():
-            _write(draft / file, text)
-        _sync(draft)
+            atomic_write(draft / file, text, durable=True)
+        sync(draft)
         if final.exists():
             shutil.rmtree(final)
         draft.rename(final)
-        _sync(directory)
+        sync(directory)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return final
-
-
-def _write(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import fcntl
 import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+from filelock import FileLock, Timeout
 from sqlalchemy import insert
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -213,9 +213,12 @@ def night_lock(state: State) -> Iterator[None]:
         AnotherNight: one is running.
     """
     state.root.mkdir(parents=True, exist_ok=True)
-    with (state.root / "nightly.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise AnotherNight(f"another night is running on {state.root}") from None
+    lock = FileLock(state.root / "nightly.lock", blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise AnotherNight(f"another night is running on {state.root}") from None
+    try:
         yield
+    finally:
+        lock.release()

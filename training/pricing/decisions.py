@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 
+from db.files import atomic_path
 from ledger.bidding.brand_state import Limits
 from training.arrays import Flags
 from training.pricing.auctions import Auctions, Market
@@ -14,22 +14,17 @@ from training.pricing.simulation import FEW, Decided
 
 
 def write_decisions(path: Path, decided: Decided) -> None:
-    """All of it or nothing: it appears by one rename.
+    """Write `won,lambda`, one line an auction: all of the file or nothing.
 
     Raises:
         OSError: it cannot be written there.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with draft.open("w", encoding="ascii", newline="") as file:
-            file.write("won,lambda\n")
-            file.writelines(
-                f"{won:d},{lambda_!r}\n"
-                for won, lambda_ in zip(decided.won.tolist(), decided.lambda_.tolist(), strict=True)
-            )
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with atomic_path(path) as draft, draft.open("w", encoding="ascii", newline="") as file:
+        file.write("won,lambda\n")
+        file.writelines(
+            f"{won:d},{lambda_!r}\n"
+            for won, lambda_ in zip(decided.won.tolist(), decided.lambda_.tolist(), strict=True)
+        )
 
 
 def summary(auctions: Auctions, market: Market, won: Flags) -> list[str]:

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import httpx
+import psutil
 from redis.exceptions import RedisError
 
 from db.state import State
@@ -113,6 +114,6 @@ def _running_url(state: State) -> str | None:
     """`run.json` outlives a system that was killed."""
     running = state.running()
     url, pid = running.get("url"), running.get("pid")
-    if not isinstance(url, str) or not isinstance(pid, int) or not Path(f"/proc/{pid}").exists():
+    if not isinstance(url, str) or not isinstance(pid, int) or not psutil.pid_exists(pid):
         return None
     return url

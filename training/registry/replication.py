@@ -11,6 +11,7 @@ from typing import Any
 import redis.asyncio
 from redis.exceptions import RedisError
 
+from db.files import atomic_write
 from db.state import State
 from training.model.bundle import ModelUnavailable
 from training.progress import Say
@@ -119,9 +120,7 @@ def to_git(state: State, version: str, bundle: str, say: Say) -> None:
         if registry == state.registry:
             for left in (registry / ".git").rglob("*.lock"):
                 left.unlink(missing_ok=True)
-        draft = registry / f".{DOCUMENT}.draft"
-        draft.write_text(bundle)
-        draft.replace(registry / DOCUMENT)
+        atomic_write(registry / DOCUMENT, bundle)
         git(registry, "add", "--force", DOCUMENT)
         if git(registry, "status", "--porcelain", "--", DOCUMENT):
             words = ("-m", f"Model {version}", "--", DOCUMENT)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from sqlalchemy import select
 
+from db.files import atomic_write
 from db.session import Database
 from db.state import State
 from db.tables import brands
@@ -106,8 +107,8 @@ def write_report(state: State, found: Plain) -> Path:
     """
     state.reports.mkdir(parents=True, exist_ok=True)
     path = state.reports / f"{found['version']}.html"
-    path.with_suffix(".json").write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
-    path.write_text(render(found), encoding="utf-8")
+    atomic_write(path.with_suffix(".json"), json.dumps(found, indent=1, allow_nan=False) + "\n")
+    atomic_write(path, render(found))
     for other in state.reports.iterdir():
         if other.stem != found["version"] and not (state.models / other.stem).is_dir():
             other.unlink()
