@@ -1,15 +1,16 @@
-"""What a system's processes cost: CPU and memory, from /proc."""
+"""CPU and memory that a system's processes use."""
 
 from __future__ import annotations
 
-import os
+import contextlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
+import psutil
+
 ROLES = {
     "Ingress": r"ray::ServeReplica:paceline:Ingress",
     "Predictor": r"ray::ServeReplica:paceline:Predictor",
@@ -25,7 +26,7 @@ OTHERS = "Ray: GCS, raylet, dashboard, agents"
 
 class Process(NamedTuple):
     pid: int
-    started: int  # ticks since boot: an id may be given twice
+    started: float  # an id may be given twice
     title: str
 
     @property
@@ -37,11 +38,9 @@ def running(pids: Iterable[int]) -> list[Process]:
     """Those that have not ended."""
     found = []
     for pid in pids:
-        try:
-            words = (Path("/proc") / str(pid) / "cmdline").read_bytes().decode(errors="replace").split("\0")
-            found.append(Process(pid, int(_stat(pid)[19]), title(words)))
-        except OSError:
-            continue
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(pid)
+            found.append(Process(pid, process.create_time(), title(process.cmdline() or [""])))
     return found
 
 
@@ -72,12 +71,10 @@ def cpu_s(processes: Iterable[Process]) -> dict[Process, float]:
     """Seconds of CPU until now, those of children that have ended included: nobody's are counted twice or lost."""
     found = {}
     for process in processes:
-        try:
-            stat = _stat(process.pid)
-        except OSError:
-            continue
-        if int(stat[19]) == process.started:
-            found[process] = sum(int(ticks) for ticks in stat[11:15]) / TICKS_A_SECOND
+        with contextlib.suppress(psutil.Error):
+            now = psutil.Process(process.pid)
+            if now.create_time() == process.started:
+                found[process] = sum(now.cpu_times()[:4])  # user, system, and both of its children
     return found
 
 
@@ -96,19 +93,11 @@ def uss_mib(processes: Iterable[Process]) -> dict[Process, float]:
     """Memory that only this process has: what its end would give back."""
     found = {}
     for process in processes:
-        try:
-            text = (Path("/proc") / str(process.pid) / "smaps_rollup").read_text()
-        except OSError:
-            continue
-        found[process] = sum(int(kb) for kb in re.findall(r"^Private_(?:Clean|Dirty): +(\d+) kB", text, re.M)) / 1024
+        with contextlib.suppress(psutil.Error):
+            found[process] = psutil.Process(process.pid).memory_full_info().uss / 2**20
     return found
 
 
 def cpu_model() -> str:
     found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.M)
     return found[1] if found else "unknown"
-
-
-def _stat(pid: int) -> list[str]:
-    """Fields of /proc/PID/stat from the third on: [11:15] are utime, stime, cutime, cstime; [19] is starttime."""
-    return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()

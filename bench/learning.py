@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import math
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import psutil
 
 from bench import tables
 from db.schema import upgrade
@@ -262,38 +264,24 @@ class Watch(threading.Thread):
 
     def run(self) -> None:
         while not self._over.wait(SAMPLE_S):
-            sizes = {pid: _pss(pid) for pid in _with_descendants(self._pid)}
-            self.driver = max(self.driver, sizes.get(self._pid, 0.0))
-            fits = [size for pid, size in sizes.items() if _is_worker(pid)]
-            self.worker = max(self.worker, *fits, 0.0)
-            self.together = max(self.together, sum(sizes.values()))
+            with contextlib.suppress(psutil.NoSuchProcess):
+                root = psutil.Process(self._pid)
+                sizes = {process: _pss(process) for process in [root, *root.children(recursive=True)]}
+                self.driver = max(self.driver, sizes[root])
+                fits = [size for process, size in sizes.items() if _is_worker(process)]
+                self.worker = max(self.worker, *fits, 0.0)
+                self.together = max(self.together, sum(sizes.values()))
 
 
-def _with_descendants(root: int) -> list[int]:
-    parents: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            except OSError:
-                continue
-            parents.setdefault(parent, []).append(int(entry.name))
-    found = [root]
-    for pid in found:
-        found += parents.get(pid, [])
-    return found
-
-
-def _pss(pid: int) -> float:
+def _pss(process: psutil.Process) -> float:
     try:
-        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    except OSError:
+        return process.memory_full_info().pss / 2**20
+    except psutil.Error:
         return 0.0
-    return next(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:")) / 1024
 
 
-def _is_worker(pid: int) -> bool:
+def _is_worker(process: psutil.Process) -> bool:
     try:
-        return b"RayTrainWorker" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
+        return any("RayTrainWorker" in word for word in process.cmdline())
+    except psutil.Error:
         return False

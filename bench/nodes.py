@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
+import psutil
 
 from bench import cost
 from db.state import State
@@ -76,8 +77,7 @@ class Cluster:
     def environ(self) -> dict[str, str]:
         """What every process of it was started with: Serve's settings, the token's file, the system's mark."""
         (first, *_) = processes.marked(self.run["system"], "raylet")
-        words = Path(f"/proc/{first}/environ").read_bytes().decode().split("\0")
-        return dict(word.split("=", 1) for word in words if "=" in word)
+        return psutil.Process(first).environ()
 
     def nodes(self) -> list[str]:
         """Ids of those that are alive."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import re
 import sqlite3
 import struct
 import tempfile
@@ -15,6 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
+import psutil
 from redis import Redis
 
 from bench import cost, paced
@@ -35,7 +35,6 @@ FEW, MANY = 10, 200
 """Bids a request, beside the usual ones: what one more costs."""
 
 ROWS = "SELECT (SELECT COUNT(*) FROM reservations) + (SELECT COUNT(*) FROM ledger_journal)"
-ESTABLISHED = "01"
 HOT = ("Ingress", "Predictor", "HAProxy", "ledger", "Redis")
 
 
@@ -208,21 +207,13 @@ def recorded_of(state: State, sent: paced.Paced) -> tuple[int, int]:
 
 
 def connections(processes: Iterable[cost.Process]) -> dict[str, list[int]]:
-    """Established TCP connections of each process, by role: what /proc says."""
-    inodes = set()
-    for name in ("tcp", "tcp6"):
-        for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]:
-            words = line.split()
-            if words[3] == ESTABLISHED:
-                inodes.add(words[9])
+    """Established TCP connections of each process, by role."""
     found: dict[str, list[int]] = {}
     for process in processes:
         number = 0
-        with contextlib.suppress(OSError):
-            for entry in Path(f"/proc/{process.pid}/fd").iterdir():
-                with contextlib.suppress(OSError):
-                    socket = re.fullmatch(r"socket:\[(\d+)\]", str(entry.readlink()))
-                    number += socket is not None and socket[1] in inodes
+        with contextlib.suppress(psutil.Error):
+            connected = psutil.Process(process.pid).net_connections("tcp")
+            number = sum(one.status == psutil.CONN_ESTABLISHED for one in connected)
         found.setdefault(process.role, []).append(number)
     return found
 

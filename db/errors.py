@@ -31,7 +31,7 @@ class CannotMigrate(UserError):
     """The database cannot be used by this version."""
 
 
-def in_a_line(error: Exception) -> str:
+def in_a_line(error: BaseException) -> str:
     """What an error says, in its first line; what a driver says where SQLAlchemy has wrapped it.
 
     >>> in_a_line(OSError())

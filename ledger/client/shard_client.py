@@ -12,6 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from ray.exceptions import RayError, RayTaskError
 
+from db.errors import in_a_line
 from ledger.bidding.demand import Demand
 from ledger.client.lease_cache import LeaseCache
 from ledger.domain.errors import LedgerError, LedgerUnavailable, OtherShard
@@ -82,7 +83,7 @@ class ShardClient:
             raise LedgerUnavailable("it failed; its log has the reason") from None
         except (RayError, ValueError) as error:  # dead, restarting or unreachable; ValueError: no such actor yet
             self._handle = None
-            reason = (str(error) or repr(error)).splitlines()[0]
+            reason = in_a_line(error)
             logger.warning("the ledger is unreachable: %s", reason)
             raise LedgerUnavailable(reason) from None
 

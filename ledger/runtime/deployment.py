@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable
 from typing import Any, TypeVar
 
+from db.errors import in_a_line
 from db.settings import DatabaseSettings
 from ledger.domain.errors import LedgerUnavailable
 from ledger.domain.settings import LedgerSettings, RoasSettings
@@ -112,7 +113,7 @@ class _RayGenerations:
         try:
             return actor.remote(*self._settings, self._decided_at, generation)
         except ValueError as error:  # the name is not free yet
-            raise LedgerUnavailable(_first_line(error)) from None
+            raise LedgerUnavailable(in_a_line(error)) from None
 
     def identity(self, handle: Any) -> Identity:
         from ray.exceptions import GetTimeoutError, RayActorError
@@ -124,7 +125,7 @@ class _RayGenerations:
                 raise Silent("its actor does not answer") from None
             raise LedgerUnavailable("its actor is still starting") from None
         except RayActorError as error:  # it starts again, or was killed a moment ago
-            raise LedgerUnavailable(_first_line(error)) from None
+            raise LedgerUnavailable(in_a_line(error)) from None
 
     def kill(self, generation: int) -> None:
         _kill(name_of(self._shard, generation))
@@ -185,7 +186,3 @@ def _has_started(handle: Any) -> bool:
     from ray._private import state  # the public state API needs the dashboard
 
     return bool(state.actors(handle._actor_id.hex()).get("State") == "ALIVE")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or repr(error)).splitlines()[0]

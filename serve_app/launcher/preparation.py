@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from pathlib import Path
 
 from db.environment import BadSetting
-from db.errors import CannotMigrate
+from db.errors import CannotMigrate, in_a_line
 from db.state import State
 from serve_app.launcher.errors import CannotRun, keep_traceback
 from serve_app.launcher.terminal import say
@@ -48,5 +48,4 @@ class Preparation:
             self._done.set_exception(CannotRun(str(error)))
         except BaseException as error:
             keep_traceback(self._state, error)
-            reason = (str(error) or repr(error)).splitlines()[0]
-            self._done.set_exception(CannotRun(f"{reason}; see {self._state.logs}/start.log"))
+            self._done.set_exception(CannotRun(f"{in_a_line(error)}; see {self._state.logs}/start.log"))

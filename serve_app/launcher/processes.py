@@ -8,7 +8,8 @@ import os
 import signal
 import time
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+
+import psutil
 
 MARK = "_PACELINE_SYSTEM"
 """Every process of a system inherits this variable; its value is the system's name. Some lose it: who gives itself a
@@ -28,36 +29,25 @@ def adopt_orphans() -> None:
 
 
 def descendants(pid: int) -> list[int]:
-    """Ids of all processes below one."""
-    children: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                after_name = (entry / "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            children.setdefault(int(after_name[1]), []).append(int(entry.name))
-    found, waiting = [], [pid]
-    while waiting:
-        waiting += (below := children.get(waiting.pop(), []))
-        found += below
-    return found
+    """Ids of all processes below one; none if it has ended."""
+    try:
+        return [child.pid for child in psutil.Process(pid).children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
 
 
 def marked(name: str, program: str | None = None) -> list[int]:
-    """Ids of the processes that belong to a system, or of those that run one program; this process is left out."""
-    wanted = f"{MARK}={name}".encode()
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
-            continue
-        try:
-            is_other = program is not None and (entry / "comm").read_text().strip() != program
-            if not is_other and wanted in (entry / "environ").read_bytes().split(b"\0"):
-                found.append(int(entry.name))
-        except OSError:  # gone meanwhile, or another user's
-            continue
-    return found
+    """Ids of the processes that belong to a system, or of those that run one program; this process is left out.
+
+    Other users' processes, whose environment may not be read, are left out, too.
+    """
+    return [
+        process.pid
+        for process in psutil.process_iter(["environ", "name"])
+        if process.pid != os.getpid()
+        and (process.info["environ"] or {}).get(MARK) == name
+        and program in (None, process.info["name"])
+    ]
 
 
 def stop_softly(haproxies: Sequence[int], grace_s: float) -> None:
@@ -98,7 +88,8 @@ def _signal(pids: Iterable[int], number: signal.Signals) -> None:
 
 
 def is_alive(pid: int) -> bool:
+    """Whether it runs: one that has ended and waits for its parent to take note of it does not."""
     try:
-        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except OSError:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False

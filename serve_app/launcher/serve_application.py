@@ -8,6 +8,7 @@ import time
 import warnings
 from pathlib import Path
 
+from db.errors import in_a_line
 from serve_app.launcher.errors import CannotRun
 from serve_app.launcher.terminal import say
 from serve_app.settings import HttpSettings
@@ -46,7 +47,7 @@ def deploy(application: str, logs: Path) -> None:
     try:
         serve.run(build({}), name="paceline", route_prefix="/", blocking=False)
     except RuntimeError as error:
-        raise CannotRun(f"the application did not start: {str(error).splitlines()[0]}; see {logs}") from None
+        raise CannotRun(f"the application did not start: {in_a_line(error)}; see {logs}") from None
 
 
 def wait_ready(url: str) -> None:
