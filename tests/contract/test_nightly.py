@@ -482,7 +482,7 @@ async def test_a_payout_that_breaks_is_told_for_three_days_and_kept_with_the_ver
     assert f"brand-atlas broke on {day}: 0.3 → 0.1 a click (−67%)" in told[0]
     assert (one["before_micros"], one["after_micros"]) == (pytest.approx(300_000), pytest.approx(100_000))
     assert (
-        f'<td class="word">brand-atlas</td><td class="word">{day}</td>'
+        f'<td class="word" data-label="brand">brand-atlas</td><td class="word" data-label="day">{day}</td>'
         in (state.reports / f"{done.version}.html").read_text()
     )
     more = performance(LAST + dt.timedelta(days=1), days=1, seed=2).assign(pending_revenue=0.0)

@@ -7,7 +7,6 @@ published and nothing else. Reports go when their version's files go.
 from __future__ import annotations
 
 import datetime as dt
-import html
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,28 +27,23 @@ from training.fitting.engines import Boosters, predicted
 from training.gate.gate import BrandMetrics, Comparison, as_json
 from training.model.model import Model
 from training.registry.activations import LivePrice, as_of
-from training.reports.backtest_report import (
-    SHOWN_BRANDS,
-    Section,
-    by_day,
-    calibration,
-    error_by_brand_and_day,
-    figures,
-    page,
-    table,
+from training.reports import charts
+from training.reports.backtest_report import metric_rows, shared
+from training.reports.page import render as render_page
+from training.reports.report_data import (
+    brand_days,
+    deciles,
+    importance,
+    number,
+    payout_breaks,
+    payouts,
+    shap,
 )
-from training.reports.backtest_report import importance as importance_section
-from training.reports.backtest_report import payout_breaks as breaks_section
-from training.reports.backtest_report import shap as shap_section
-from training.reports.plots import Bar, bars, nothing, ratios
-from training.reports.report_data import brand_days, deciles, importance, number, payout_breaks, payouts, shap
 
 DAYS = 28
 WINDOWS_DAYS = (7, DAYS)
 MOST_BRANDS = 50
 """Brands whose comparison is kept."""
-FAR = 3.0
-"""So many times what is usual, or wanted, a ROAS is drawn at most; its figure stands beside it."""
 Plain = dict[str, Any]
 
 
@@ -171,7 +165,7 @@ def most_earning(data: TrainingSet, rows: Integers) -> Integers:
     """Codes of the brands with most revenue among these rows, the first one first."""
     earned = np.bincount(data.keys.ids[0][rows], weights=data.numbers[rows, REVENUE])
     seen = np.unique(data.keys.ids[0][rows])
-    return seen[np.argsort(-earned[seen], kind="stable")][:SHOWN_BRANDS].astype(np.int64)
+    return seen[np.argsort(-earned[seen], kind="stable")][: charts.SHOWN_BRANDS].astype(np.int64)
 
 
 def _totals(data: TrainingSet, rows: Integers) -> list[Plain]:
@@ -218,127 +212,34 @@ def render(found: Mapping[str, Any]) -> str:
     Args:
         found: what the report's JSON says.
     """
-    sections = [
-        Section("verdict", "Champion and challenger", _comparison(found)),
-        calibration(
-            found["deciles"],
-            f"What the night's trees, fitted without the newest day, say of {found['trained_through']}.",
-        ),
-        Section(
-            "days", f"Revenue of {DAYS} days", by_day(found["day_totals"], "Predicted by the histories, without trees.")
-        ),
-        error_by_brand_and_day(
-            found["brand_days"], "What the histories expected the day before, without trees.", found["brands"]
-        ),
-        Section("money", "ROAS and λ by brand", _money(found)),
-        breaks_section(found["payout_breaks"], found["payouts"]),
-        importance_section(found["importance"], "Of the version's trees."),
-        shap_section(found["shap"], f"On {found['trained_through']}"),
-    ]
-    return page(f"Night of {found['version']}", _head(found), sections)
-
-
-def _head(found: Mapping[str, Any]) -> str:
-    kind, word = ("good", "accepted") if found["accepted"] else ("bad", "rejected at the gate")
-    days = f"{found['days']:,} day{'' if found['days'] == 1 else 's'}"
-    learned = f"Learned from {found['rows']:,} rows of {days} through {found['trained_through']}"
-    learned += f"{' (simulated market)' if found['simulated'] else ''}, by {found['engine']}."
-    parts = [
-        f'<p class="verdict {kind}">{_text(f"{word}: " + found["reason"])}</p>',
-        f'<p class="note">{_text(found["live"])} is live. {_text(learned)}</p>',
-    ]
-    for name in ("problems", "warnings"):
-        if found[name]:
-            lines = "".join(f"<li>{_text(line)}</li>" for line in found[name])
-            parts.append(f"<p>{name.capitalize()}:</p><ul>{lines}</ul>")
-    return "\n".join(parts)
-
-
-def _text(words: object) -> str:
-    return html.escape(str(words))
-
-
-def _comparison(found: Mapping[str, Any]) -> str:
     named = {"newest_day": "newest day", "week": "week"}
-    rows = {
+    sides = {
         f"{words}, {side}": found[name][side]
         for name, words in named.items()
         for side in ("challenger", "champion")
         if found[name][side] is not None
     }
-    champion = found["parent"] or "none: there was nothing to compare with"
-    parts = [f'<p class="note">The champion is {_text(champion)}. On the newest day, the challenger is judged by trees '
-             "that have not seen it.</p>"]  # fmt: skip
-    parts.append(figures(rows, "") if rows else nothing("There was nothing to judge by."))
-    for name, words in named.items():
-        shown = [one for one in found["duels"][name] if _ratio(one) is not None][:SHOWN_BRANDS]
-        if not shown:
-            continue
-        more = found["brands_compared"] - len(shown) if name == "newest_day" else 0
-        note = "Tweedie deviance, challenger ÷ champion: below 1, to the left, the challenger is better."
-        note += f" {more} brands with fewer impressions are left out." if more > 0 else ""
-        drawn = ratios(
-            [(one["brand_id"], _ratio(one) or 1.0, _title(one)) for one in shown], f"deviance on the {words}"
-        )
-        parts.append(f'<h3>By brand, {words}</h3><p class="note">{note}</p>{drawn}')
-    if found["checks"]:
-        checks = [[one["check"], "passed" if one["passed"] else "lost", one["detail"]] for one in found["checks"]]
-        parts.append(f"<h3>The gate</h3>{table(['check', '', 'figures'], checks, 3)}")
-    return "".join(parts)
-
-
-def _ratio(one: Mapping[str, Any]) -> float | None:
-    challenger, champion = one["challenger"]["deviance"], one["champion"]["deviance"]
-    both = challenger and champion and challenger > 0 and champion > 0
-    return challenger / champion if both else None
-
-
-def _title(one: Mapping[str, Any]) -> str:
-    return (
-        f"{one['brand_id']}: deviance {one['challenger']['deviance']:.4g}, champion {one['champion']['deviance']:.4g}"
+    return render_page(
+        "night.html",
+        found=found,
+        sides=metric_rows(sides),
+        duels={words: charts.deviances(found["duels"][name]) for name, words in named.items()},
+        checks=[[one["check"], "passed" if one["passed"] else "failed", one["detail"]] for one in found["checks"]],
+        revenue=charts.revenue(found["day_totals"]),
+        error=charts.error(found["brand_days"], found["brands"]),
+        roas=charts.roas(found["money"], WINDOWS_DAYS),
+        windows=WINDOWS_DAYS,
+        money=[_money_row(one) for one in found["money"]],
+        **shared(found),
     )
 
 
-def _money(found: Mapping[str, Any]) -> str:
-    rows = found["money"]
-    longer = f"roas_{DAYS}d"
-    drawn = [one for one in rows if one[longer] is not None]
-    more = found["brands"] - len(rows)
-    note = "Revenue ÷ cost of what has a known cost, pending revenue at the share that is expected to be approved. "
-    note += f"The {len(rows)} brands with most revenue; {more} more. " if more > 0 else ""
-    parts = []
-    if drawn:
-        words = f"Thick, and in figures: {WINDOWS_DAYS[0]} days; thin: {DAYS} days; across: the target."
-        usual = float(np.median([one[longer] for one in drawn]))
-        far = FAR * max([one["target_roas"] or 0.0 for one in drawn] + [usual])
-        parts = [f'<p class="note">{note}{words}</p>', bars([_roas(one, far) for one in drawn], "ROAS by brand")]
-    else:
-        parts = [nothing("No cost is known: there is no ROAS.")]
-    cells = [
-        [
-            one["brand_id"],
-            *(f"{one[f'{name}_micros_{DAYS}d'] / 1e6:,.2f}" for name in ("revenue", "cost")),
-            *(_figure(one[name]) for name in (f"roas_{WINDOWS_DAYS[0]}d", longer, "target_roas")),
-            _figure(one["kappa"]) + (" (not used)" if one["converged"] is False else ""),
-            _figure(one["lambda"]),
-        ]
-        for one in rows
+def _money_row(one: Mapping[str, Any]) -> list[str]:
+    return [
+        one["brand_id"],
+        *(f"{one[f'{name}_micros_{DAYS}d'] / 1e6:,.2f}" for name in ("revenue", "cost")),
+        *(charts.figure(one[f"roas_{days}d"]) for days in WINDOWS_DAYS),
+        charts.figure(one["target_roas"]),
+        charts.figure(one["kappa"]) + (" (not used)" if one["converged"] is False else ""),
+        charts.figure(one["lambda"]),
     ]
-    head = ["brand", f"revenue {DAYS} d", f"cost {DAYS} d", f"ROAS {WINDOWS_DAYS[0]} d", f"ROAS {DAYS} d", "target"]
-    words = "λ of the night is κ, fitted to the logged opportunities; λ now is what bids are scored with (none: not "
-    words += "recorded within two days). Revenue and cost: of what has a known cost."
-    return "".join([*parts, table([*head, "λ of the night", "λ now"], cells), f'<p class="note">{words}</p>'])
-
-
-def _roas(one: Mapping[str, Any], far: float) -> Bar:
-    short, longer = one[f"roas_{WINDOWS_DAYS[0]}d"], one[f"roas_{DAYS}d"]
-    target = one["target_roas"]
-    title = f"{one['brand_id']}: {_figure(short)} in {WINDOWS_DAYS[0]} days, {_figure(longer)} in {DAYS} days"
-    text = _figure(short) + (" …" if max(short or 0.0, longer) > far else "")
-    return Bar(
-        one["brand_id"], min(short or 0.0, far), text, f"{title}, target {_figure(target)}", min(longer, far), target
-    )
-
-
-def _figure(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"

@@ -76,7 +76,7 @@ def test_the_better_of_two_engines_predicts_and_the_report_tells_both(tmp_path):
     said = {name: (tmp_path / name / "predictions.csv").read_bytes() for name in (*found, "both")}
     assert said["both"] == said[better] and said["lightgbm"] != said["xgboost"]
     page = (tmp_path / "both" / "report.html").read_text()
-    assert f"{better} trees (chosen)" in page and "histories alone" in page
+    assert f"{better} trees (chosen)" in page and "past averages alone" in page
 
 
 def test_an_engine_that_there_is_not_is_told(tmp_path, capsys):

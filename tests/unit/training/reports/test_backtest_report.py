@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.unit.training.conftest import make_history
-from tests.unit.training.pages import Page, sections_of
+from tests.unit.training.pages import Page
 from training.fitting.dataset import TrainingSet
-from training.reports import backtest_report, plots
+from training.reports import backtest_report, charts
 from training.reports.report_data import brand_days, break_in_a_line, deciles, payout_breaks, payouts
 
 EVIL = '<script>alert("&1")</script>'
@@ -85,42 +84,63 @@ ODD: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("odd", ODD.values(), ids=ODD.keys())
 def test_a_page_is_whole_whatever_there_is_to_say(odd: dict[str, Any]) -> None:
     text = backtest_report.render(EVIL, found(**odd))
-    assert sections_of(text) == ["figures", "calibration", "days", "error", "importance", "shap", "breaks"]
-    assert "<script" not in text and EVIL in "".join(Page(text).text)
+    page = Page(text)
+    assert page.sections == ["figures", "calibration", "days", "error", "importance", "shap", "breaks"]
+    assert EVIL not in text and EVIL in "".join(page.text)
+    assert text == backtest_report.render(EVIL, found(**odd)), "the same for the same input"
+
+
+def test_the_page_shows_the_figures_of_the_report() -> None:
+    said = found(many=3, days=5)
+    said["shap"]["features"][0]["dots"] = [[0.1234, 0.5], [-0.2, None]]
+    calibration, days, error, importance, shap, payout = Page(backtest_report.render("f.csv", said)).charts
+    assert calibration["series"][0]["points"] == [[n * 10.0, n * 9.0] for n in range(1, 11)]
+    for place, side in enumerate(("realised", "predicted")):
+        assert days["series"][place]["name"] == side
+        sums = {one["day"]: 0.0 for one in said["brand_days"]}
+        for one in said["brand_days"]:
+            sums[one["day"]] += one[f"{side}_micros"] / 1e6
+        assert days["series"][place]["points"] == [list(of_day) for of_day in sums.items()]
+    assert {(error["rows"][row], error["columns"][column], *figures) for row, column, *figures in error["cells"]} == {
+        (one["brand_id"], one["day"], one["predicted_micros"] / 1e6, one["realised_micros"] / 1e6)
+        for one in said["brand_days"]
+    }
+    assert [(one["name"], one["value"], one["text"]) for one in importance["bars"]] == [
+        (EVIL, 0.75, "75.0%"),
+        ("b", 0.25, "25.0%"),
+    ]
+    assert shap["rows"] == [{"name": EVIL, "text": "× 1.221", "dots": [[0.1234, 0.5], [-0.2, None]]}]
+    assert payout["series"][0]["points"] == [[day, 0.2] for day in said["payouts"][0]["days"][:-1]] + [
+        [said["payouts"][0]["days"][-1], 0.1]
+    ]
+    assert payout["marks"] == [[said["payout_breaks"][0]["day"], "0.2 → 0.1"]]
+
+
+def test_the_tables_show_the_figures_of_the_report() -> None:
+    tables = Page(backtest_report.render("f.csv", found(many=2))).tables
+    assert ["lightgbm trees", "3", "3,000", "0.500", "2.5", "1.000"] in tables[0]
+    assert ["xgboost trees (chosen)", "3", "3,000", "0.500", "2", "1.000"] in tables[0]
+    assert ["past averages alone, without trees", "3", "3,000", "0.500", "4", "1.000"] in tables[0]
+    assert tables[1][1:] == [[f"{EVIL}-{n}", "3", "3,000", "0.500", "2", "1.000"] for n in range(2)]
+    assert ["1", "9.0"] not in tables[2] and ["10.0", "9.0"] in tables[2], "each plot's figures as a table"
+    assert [EVIL, "2020-01-03", "click", "0.2", "0.1", "−50%"] in tables[-2]
 
 
 def test_many_brands_are_the_ones_with_most_revenue_and_a_word_of_the_others() -> None:
-    section = backtest_report.error_by_brand_and_day(found(many=20)["brand_days"]).body
-    assert section.count("-19</title>") == 1 and "-7</title>" not in section, "rows with least revenue are left out"
-    assert "12 brands with most revenue; 8 more" in section
-    some = backtest_report.error_by_brand_and_day(found(many=12)["brand_days"], brands=200).body
-    assert "188 more" in some
+    drawn = charts.error(found(many=20)["brand_days"])
+    assert drawn is not None
+    assert drawn["rows"] == [f"{EVIL}-{number}" for number in range(19, 7, -1)] and drawn["left_out"]["brands"] == 8
+    some = charts.error(found(many=12)["brand_days"], brands=200)
+    assert some is not None and some["left_out"]["brands"] == 188
+    assert "12 brands with most revenue; 8 more are left out" in backtest_report.render("f.csv", found(many=20))
 
 
-def test_a_cell_of_the_heat_map_says_its_figures() -> None:
-    one = {"brand_id": "b", "day": "2020-01-01", "predicted_micros": 4e6, "realised_micros": 2e6}
-    unknown = [{"day": "2020-01-02", "realised_micros": 0.0}, {"day": "2020-01-03", "predicted_micros": 0.0}]
-    section = backtest_report.error_by_brand_and_day([one, *(one | other for other in unknown)]).body
-    said = "b, 2020-01-01: predicted 4, realised 2, ratio 2.00, log ratio +0.69"
-    assert f'fill="{plots.HEAT[-1]}"><title>{said}<' in section
-    assert 'class="empty"><title>b, 2020-01-02: predicted 4, realised 0<' in section
-    assert 'class="empty"><title>b, 2020-01-03: predicted 0, realised 2<' in section
+def test_the_axes_of_a_calibration_are_logarithmic_only_where_they_can_be() -> None:
+    def logarithmic(*predicted: float) -> bool:
+        drawn = charts.calibration([{"predicted_micros": value, "realised_micros": 900.0} for value in predicted])
+        return drawn is not None and drawn["log"]
 
-
-def test_labels_of_days_do_not_overlap() -> None:
-    for days in (1, 9, 31, 62):
-        labels = [f"01-{day:02}" for day in range(days)]
-        lines = [plots.Line("a", [(float(day), 1.0) for day in range(days)], "red")]
-        for drawn in (plots.plot(lines, "day", "y", ticks=labels), plots.heat(["b"], labels, {})):
-            places = [float(x) for x in re.findall(r'<text x="([\d.]+)"[^>]*>01-\d\d<', drawn)]
-            assert places and all(np.diff(places) > 5 * plots.CHARACTER)
-
-
-def test_both_axes_of_a_calibration_are_logarithmic_only_where_they_can_be() -> None:
-    far = plots.plot([plots.Line("a", [(1.0, 2.0), (1000.0, 900.0)], "red")], "x", "y", logs=True)
-    assert all(f">{tick}</text>" in far for tick in ("1", "10", "100", "1k"))
-    zero = plots.plot([plots.Line("a", [(0.0, 2.0), (1000.0, 900.0)], "red")], "x", "y", logs=True)
-    assert ">250</text>" in zero and ">10</text>" not in zero
+    assert logarithmic(1.0, 1000.0) and not logarithmic(0.0, 1000.0) and not logarithmic(500.0, 1000.0)
 
 
 def test_a_break_is_told_with_what_was_paid_before_and_after() -> None:

@@ -18,6 +18,7 @@ from training.fitting.engines import fit_in_process
 from training.gate.gate import BrandMetrics, Comparison, SideBySide
 from training.gate.metrics import Metrics
 from training.registry.activations import LivePrice
+from training.reports import charts
 from training.reports.night_report import Ended, Standing, metrics_by_brand, render, report
 from training.settings import Engine, ModelSettings
 
@@ -83,7 +84,49 @@ ODD = {
 def test_a_page_is_whole_whatever_the_history_is_like(frame: pd.DataFrame, settings: ModelSettings) -> None:
     text = render(told(frame, settings.model_copy(update={"trees": 5})))
     assert sections_of(text) == SECTIONS
-    assert "<b>" not in text and EVIL in "".join(Page(text).text)
+    assert EVIL not in text and EVIL in "".join(Page(text).text)
+
+
+def test_the_page_shows_the_figures_of_the_report(settings: ModelSettings) -> None:
+    found = told(make_history(days=40), settings)
+    page = Page(render(found))
+    kinds = ["bars", "lines", "lines", "heat", "bars", "bars", "swarm"]
+    assert [chart["kind"] for chart in page.charts] == kinds
+    duel, calibration, days, error, roas, importance, shap = page.charts
+    assert [(one["value"], one["text"]) for one in duel["bars"]] == [(1.5, "1.500")]
+    assert_near(
+        calibration["series"][0]["points"],
+        [(one["predicted_micros"], one["realised_micros"]) for one in found["deciles"]],
+    )
+    for place, side in enumerate(("realised", "predicted")):
+        figures = [one[f"{side}_micros"] / 1e6 for one in found["day_totals"]]
+        assert_near([value for _, value in days["series"][place]["points"]], figures)
+    said = {(error["rows"][row], error["columns"][column]): figures for row, column, *figures in error["cells"]}
+    for one in found["brand_days"]:
+        assert_near(said.pop((one["brand_id"], one["day"])), [one[f"{side}_micros"] / 1e6 for side in charts.SIDES])
+    assert said == {}
+    known = [one for one in found["money"] if one["roas_28d"] is not None]
+    assert_near(
+        [(one["value"], one["second"]) for one in roas["bars"]], [(one["roas_7d"], one["roas_28d"]) for one in known]
+    )
+    assert [one["mark"] for one in roas["bars"]] == [one["target_roas"] for one in known]
+    assert_near([one["value"] for one in importance["bars"]], [one["share"] for one in found["importance"]][:20])
+    assert [(one["name"], one["dots"]) for one in shap["rows"]] == [
+        (one["feature"], one["dots"]) for one in found["shap"]["features"]
+    ]
+    (money,) = [rows for rows in page.tables if "λ now" in rows[0]]
+    first = known[0]
+    assert money[1 + found["money"].index(first)] == [
+        first["brand_id"],
+        *(f"{first[f'{name}_micros_28d'] / 1e6:,.2f}" for name in ("revenue", "cost")),
+        *(f"{first[f'roas_{days}d']:.3f}" for days in (7, 28)),
+        *("1.500", "0.700 (not used)", "1.250"),
+    ]
+    assert ["newest day, challenger", "3", "3,000", "–", "2", "1.000"] in page.tables[0]
+
+
+def assert_near(said: Any, figures: Any) -> None:
+    assert len(figures) and np.asarray(said) == pytest.approx(np.asarray(figures), rel=1e-5)
 
 
 def test_the_first_night_has_no_champion_and_says_so(settings: ModelSettings) -> None:
@@ -95,7 +138,7 @@ def test_the_first_night_has_no_champion_and_says_so(settings: ModelSettings) ->
     text = render(found | {"parent": None})
     assert sections_of(text) == SECTIONS
     assert "none: there was nothing to compare with" in text and "There was nothing to judge by." in text
-    assert found["deciles"] == [] and "accepted: " in text
+    assert found["deciles"] == [] and "accepted:" in text
 
 
 def test_roas_is_revenue_by_cost_of_what_has_a_known_cost(settings: ModelSettings) -> None:
