@@ -35,7 +35,7 @@ PARTS: dict[str, Callable[[Sequence[str]], str | None]] = {
 
 
 def main(argv: Sequence[str]) -> int:
-    """Benchmarks, with peers beside."""
+    """Measure how fast and how frugal Paceline is, next to other ways of doing the same; minutes for each part."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=main.__doc__, add_help=not argv[1:])
     parser.add_argument("part", nargs="?", choices=PARTS, help="one part only; its own options follow it")
     asked, more = parser.parse_known_args(argv[:1])

@@ -179,15 +179,17 @@ def _usage_error(error: typer.TyperException, name: str) -> str:
     """
     context: Any = getattr(error, "ctx", None)
     path = context.command_path if context is not None else name
-    words = " ".join(error.format_message().split()).rstrip(".")
+    words = re.sub(
+        r"\. Did you mean '(\w+)'.*", r"; did you mean \1", " ".join(error.format_message().split()).rstrip(".")
+    )
     typed = getattr(error, "option_name", None)
     if typed and context is not None and words.startswith("No such"):
         words = f"no such option: {typed}"
         known = [name for each in context.command.get_params(context) for name in _long_names(each)]
         near = difflib.get_close_matches(typed, known, n=1)
         words += f"; did you mean {near[0]}" if near else ""
-    mark = "?" if "did you mean" in words.lower() else ";"
-    return f"{path}: {words[:1].lower()}{words[1:].rstrip('?')}{mark} see {path} --help"
+    mark = "?" if "; did you mean" in words else ";"
+    return f"{path}: {words[:1].lower()}{words[1:]}{mark} see {path} --help"
 
 
 def _long_names(parameter: Any) -> list[str]:
@@ -261,7 +263,7 @@ def _write_indented(lines: list[str], formatter: Any) -> None:
             formatter.write_dl([(row[1], row[2]) for row in rows if row])
             return
         for line in lines:
-            is_long = line.startswith("paceline ") and len(line) > formatter.width - 2
+            is_long = re.search("paceline |make ", line) and len(line) > formatter.width - 2
             whole = re.sub(r"(--\S+) (?!-)", "\\1\xa0", line)  # an option stays with its value
             parts = textwrap.wrap(whole, formatter.width - 6, break_on_hyphens=False) if is_long else [line]
             formatter.write("  " + " \\\n      ".join(parts).replace("\xa0", " ") + "\n")

@@ -4,6 +4,7 @@ Nothing but the standard library is imported before the repository's folders are
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -14,13 +15,15 @@ NOT_A_REPOSITORY = (
 )
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code, 1 where this is not Paceline's repository."""
     if not all((ROOT / folder / "__init__.py").is_file() for folder in FOLDERS):
         print(NOT_A_REPOSITORY, file=sys.stderr)
         return 1
-    print("paceline: no command yet; see `make help` and README.md for `python -m …`", file=sys.stderr)
-    return 2
+    from db.command_line import run
+    from paceline.commands import build
+
+    return run(build(), "paceline", arguments)
 
 
 if __name__ == "__main__":

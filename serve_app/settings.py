@@ -6,6 +6,7 @@ environment alone. `python -m serve_app.settings` prints the tables of docs/sett
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -170,4 +171,6 @@ def with_state(settings: Settings, state: State) -> Settings:
 
 
 if __name__ == "__main__":
-    print(table())
+    from serve_app.show_settings import main
+
+    sys.exit(main())

@@ -7,6 +7,7 @@ import datetime as dt
 from pathlib import Path
 
 from db.environment import BadSetting
+from db.errors import UserError
 from db.schema import upgrade
 from db.session import Database
 from db.state import State
@@ -24,7 +25,7 @@ from training.registry.publish import ModelRegistry
 SIMULATED = "simulated"
 
 
-class CannotPrepare(Exception):
+class CannotPrepare(UserError):
     """There is nothing to serve from. The text says why, in a line."""
 
 

@@ -1,78 +1,87 @@
-"""`make run`: everything on this machine, from an empty folder to a line that begins with `ready`."""
+"""`python -m serve_app.run`, `make run`, `paceline run`: everything on this machine, up to a line `ready`."""
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import os
-import uuid
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
 
-from db.environment import BadSetting
-from db.errors import CannotMigrate
-from db.state import State
-from serve_app.launcher import environment, processes, terminal
-from serve_app.launcher.errors import CannotRun
-from serve_app.launcher.ports import is_free
-from serve_app.launcher.signals import Stop, heed_stop_signals
-from serve_app.launcher.state_folder import check_room, end_leftovers, locked
-from serve_app.launcher.system import System
-from serve_app.settings import load, with_state
+import typer
+
+from db import command_line
+from db.command_line import Command, StateFolder, commands
+from db.errors import UserError, file_error
 
 APPLICATION = "serve_app.app:build"
+HELP = """Start all of Paceline on this machine, and serve requests until it is stopped.
+
+The first start makes what is not there: a state folder, an SQLite database, a history (made up, unless --data names a
+file), a first model. Then it prints a line that begins with `ready` and has the address and a token. Ctrl-C or SIGTERM
+stops all of it. Each option is the same as a variable for `make run`: DATA, PORT, STATE, NIGHTLY; docs/settings.md has
+all others.
+
+Examples:
+  paceline run
+  paceline run --data performance.csv.gz --port 9000 --state /srv/paceline
+  make run PORT=9000 STATE=/srv/paceline NIGHTLY=off
+
+Exit codes:
+  0  it ran, and was told to stop
+  1  it could not run, and the error says why; nothing is left running
+  2  a wrong option
+"""
+
+app = commands()
 
 
-def main(argv: Sequence[str] | None = None, application: str = APPLICATION) -> int:
+@app.command("run", cls=Command, help=HELP)
+def run_(
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Past performance to learn from.  [default: $DATA, else a made-up market]"),
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(metavar="PORT", min=1, max=65535, help="Port of HTTP.  [default: $PORT, else 8000]")
+    ] = None,
+    state: StateFolder = None,
+    nightly: Annotated[
+        bool | None,
+        typer.Option(
+            "--nightly/--no-nightly",
+            show_default=False,
+            help="Train a new model every day at 02:00 UTC.  [default: $NIGHTLY, else on]",
+        ),
+    ] = None,
+    application: Annotated[str, typer.Option(hidden=True)] = APPLICATION,
+) -> None:
+    from serve_app.launcher.signals import Stop, heed_stop_signals
+
+    heed_stop_signals()
+    given = {"DATA": data, "PORT": port, "NIGHTLY": None if nightly is None else ("on" if nightly else "off")}
+    os.environ.update({name: str(value) for name, value in given.items() if value is not None})
+    try:
+        from serve_app.launcher.start import start
+
+        start(application)
+    except Stop:
+        return
+    except (UserError, OSError) as error:
+        from serve_app.launcher import terminal
+
+        terminal.refuse(file_error(error) if isinstance(error, OSError) else str(error))
+        raise typer.Exit(1) from None
+
+
+def main(arguments: Sequence[str] | None = None, application: str = APPLICATION) -> int:
     """The program.
 
     Args:
         application: module:builder, as Serve's `import_path`. Imported once Ray's environment is set.
 
     Returns:
-        0: it ran, and was told to stop; 1: it could not run, and has said why.
+        The exit code, as its help says.
     """
-    parser = argparse.ArgumentParser(
-        prog="make run",
-        description="Start all of Paceline on this machine. Settings come from the environment: "
-        "DATA, PORT, STATE, NIGHTLY and every PACELINE_ variable of docs/settings.md.",
-    )
-    parser.parse_args(argv)
-    heed_stop_signals()
-    try:
-        run(application)
-    except Stop:
-        return 0
-    except (CannotRun, BadSetting, CannotMigrate) as error:
-        terminal.refuse(str(error))
-        return 1
-    except OSError as error:
-        terminal.refuse(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
-        return 1
-    return 0
-
-
-def run(application: str = APPLICATION) -> None:
-    """Start, serve until told to stop, and stop everything that was started.
-
-    Raises:
-        CannotRun, BadSetting, CannotMigrate: with nothing left running.
-    """
-    state = State.here()
-    data, nightly = environment.options()
-    os.environ.update(environment.with_long_names(state))
-    settings = load()
-    host, port = settings.http.host, settings.http.port
-    state.root.mkdir(parents=True, exist_ok=True)
-    with locked(state), contextlib.ExitStack() as stack:
-        end_leftovers(state)
-        if not is_free(host, port):
-            raise CannotRun(
-                f"port {port} of {host} is taken; stop what listens there, or give another: make run PORT={port + 1}"
-            )
-        check_room(state)
-        state.logs.mkdir(exist_ok=True)
-        name = uuid.uuid4().hex
-        os.environ.update(environment.keys(state, settings) | {processes.MARK: name})
-        settings = with_state(load(), state)
-        terminal.say(f"state {state.root}")
-        System(settings, state, name, data, nightly, stack, application).serve()
+    if application != APPLICATION:
+        arguments = [*(arguments or ()), "--application", application]
+    return command_line.run(app, "python -m serve_app.run", arguments)

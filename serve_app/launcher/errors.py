@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import traceback
 
+from db.errors import UserError
 from db.state import State
 
 
-class CannotRun(Exception):
+class CannotRun(UserError):
     """One line for the person who typed `make run`."""
 
 

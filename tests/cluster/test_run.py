@@ -66,6 +66,23 @@ def test_a_taken_port_is_told_in_one_line(tmp_path: Path) -> None:
     assert f"port {port}" in text
 
 
+def test_options_are_the_same_as_variables(tmp_path: Path) -> None:
+    def typed(*options: str) -> str:
+        command = [sys.executable, "-m", "paceline", "run", *options]
+        environ = {name: value for name, value in os.environ.items() if not name.startswith(("PACELINE_", "RAY_"))}
+        environ |= {"STATE": str(tmp_path / "other"), "PORT": "1", "NIGHTLY": "maybe", "DATA": ""}
+        return refused(subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=120))
+
+    state = tmp_path / "state"
+    assert "/nowhere.csv" in typed("--no-nightly", "--state", str(state), "--data", "/nowhere.csv")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert f"port {port}" in typed("--nightly", "--state", str(state), "--port", port)
+    assert not (tmp_path / "other").exists()
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "disk"

@@ -6,12 +6,16 @@ import importlib
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
+import typer
+
+from paceline.commands import build
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -29,9 +33,12 @@ class Form(NamedTuple):
         return " ".join((self.module, *self.arguments))
 
 
-FORMS = (
+MODULES = (
     Form("db.migrate"),
     Form("ledger.audit"),
+    Form("serve_app.run"),
+    Form("serve_app.settings"),
+    Form("serve_app.token", complete=("--scope", "admin")),
     Form("training.backtest", complete=("--csv", "x", "--from", "2026-01-01", "--to", "2026-01-02", "--out", "out")),
     Form("training.etl", ("gather",)),
     Form("training.etl", ("import",), ("x",)),
@@ -41,7 +48,31 @@ FORMS = (
     Form("training.registry"),
     Form("training.simulate", complete=("--auctions", "x", "--target-roas", "2", "--out", "out")),
 )
-PROGRAMS = {name: f"{name}.cli" for name in ("training.etl", "training.nightly", "training.registry")}
+NAMES = {
+    "db.migrate": "migrate",
+    "ledger.audit": "audit",
+    "serve_app.run": "run",
+    "serve_app.settings": "settings",
+    "serve_app.token": "token",
+    "training.backtest": "backtest",
+    "training.model.verify": "verify",
+    "training.nightly": "night",
+    "training.pricing.evaluate": "evaluate",
+    "training.registry": "registry",
+    "training.simulate": "simulate",
+}
+FORMS = (
+    *MODULES,
+    *(form._replace(module="paceline", arguments=form.arguments or (NAMES[form.module],)) for form in MODULES),
+    *(form._replace(module="paceline", arguments=("etl", *form.arguments)) for form in MODULES if form.arguments),
+    Form("paceline"),
+    Form("paceline", ("etl",)),
+)
+GROUP: Any = typer.main.get_command(build())
+PROGRAMS = {name: f"{name}.cli" for name in ("training.etl", "training.nightly", "training.registry")} | {
+    "serve_app.settings": "serve_app.show_settings",
+    "paceline": "paceline.__main__",
+}
 every_form = pytest.mark.parametrize("form", FORMS, ids=lambda form: form.typed)
 
 
@@ -79,13 +110,13 @@ def test_help_says_what_the_command_is_for_and_does_nothing(form, option, here, 
 
 @every_form
 @pytest.mark.parametrize(
-    ("wrong", "named"), [(["--nonsense"], "--nonsense"), (["--jsn"], "--jsn"), (["a", "b"], "extra argument")]
+    ("wrong", "named"), [(["--nonsense"], "--nonsense"), (["--jsn"], "--jsn"), (["a", "b"], "argument|command 'a'")]
 )
 def test_what_is_typed_wrong_is_a_line_and_does_nothing(form, wrong, named, here, capsys):
     assert typed(form, *form.complete, *wrong) == form.usage_code
     out, err = capsys.readouterr()
     assert out == ""
-    assert named in err
+    assert re.search(named, err)
     assert err.endswith(" --help\n")
     assert err.count("\n") == 1
     assert list(here.iterdir()) == []
@@ -106,7 +137,7 @@ def test_what_is_missing_is_a_line_and_does_nothing(form, here, capsys):
     assert list(here.iterdir()) == []
 
 
-@pytest.mark.parametrize("module", sorted({form.module for form in FORMS}))
+@pytest.mark.parametrize("module", sorted({form.module for form in FORMS} - {"serve_app.settings"}))
 def test_the_module_can_be_run_and_its_help_loads_nothing_heavy(module, here):
     """As a process of its own: what the shell's completion waits for."""
     words = (
@@ -116,8 +147,69 @@ def test_the_module_can_be_run_and_its_help_loads_nothing_heavy(module, here):
     )
     done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, env=child(), timeout=60)
     assert done.returncode == 0, done.stderr
-    assert f"Usage: python -m {module} " in done.stdout
+    assert f"Usage: {module if module == 'paceline' else f'python -m {module}'} " in done.stdout
     assert {"numpy", "pandas", "ray", "lightgbm", "numba", "sqlalchemy"} & set(done.stderr.split()) == set()
+
+
+def test_no_command_is_missing():
+    """Whatever a module runs as a program is a command above, but for former names."""
+    programs = set()
+    for package in ("paceline", "serve_app", "training", "ledger", "db"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            if '__name__ == "__main__"' in path.read_text():
+                programs.add(".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__"))
+    assert programs - {"training.verify"} == {form.module for form in FORMS}
+    assert {form.arguments[:1] for form in FORMS if form.module == "paceline"} - {()} == {
+        (name,) for name in GROUP.commands
+    }
+
+
+def every_example():
+    commands = [GROUP, *GROUP.commands.values(), *GROUP.commands["etl"].commands.values()]
+    return sorted({line.strip() for each in commands for line in each.help.split("\n") if " paceline " in f" {line}"})
+
+
+@pytest.mark.parametrize("example", [line for line in every_example() if re.match(r"paceline |\S+=", line)])
+def test_every_example_in_a_help_can_be_typed(example, here):
+    words = shlex.split(re.sub(r"\)$", "", re.split(" [|<] ", re.sub(r".*(?<!/)\bpaceline ", "", example))[0]))
+    GROUP.commands[words[0]].make_context(words[0], words[1:])  # raises what typing it would
+
+
+COMPLETION = {
+    "bash": {"COMP_WORDS": "paceline ba", "COMP_CWORD": "1"},
+    "zsh": {"_TYPER_COMPLETE_ARGS": "paceline ba"},
+    "fish": {"_TYPER_COMPLETE_ARGS": "paceline ba", "_TYPER_COMPLETE_FISH_ACTION": "get-args"},
+}
+
+
+@pytest.mark.parametrize("shell", COMPLETION)
+def test_shells_complete_a_command_without_loading_anything_heavy(shell, here):
+    words = (
+        "import resource, sys\nfrom paceline.__main__ import main\ntry: main()\n"
+        "finally: print(resource.getrusage(resource.RUSAGE_SELF).ru_utime, *sys.modules, file=sys.stderr)\n"
+    )
+    environ = child() | COMPLETION[shell] | {"_PACELINE_COMPLETE": f"complete_{shell}"}
+    done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, env=environ, timeout=60)
+    assert "backtest" in done.stdout and "audit" not in done.stdout
+    seconds, *loaded = done.stderr.split()
+    assert float(seconds) < 0.5
+    assert {"numpy", "pandas", "ray", "lightgbm", "numba", "sqlalchemy"} & set(loaded) == set()
+
+
+def test_bash_completes_what_was_installed(tmp_path):
+    """As somebody would do it: once, in a home folder, for the shells that begin after it."""
+    program = tmp_path / "bin" / "paceline"
+    program.parent.mkdir()
+    program.write_text(f"#!{sys.executable}\nfrom paceline.__main__ import main\nraise SystemExit(main())\n")
+    program.chmod(0o755)
+    environ = child() | {"HOME": str(tmp_path), "PATH": f"{program.parent}:{os.environ['PATH']}"}
+    script = "paceline --install-completion; true"
+    installed = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=environ, timeout=60)
+    assert "bash completion installed" in installed.stdout, installed.stderr
+    script = ". ~/.bashrc; COMP_WORDS=(paceline simulate --targ); COMP_CWORD=2; "
+    script += "_paceline_completion paceline; echo ${COMPREPLY[@]}"
+    completed = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=environ, timeout=60)
+    assert completed.stdout == "--target-roas\n", completed.stderr
 
 
 def child() -> dict[str, str]:
@@ -130,7 +222,7 @@ def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("module", ["ledger.audit"])
+@pytest.mark.parametrize("module", ["ledger.audit", "training.registry"])
 @pytest.mark.parametrize("kind", ["nothing", "folder", "empty", "text", "unreadable"])
 def test_a_database_that_cannot_be_read_is_a_line_and_stays_as_it_is(module, kind, tmp_path):
     state = tmp_path / "state"
@@ -208,6 +300,42 @@ def test_a_failure_that_nobody_foresaw_keeps_its_traceback(capfd):
     _, err = capfd.readouterr()
     assert "Traceback" in err
     assert err.endswith("this is a bug in Paceline: KeyError: 'y'\n")
+
+
+def test_progress_is_one_line_on_a_terminal_and_warnings_stay(monkeypatch):
+    from db.command_line import progress
+
+    reader, terminal = os.openpty()
+    monkeypatch.setenv("TERM", "xterm")
+    with os.fdopen(terminal, "w") as screen:
+        monkeypatch.setattr(sys, "stderr", screen)
+        with progress() as say:
+            say("  1 of 2")
+            say("warning: a row is odd")
+            say("  2 of 2")
+        with progress(quiet=True) as say:
+            say("  not this")
+        assert os.read(reader, 4096) == (b"\r\x1b[K1 of 2\r\x1b[Kwarning: a row is odd\r\n\r\x1b[K2 of 2\r\x1b[K")
+    os.close(reader)
+
+
+def test_progress_is_silent_in_a_pipe_but_for_warnings(capsys):
+    from db.command_line import progress
+
+    with progress() as say:
+        say("  1 of 2")
+        say("warning: a row is odd")
+    assert capsys.readouterr() == ("", "warning: a row is odd\n")
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+@pytest.mark.parametrize("form", [form for form in FORMS if form.module == "paceline"], ids=lambda form: form.typed)
+def test_help_fits_the_terminal(form, width, here, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", str(width))
+    assert typed(form, "--help") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if len(line) > max(width, 80)] == []
+    assert [line for line in lines if len(line) > width and '{"' not in line] == []
 
 
 def test_ctrl_c_is_told_in_a_word(capsys):

@@ -3,8 +3,12 @@
 import ast
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
+
+from paceline.commands import build
 
 ROOT = Path(__file__).resolve().parents[3]
 PACKAGES = ("paceline", "serve_app", "training", "ledger", "db")
@@ -19,7 +23,10 @@ DIAGRAM = re.compile(r"```mermaid\n(.*?)```", re.DOTALL)
 IN_DIAGRAM = re.compile(r"\b([a-z_]+\.py)\b")
 COMMAND = re.compile(r"python -m ((?:paceline|serve_app|training|ledger|db)[\w.]*)")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+TYPED = re.compile(r"(?:`|^|/bin/)paceline ((?:etl )?[a-z]+)", re.MULTILINE)
 IMPORTED = re.compile(r"\bfrom ((?:paceline|serve_app|training|ledger|db|tests|bench)(?:\.\w+)*) import\b")
+GROUP: Any = typer.main.get_command(build())
+COMMANDS = {*GROUP.commands, *(f"etl {name}" for name in GROUP.commands["etl"].commands)}
 FORMER = {"serve_app.entrance"}
 ROOMS = [path.parent for path in PROGRAMS if path.name == "__init__.py" and "migrations" not in path.parts]
 
@@ -65,6 +72,11 @@ def test_every_command_that_is_named_can_be_called(path):
     for module in COMMAND.findall(path.read_text()):
         place = ROOT.joinpath(*module.strip(".").split("."))
         assert place.with_suffix(".py").exists() or (place / "__main__.py").exists(), module
+
+
+@pytest.mark.parametrize("path", [page for page in PAGES if page.exists()] + PROGRAMS, ids=name)
+def test_every_command_of_paceline_that_is_named_is_there(path):
+    assert set(TYPED.findall(path.read_text())) - COMMANDS == set()
 
 
 @pytest.mark.parametrize("folder", [*PACKAGES, "bench", "tests"])

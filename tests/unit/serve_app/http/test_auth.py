@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
 from serve_app import token
-from serve_app.http.auth import Authenticator, KeySet, Secret
+from serve_app.http.auth import SCOPES, Authenticator, KeySet, Secret
 from serve_app.http.problem_details import Problem, Unauthorized
 
 SECRET = "s" * 40
@@ -63,9 +63,14 @@ async def test_the_command_makes_tokens_that_pass(
     "arguments",
     [["--scope", "root"], ["--scope", ""], ["--scope", "admin", "--ttl", "25h"], ["--scope", "admin", "--ttl", "1"]],
 )
-def test_the_command_refuses_what_would_not_pass(arguments: list[str]) -> None:
-    with pytest.raises(SystemExit):
-        token.main(arguments)
+def test_the_command_refuses_what_would_not_pass(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert token.main(arguments) == 2
+    assert capsys.readouterr().out == ""
+
+
+def test_the_commands_help_names_every_scope(capsys: pytest.CaptureFixture[str]) -> None:
+    assert token.main(["--help"]) == 0
+    assert set(SCOPES) <= set(capsys.readouterr().out.replace(",", " ").split())
 
 
 DAY = 24 * 3600
