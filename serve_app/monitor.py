@@ -16,8 +16,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from db.outage import Outage
 from ledger.service.gauges import Gauges, read_gauges
-from serve_app.outage import Outage
 from serve_app.schemas.performance import EventStatus
 
 logger = logging.getLogger("paceline.monitor")

@@ -16,10 +16,10 @@ import numpy as np
 from sqlalchemy.exc import SQLAlchemyError
 
 from db.errors import in_a_line
+from db.outage import Outage
 from db.session import Database
 from db.state import State
 from ledger.former_names import pickled_as
-from serve_app.outage import Outage
 from serve_app.prediction.expectation import Expectation
 from serve_app.prediction.live_version import LiveVersion, Pointer
 from serve_app.settings import Settings

@@ -15,10 +15,10 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from db.errors import in_a_line
+from db.outage import Outage
 from db.rows import insert_columns
 from db.session import Database
 from db.tables import score_log
-from serve_app.outage import Outage
 from serve_app.schemas.score import Ranked
 from serve_app.scoring.bids import Bids
 

@@ -11,11 +11,11 @@ from ray.serve.exceptions import RayServeException
 from sqlalchemy.exc import SQLAlchemyError
 
 from db.errors import in_a_line
+from db.outage import Outage
 from ledger.client.ledger_client import LedgerClient
 from ledger.domain.errors import LedgerError
 from ledger.domain.messages import BrandTerms
 from serve_app.http.problem_details import of_ledger, unavailable
-from serve_app.outage import Outage
 from serve_app.prediction.batching import CallLost
 from serve_app.prediction.predictor import NoModel
 

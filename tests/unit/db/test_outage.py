@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from serve_app.outage import Outage
+from db.outage import Outage
 
 logger = logging.getLogger("paceline.test")
 
