@@ -16,8 +16,13 @@ pytestmark = pytest.mark.usefixtures("audited")
 def test_the_first_request_of_the_readme_wins_and_is_settled(system: System, tmp_path: Path) -> None:
     chapter = (ROOT / "README.md").read_text().split("## The first request")[1].split("\n## ")[0]
     script = "\n".join(re.findall(r"```sh\n(.*?)```", chapter, re.DOTALL))
-    script = script.replace(":8000", f":{system.port}").replace("/tmp/answer.json", str(tmp_path / "answer.json"))
-    script = script.replace("r-1", "readme-1").replace(".venv/bin/python", system.python)
+    script = script.replace("PORT=8000", f"PORT={system.port}").replace(
+        "/tmp/answer.json", str(tmp_path / "answer.json")
+    )
+    script = script.replace(".venv/bin/paceline", f"{system.python} -m paceline").replace(
+        ".venv/bin/python", system.python
+    )
+    script = script.replace("r-1", "readme-1")
     done = subprocess.run(["bash", "-eu", "-c", script], cwd=ROOT, env=system.environ, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert '"status": "won"' in done.stdout
