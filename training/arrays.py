@@ -1,4 +1,4 @@
-"""Names for arrays, and arrays inside JSON documents, exact to the bit and without pickle."""
+"""Names for array types, and arrays inside JSON documents, exact to the bit and without pickle."""
 
 from __future__ import annotations
 
@@ -20,26 +20,31 @@ KINDS = ("<f8", "<i4", "<i8")
 
 
 def to_text(array: npt.NDArray[Any]) -> dict[str, Any]:
-    """
+    """An array as a JSON document.
+
+    Raises:
+        ValueError: its type is not one of KINDS.
+
     >>> from_text(to_text(np.array([[0.1, 2.0]]))).tolist()
     [[0.1, 2.0]]
     """
     kind = array.dtype.newbyteorder("<").str
     if kind not in KINDS:
-        raise ValueError(f"arrays of {kind} do not travel")
+        raise ValueError(f"arrays of type {kind} cannot be stored, only {', '.join(KINDS)}")
     data = base64.b64encode(np.ascontiguousarray(array, dtype=kind).tobytes()).decode()
     return {"dtype": kind, "shape": list(array.shape), "data": data}
 
 
 def from_text(document: dict[str, Any]) -> npt.NDArray[Any]:
-    """
+    """The array that `to_text` has written.
+
     Raises:
-        ValueError, KeyError: not what `to_text` writes.
+        ValueError, KeyError: the document is not one that `to_text` writes.
     """
     kind, shape = document["dtype"], document["shape"]
     if kind not in KINDS:
-        raise ValueError(f"arrays of {kind} do not travel")
+        raise ValueError(f"an array has type {kind}, not one of {', '.join(KINDS)}")
     data = base64.b64decode(document["data"], validate=True)
     if len(data) != math.prod(shape) * np.dtype(kind).itemsize:
-        raise ValueError("an array is shorter or longer than its shape")
+        raise ValueError("an array's data is shorter or longer than its shape says")
     return np.frombuffer(data, kind).reshape(shape).copy()

@@ -1,4 +1,4 @@
-"""This program's own text: whoever keeps what a program has made asks here whether it is still the same program."""
+"""A hash of this package's source: stored results are used again only if the program that made them is unchanged."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ FOLDER = Path(__file__).resolve().parent
 
 @functools.cache
 def digest() -> str:
-    """SHA-256 of every module of this package, sub-packages included, with the path that it is imported by.
+    """SHA-256 of the paths and contents of all modules of this package, sub-packages included.
 
     Returns:
-        64 hexadecimal digits; others once a module was changed, added, renamed or removed.
+        64 hexadecimal digits, which change when a module is changed, added, renamed or removed.
     """
     return digest_of(FOLDER)
 
 
 def digest_of(folder: Path) -> str:
-    """As `digest`, of any folder."""
+    """`digest` of any folder."""
     hashed = hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):
         content = path.read_bytes()

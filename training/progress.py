@@ -1,4 +1,4 @@
-"""What a night tells of its steps while it runs, and remembers of them for its summary."""
+"""Progress lines of a nightly run, and what its summary says of each step."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import Protocol
 
 STEPS = ("etl", "features", "fit", "gate", "lambda", "publish", "swap", "verify")
 Say = Callable[[str], None]
-"""Takes a line for whoever watches."""
-KEPT_WORDS = "kept from the run before"
+"""Shows a line to whoever watches the run; a warning begins with `warning: `."""
+KEPT_WORDS = "kept from an earlier run"
 
 
 class Done(Protocol):
-    """What a step calls once its work is done."""
+    """What a step calls when its work is done."""
 
     def __call__(self, words: str, *, kept: bool = False) -> None:
         """
         Args:
-            words: what the step has done.
-            kept: an earlier run had.
+            words: what the step has done, for its line.
+            kept: whether an earlier run had done it.
         """
 
 
 class Progress:
-    """Tells each step as it ends, and remembers how long it took."""
+    """Says a line when a step ends, and keeps its duration, warnings and whether an earlier run had done it."""
 
     def __init__(self, say: Say) -> None:
         self.say = say
@@ -36,7 +36,7 @@ class Progress:
 
     @contextmanager
     def step(self, name: str) -> Iterator[Done]:
-        """Call what it gives once the step has done its work."""
+        """Run a step in this block; call what it gives when the step's work is done."""
         self.now, started, line = name, time.monotonic(), ""
 
         def done(words: str, *, kept: bool = False) -> None:
@@ -45,7 +45,7 @@ class Progress:
             if kept:
                 self.kept.append(name)
 
-        if name == "fit":  # the long one
+        if name == "fit":  # the only step that takes minutes
             self.say(f"  {_number(name)} fit …")
         yield done
         taken = time.monotonic() - started
@@ -53,12 +53,12 @@ class Progress:
         self.say(f"  {_number(name)} {name}: {line} ({taken:.1f} s)")
 
     def warn(self, line: str) -> None:
-        """Say it as a warning, and remember it for the summary."""
+        """Say the line as a warning, and keep it for the summary."""
         self.warnings.append(line.removeprefix("warning: "))
         self.say(f"warning: {line.removeprefix('warning: ')}")
 
     def relay(self, line: str) -> None:
-        """What a helper says: its warnings belong into the summary, too."""
+        """Pass a line on; one that begins with `warning: ` is kept for the summary, too."""
         if line.startswith("warning: "):
             self.warn(line)
         else:

@@ -1,4 +1,4 @@
-"""How the model is fitted. `serve_app/settings.py` composes this section: `PACELINE_MODEL_<NAME>`."""
+"""Settings of training and gate, `PACELINE_MODEL_<NAME>`; `serve_app/settings.py` includes this section."""
 
 from __future__ import annotations
 

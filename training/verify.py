@@ -1,4 +1,4 @@
-"""Former name of `training.model.verify`, for one version: replicas of the version before still call it by this one."""
+"""Former name of `training.model.verify`, kept for one release: replicas of the previous one still call it."""
 
 import sys
 

@@ -203,7 +203,7 @@ async def test_what_is_kept_is_used_only_for_the_same_night(database, state, his
         (ended,) = await connection.execute(select(nights))
     assert (ended.outcome, ended.reason) == ("failed", "fit: no fit today")
     assert await again() == ["features"]
-    assert any("features" in line and "kept from the run before" in line for line in told)
+    assert any("features" in line and "kept from an earlier run" in line for line in told)
     assert "features" not in await again(), "the night before is over"
     with pytest.raises(RuntimeError):
         await night(database, state, fitter=dying)
@@ -252,7 +252,7 @@ async def test_an_operator_who_rolls_back_while_the_night_runs_is_not_overruled(
 
     with monkeypatch.context() as patched:
         patched.setattr(ModelRegistry, "publish", rolled_back)
-        with pytest.raises(ChampionChanged, match=f"{first} was made live meanwhile.* against {second}"):
+        with pytest.raises(ChampionChanged, match=f"{first} was made live meanwhile.* with {second}"):
             await night(database, state)
     assert await current(database) == first
     done = await night(database, state)
@@ -288,7 +288,7 @@ async def test_a_place_that_disagrees_is_found_and_looked_at_again_by_the_next_r
         client.set("roas_model:current", "another")
         client.set("roas_model.json", "{}")
         assert await confirm(registry_of(database, state, redis_url), version) == [
-            "Redis's roas_model:current is another",
+            f"Redis's roas_model:current is another, not {version}",
             "Redis's roas_model.json is not what was published",
         ]
         await VersionFiles(state, redis_url, quiet).tell_redis(version)
@@ -341,7 +341,7 @@ async def test_replicas_are_asked_where_a_system_runs(database, state, history, 
 def test_exit_codes_and_one_line_whatever_happens(desk, state, capsys):
     nothing = desk.night()
     assert nothing.returncode == 1
-    assert json.loads(nothing.stdout)["outcome"] == "failed" and "no performance yet" in nothing.stderr
+    assert json.loads(nothing.stdout)["outcome"] == "failed" and "no history yet" in nothing.stderr
     with night_lock(state):
         another = desk.night()
     assert another.returncode == 3

@@ -186,7 +186,7 @@ async def test_a_version_that_the_folder_lost_is_served_from_redis_and_made_anew
     assert (await VersionFiles(state, redis_url).fetch(version)).version == version
     said: list[str] = []
     assert await registry_of(database, state, redis_url, said.append).announce() == version
-    assert [line for line in said if line.startswith("warning") and "made anew" in line]
+    assert [line for line in said if line.startswith("warning") and "restored from Redis's copy" in line]
     assert (await VersionFiles(state).fetch(version)).version == version
 
 

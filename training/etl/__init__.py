@@ -1,1 +1,1 @@
-"""Data in: files and events become daily history."""
+"""Gets data in: imports files, and turns events into the daily history that training reads."""

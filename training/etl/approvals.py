@@ -1,4 +1,4 @@
-"""What becomes of pending conversions: the share that a brand approves, learned from what it has decided so far."""
+"""Estimates the share of pending conversions that each brand will approve, from what it has decided so far."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from training.columns import EVERYBODY
 DECIDED = ("approved", "rejected")
 NEWEST_EVENTS = 2_000_000
 PRIOR_DECISIONS, PRIOR_OF_BRAND = 10.0, 20.0
-"""Decisions that the setting counts as, and that everybody's share counts as for a brand."""
+"""Weights, in decisions: of the setting in the share of all brands together, and of that share in a brand's."""
 
 
 async def pending_shares(database: Database, prior: float) -> dict[str, float]:
-    """Share of pending revenue that will be approved, by brand, and for EVERYBODY else.
+    """Share of pending revenue that will be approved, 0 to 1, by brand; under EVERYBODY for all other brands.
 
     Args:
-        prior: before anybody has decided anything.
+        prior: the share to assume before any brand has decided anything.
     """
     async with database.read() as connection:
         newest = (await connection.execute(select(func.max(events.c.seq)))).scalar_one() or 0
@@ -37,9 +37,11 @@ async def pending_shares(database: Database, prior: float) -> dict[str, float]:
 
 
 def shares(decided: Mapping[str, tuple[int, int]], prior: float) -> dict[str, float]:
-    """
+    """`pending_shares` from counts.
+
     Args:
         decided: (approved, rejected) conversions by brand.
+        prior: see `pending_shares`.
 
     >>> {brand: round(share, 2) for brand, share in shares({"strict": (100, 900), "new": (1, 0)}, 0.8).items()}
     {'': 0.11, 'strict': 0.1, 'new': 0.15}

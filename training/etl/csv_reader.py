@@ -1,6 +1,6 @@
-"""Performance files: CSV, CSV.gz and Parquet in the canonical format, read and checked row by row.
+"""Reads performance files (CSV, CSV.gz, Parquet) in the canonical format, and checks every row.
 
-Good rows become a frame, bad rows are put aside with their line and the reason (`row_parser.py`).
+Good rows become a frame; bad rows are collected with their line number and the reason (`row_parser.py`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ HEADER_BYTES = 1 << 16
 
 
 class Unreadable(UserError):
-    """Nothing of the file can be used. The text says why, in a line."""
+    """The file cannot be used at all. The text says why, in one line."""
 
 
 @dataclass(slots=True)
@@ -36,20 +36,24 @@ class Read:
     """What a file holds."""
 
     frame: pd.DataFrame  # KEY (hour: seconds since 1970) + VALUES; keys may repeat until `summed`
-    rows: int
+    rows: int  # good ones
     rejects: list[Reject]
-    daily: bool
-    sha256: str
-    cut_off: str | None = None  # why the file ends early
+    daily: bool  # whether all times are at midnight UTC
+    sha256: str  # of the file
+    cut_off: str | None = None  # why the file ends early; None: it does not
     header: list[str] = field(default_factory=list)
-    kept: list[list[str]] = field(default_factory=list)  # with `keep`: the frame's rows as they stand in the file
+    kept: list[list[str]] = field(default_factory=list)  # with `keep`: the fields of the frame's rows, as in the file
 
 
 def read_file(path: Path, say: Say = print, *, keep: bool = False) -> Read:
     """Parse and check a CSV, CSV.gz or Parquet file in the canonical format.
 
+    Args:
+        say: told how many lines are read.
+        keep: also keep good rows' fields as text.
+
     Raises:
-        Unreadable: it cannot be opened, is empty, or is something else.
+        Unreadable: it cannot be opened, is empty, or is in another format.
     """
     try:
         with path.open("rb") as file:
@@ -69,7 +73,7 @@ def read_file(path: Path, say: Say = print, *, keep: bool = False) -> Read:
         frame = parser.frames[0]
     else:
         if not parser.rejects and cut_off is None:
-            raise Unreadable(f"{path} has a header and no rows")
+            raise Unreadable(f"{path} has a header, but no rows")
         frame = pd.DataFrame(columns=[*KEY, *VALUES])
     daily = bool((frame["hour"].astype(np.int64) % 86_400 == 0).all())
     return Read(
@@ -105,7 +109,7 @@ def _read_csv(path: Path, compressed: bool, say: Say, keep: bool) -> tuple[Parse
         tail = rest
         if not end:
             if parser is None and len(tail) > HEADER_BYTES:
-                raise Unreadable(f"{path} is not a CSV: its first line does not end")
+                raise Unreadable(f"{path} is not a CSV: its first line is longer than {HEADER_BYTES:,} bytes")
             continue
         if parser is None:
             head, more, whole = whole.partition(b"\n")
@@ -120,7 +124,7 @@ def _read_csv(path: Path, compressed: bool, say: Say, keep: bool) -> tuple[Parse
             flush()
     if parser is None:
         if stream.broken:
-            raise Unreadable(f"{path} cannot be unpacked: {stream.broken}")
+            raise Unreadable(f"{path} cannot be unpacked (gzip): {stream.broken}")
         if not tail:
             raise Unreadable(f"{path} is empty")
         parser = Parser(_header(path, tail), keep)
@@ -136,7 +140,7 @@ def _read_csv(path: Path, compressed: bool, say: Say, keep: bool) -> tuple[Parse
 
 
 class _Stream:
-    """A file's blocks, unpacked. A broken archive gives what can be read, then says so in `broken`."""
+    """A file's blocks, unpacked. A damaged archive gives what can be read; `broken` then says what is wrong."""
 
     def __init__(self, path: Path, compressed: bool, digest: Any) -> None:
         self._path, self._compressed, self._digest = path, compressed, digest
@@ -161,7 +165,7 @@ class _Stream:
                             else:
                                 break
             if self._compressed and not unpacker.eof:
-                self.broken = "the archive is cut off"
+                self.broken = "the archive is incomplete"
         except zlib.error:
             self.broken = "the archive is damaged"
         except OSError as error:
@@ -172,9 +176,9 @@ def _header(path: Path, line: bytes) -> list[str]:
     try:
         first = line.decode("utf-8-sig").rstrip("\r")
     except UnicodeDecodeError:
-        raise Unreadable(f"{path} is not a CSV in UTF-8") from None
+        raise Unreadable(f"{path} is not a CSV in UTF-8: save it in this encoding") from None
     if "\0" in first:
-        raise Unreadable(f"{path} is not a CSV")
+        raise Unreadable(f"{path} is not a CSV: its first line has binary data")
     names = [name.strip() for name in next(csv.reader([first]), [])]
     _check_header(path, names)
     return names
@@ -183,10 +187,11 @@ def _header(path: Path, line: bytes) -> list[str]:
 def _check_header(path: Path, names: list[str]) -> None:
     missing = [name for name in CANONICAL if name not in names]
     if missing:
-        raise Unreadable(f"{path} has a wrong header: {', '.join(missing)} missing; expected {','.join(CANONICAL)}")
+        expected = ",".join(CANONICAL)
+        raise Unreadable(f"{path} has a wrong header: {', '.join(missing)} missing; it must have {expected}")
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise Unreadable(f"{path} has a wrong header: {', '.join(twice)} twice")
+        raise Unreadable(f"{path} has a wrong header: it has {', '.join(twice)} twice")
 
 
 def _read_parquet(path: Path, keep: bool) -> tuple[Parser, str, str | None]:
@@ -209,7 +214,7 @@ def _read_parquet(path: Path, keep: bool) -> tuple[Parser, str, str | None]:
                 parser.take_columns(range(line, line + len(lines)), columns, lines)
                 line += len(lines)
     except (pyarrow.ArrowException, OSError) as error:
-        raise Unreadable(f"{path} is not a Parquet file that can be read: {str(error).splitlines()[0]}") from None
+        raise Unreadable(f"{path} is a damaged or unsupported Parquet file: {str(error).splitlines()[0]}") from None
     return parser, digest.hexdigest(), None
 
 
@@ -222,12 +227,12 @@ def _as_text(value: Any) -> str:
 
 
 def summed(frame: pd.DataFrame, daily: bool) -> pd.DataFrame:
-    """One row a key. A cost is known where any of the key's rows knew it.
+    """One row per key: the rows of a key are summed. The cost is known if that of any row is.
 
-    A sum beyond 2^53 micros is cut there: no row of its own is wrong, and no JSON reader could keep it.
+    A sum beyond 2^53 micros is limited to that, since JSON readers cannot represent more exactly.
     """
     period_s = 86_400 if daily else 3_600
     keyed = frame.assign(hour=frame["hour"].astype(np.int64) // period_s * period_s)
     grouped = keyed.groupby(list(KEY), dropna=False, sort=False)[list(VALUES)]
-    sums = grouped.sum(min_count=1)  # NaN only where nothing was known
+    sums = grouped.sum(min_count=1)  # NaN only if all rows are NaN
     return sums.clip(-MOST_MICROS, MOST_MICROS).reset_index()

@@ -1,6 +1,6 @@
-"""What is odd about a history, and what became of it: one line each for the night's summary. Pure.
+"""Finds oddities in a history, and says how training treats them: one line each, for the night's summary. Pure.
 
-None of it stops a night. Rows that cannot be used at all do not come this far: the import puts them aside.
+None of them stops a nightly run. Rows that cannot be used at all are rejected by the import.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import pandas as pd
 from training.etl.reader import day_of
 
 SHOWN = 3
-"""Names of a list that are shown."""
+"""Most names of a list that are shown."""
 
 
 def oddities(frame: pd.DataFrame) -> list[str]:
-    """
+    """A line for each oddity.
+
     Args:
         frame: a history, see `etl/reader.py`.
     """
@@ -27,37 +28,37 @@ def oddities(frame: pd.DataFrame) -> list[str]:
 def _days(frame: pd.DataFrame) -> Iterator[str]:
     days = np.unique(frame["day"].to_numpy(np.int64))
     if len(days) == 1:
-        yield f"there is one day of history only ({day_of(days[0])}): no prediction could be judged"
+        yield f"there is one day of history only ({day_of(days[0])}): the predictions cannot be judged"
     missing = sorted(set(range(int(days[0]), int(days[-1]) + 1)) - set(days.tolist()))
     if missing:
         named = _some([str(day_of(day)) for day in missing])
-        yield f"{len(missing)} days without data between the first and the last ({named}): histories do not fade then"
+        yield f"{len(missing)} days without data between the first and the last ({named}): was nothing imported?"
 
 
 def _brands(frame: pd.DataFrame) -> Iterator[str]:
     revenue = frame["revenue_micros"] + frame["pending_revenue_micros"]
     by_brand = revenue.groupby(frame["brand_id"].astype(str)).agg(["sum", "size"])
     if not (revenue > 0).any():
-        yield "no row has revenue: next to nothing is predicted"
+        yield "no row has revenue: predicted revenue is close to zero"
     elif poor := by_brand.index[by_brand["sum"] <= 0].tolist():
-        yield f"{_count(len(poor), 'brand')} without revenue ({_some(poor)}): predicted to earn next to nothing"
+        yield f"{_count(len(poor), 'brand')} without revenue ({_some(poor)}): predicted revenue is close to zero"
     if single := by_brand.index[by_brand["size"] == 1].tolist():
-        yield f"{_count(len(single), 'brand')} with one row ({_some(single)}): predicted mostly as everybody is"
+        yield f"{_count(len(single), 'brand')} with one row ({_some(single)}): predicted mostly like all other brands"
     shown = frame["impressions"].to_numpy(np.float64) > 0
     rates = revenue.to_numpy(np.float64)[shown] / frame["impressions"].to_numpy(np.float64)[shown]
     if len(rates) > 1 and rates.max() > 0 and np.ptp(rates) <= 1e-9 * rates.max():
-        yield f"every row earns the same ({rates[0]:.6g} micros an impression): there is nothing to tell apart"
+        yield f"every row earns the same ({rates[0]:.6g} micros per impression): all predictions are alike"
 
 
 def _rows(frame: pd.DataFrame) -> Iterator[str]:
     impressions, clicks = frame["impressions"], frame["clicks"]
     cost = frame["cost_micros"].fillna(0.0)
     if number := int(((cost > 0) & (impressions <= 0)).sum()):
-        yield f"{_count(number, 'row')} with cost and no impressions: counted where there are clicks, else in sums only"
+        yield f"{_count(number, 'row')} with cost and no impressions: used per click if it has clicks, else in sums"
     if number := int((frame["revenue_micros"] < 0).sum()):
-        yield f"{_count(number, 'row')} with revenue below zero: subtracted in sums, taught as zero"
+        yield f"{_count(number, 'row')} with revenue below zero: subtracted in sums, zero for the trees"
     if number := int((frame["conversions"] > clicks).sum()):
-        yield f"{_count(number, 'row')} with more conversions than clicks: taken as they are"
+        yield f"{_count(number, 'row')} with more conversions than clicks: used as they are"
 
 
 def _count(number: int, what: str) -> str:

@@ -1,8 +1,8 @@
-"""Files → hourly performance: `paceline import FILE`. Events: see `reconcile.py`.
+"""Imports performance files into the database: `paceline import FILE`.
 
-Good rows go in, bad rows go to `FILE.rejects.csv` with their line and the reason. Keys repeated within a file
-are summed; a later import under the same source replaces that source's value of a key, so the same file again
-changes nothing. A run that was cut off is known as such, and repaired by running it again.
+Good rows are stored; bad rows are written to `FILE.rejects.csv` with their line and the reason. Keys repeated within a
+file are summed; a later import under the same source replaces that source's value of a key, so importing the same file
+again changes nothing. An interrupted import is marked as incomplete, and completed by running it again.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from training.etl.row_parser import COUNTS, MICROS, VALUES, Reject, short
 from training.progress import Say
 
 TRANSACTION_ROWS = 2_000
-"""SQLite has one writer: the ledger must get its turn between two of ours."""
+"""Rows of one transaction: SQLite has one writer, and the ledger must get its turn between two of ours."""
 HASHED_TOGETHER = 50_000
 SOURCE = re.compile(r"[\x21-\x7e]{1,128}\Z")
 
@@ -49,54 +49,56 @@ class Imported:
     rows: int  # good rows of the file
     keys: int  # after repeated keys were summed
     rejected: int
-    brands: int  # that were new
+    brands: int  # that were created
     seconds: float
-    rejects_file: Path | None = None
+    rejects_file: Path | None = None  # None: nothing was rejected, or the file could not be written
 
 
 class Source(NamedTuple):
     """What the database knows of one import."""
 
-    sha256: str  # of the file that was last imported under the name; empty until all of it is stored
-    simulated: bool
+    sha256: str  # of the file that was last imported under this source; empty until all of it is stored
+    simulated: bool  # whether it is the simulated market
 
     @property
     def complete(self) -> bool:
-        """Whether its last import came to its end."""
+        """Whether its last import was completed."""
         return bool(self.sha256)
 
 
 def default_source(path: Path) -> str:
-    """The file's name without folders: the same name again replaces, another name adds."""
+    """The file's name without folders, so that a file of the same name replaces, and one of another name adds."""
     return re.sub(r"[^\x21-\x7e]", "_", path.name)[-128:]
 
 
 async def import_file(
     database: Database, path: Path, source: str | None = None, *, state: State | None = None, say: Say = print
 ) -> Imported:
-    """Load a file; see the module's words.
+    """Import a file, as the module's docstring says.
 
     Args:
-        state: where rejects go when they cannot be written beside the file.
+        source: the name under which a later import replaces this one; None: the file's name.
+        state: the folder for rejects that cannot be written beside the file.
 
     Raises:
-        Unreadable: nothing of it can be used, or the source's name cannot.
+        Unreadable: the file has no usable row, or the source's name is not allowed.
+        SQLAlchemyError, OSError: the database failed; run it again to complete the import.
     """
     started = time.monotonic()
     say(f"reading {path}")
     read = await asyncio.to_thread(read_file, path, say)
     name = source or default_source(path)
     if not SOURCE.match(name):
-        raise Unreadable(f"source {short(name)}: use 1–128 printable characters without spaces")
+        raise Unreadable(f"--source {short(name)} is not allowed: use 1–128 printable ASCII characters without spaces")
     rejects_file = await asyncio.to_thread(_write_rejects, path, read.rejects, state)
     if read.cut_off:
-        say(f"warning: {path}: {read.cut_off}; what could be read is kept")
+        say(f"warning: {path.name} ends early, {read.cut_off}: the {read.rows:,} rows before it are imported")
     if not read.rows:
-        why = f"see {rejects_file}" if rejects_file else read.rejects[0].reason
+        why = f"see {rejects_file}" if rejects_file else f"the first one: {read.rejects[0].reason}"
         raise Unreadable(f"{path} has no usable row, {len(read.rejects):,} rejected; {why}")
     known = (await known_sources(database)).get(name)
     if known is not None and known.simulated:
-        raise Unreadable(f"source {name!r} is the simulated market's; give another: --source NAME")
+        raise Unreadable(f"the source {name!r} is that of the simulated market; choose another name: --source NAME")
     await _record(database, name, simulated=False)
     keys, new = await _store(database, read.frame, name, daily=read.daily, say=say)
     await _record(database, name, read.sha256, read.rows, len(read.rejects), simulated=False)
@@ -106,8 +108,12 @@ async def import_file(
 async def import_frame(
     database: Database, frame: pd.DataFrame, source: str, *, simulated: bool = False, say: Say = print
 ) -> Imported:
-    """Load rows that are known to be good (the simulated market): canonical columns, `ts` as datetime64 in UTC,
-    and optionally `pending_revenue`."""
+    """Import rows that are known to be good, such as the simulated market.
+
+    Args:
+        frame: the canonical columns, `ts` as datetime64 in UTC, money in currency units; optionally `pending_revenue`.
+        source: the name under which a later import replaces this one.
+    """
     started = time.monotonic()
     hours = pd.to_datetime(frame["ts"], utc=True).dt.tz_localize(None).astype("datetime64[s]").astype(np.int64)
     pending = frame["pending_revenue"] if "pending_revenue" in frame else pd.Series(0.0, index=frame.index)
@@ -129,14 +135,14 @@ async def import_frame(
 
 
 async def known_sources(database: Database) -> dict[str, Source]:
-    """Every source of which an import was begun."""
+    """Every source of which an import was started, by name."""
     async with database.read() as connection:
         rows = await connection.execute(select(imports.c.source, imports.c.sha256, imports.c.simulated))
         return {row.source: Source(row.sha256, bool(row.simulated)) for row in rows}
 
 
 async def is_imported(database: Database, path: Path, source: str | None = None) -> bool:
-    """Whether this very file is what was last imported under its source, to its end."""
+    """Whether the last completed import under this source was exactly this file."""
     known = (await known_sources(database)).get(source or default_source(path))
     return known is not None and known.sha256 == await asyncio.to_thread(_file_sha256, path)
 
@@ -147,12 +153,12 @@ def _file_sha256(path: Path) -> str:
 
 
 async def _store(database: Database, frame: pd.DataFrame, source: str, *, daily: bool, say: Say) -> tuple[int, int]:
-    """Upsert the summed rows in short transactions. Returns (keys, new brands)."""
+    """Write the summed rows in short transactions; returns (keys, new brands)."""
     if frame.empty:
         return 0, 0
     sums = await asyncio.to_thread(summed, frame, daily)
     hashes = await asyncio.to_thread(_key_hashes, sums, source, daily)
-    order = np.argsort(hashes)  # writers that meet take locks in one order
+    order = np.argsort(hashes)  # all writers take row locks in the same order, so that they cannot deadlock
     new = await _create_brands(database, sorted(frame["brand_id"].unique().tolist()))
     said_s = time.monotonic()
     for start in range(0, len(order), TRANSACTION_ROWS):
@@ -224,7 +230,7 @@ async def _upsert(
     rows: list[tuple[Any, ...]],
     update: Sequence[str],
 ) -> None:
-    """Insert; of a row with the same primary key `update` is replaced: all that its key does not decide, or nothing."""
+    """Insert rows; where the primary key exists, replace the columns `update`: all that are not in the key, or none."""
     names = ", ".join(columns)
     if connection.dialect.name == "sqlite":
         marks = ", ".join("?" * len(columns))
@@ -233,8 +239,8 @@ async def _upsert(
         conflict = f"ON CONFLICT ({primary}) DO " + (f"UPDATE SET {then}" if update else "NOTHING")
         await connection.exec_driver_sql(f"INSERT INTO {table.name} ({names}) VALUES ({marks}) {conflict}", rows)
         return
-    # One statement for all rows: the driver sends a statement a row where it does not know the ending by heart.
-    # REPLACE, for every MySQL 8 and 9 knows it: `AS new ON DUPLICATE KEY` is not in 8.0.18, `VALUES()` on its way out.
+    # One statement for many rows, because the driver's executemany would send one per row for such statements.
+    # REPLACE, because all of MySQL 8 and 9 has it: 8.0.18 lacks `AS new ON DUPLICATE KEY`, `VALUES()` is deprecated.
     marks = "(" + ", ".join(["%s"] * len(columns)) + ")"
     verb = "REPLACE" if update else "INSERT"
     then = "" if update else f" ON DUPLICATE KEY UPDATE {columns[0]} = {table.name}.{columns[0]}"
@@ -247,7 +253,7 @@ async def _upsert(
 
 
 async def _create_brands(database: Database, brand_ids: list[str]) -> int:
-    """Every brand that an import meets can bid at once. Returns how many are new."""
+    """Create the brands that do not exist, so that they can bid at once; returns how many."""
     async with database.read() as connection:
         known = {row[0] for row in await connection.execute(text("SELECT brand_id FROM brands"))}
     missing = [brand_id for brand_id in brand_ids if brand_id not in known]
@@ -268,7 +274,7 @@ async def _create_brands(database: Database, brand_ids: list[str]) -> int:
 async def _record(
     database: Database, source: str, sha256: str = "", rows: int = 0, rejected: int = 0, *, simulated: bool
 ) -> None:
-    """Before the first row, as begun; after the last, as complete."""
+    """Record an import: before the first row as started (empty sha256), after the last one as completed."""
     now = dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
     columns = ("source", "sha256", "rows", "rejected", "simulated", "imported_at")
     quoted = tuple(f"`{name}`" if not database.is_sqlite and name == "rows" else name for name in columns)
@@ -280,10 +286,10 @@ async def _record(
 
 
 def _write_rejects(path: Path, rejects: list[Reject], state: State | None) -> Path | None:
-    """Beside the file, or in the state folder where that cannot be written."""
+    """Write the rejects beside the file or, if that fails, into the state folder; returns where, None if nowhere."""
     beside = path.with_name(path.name + ".rejects.csv")
     if not rejects:
-        if _may_unlink(beside):  # of an earlier import of a file that has been mended since
+        if _may_unlink(beside):  # left by an earlier import, since when the file was corrected
             beside.unlink()
         return None
     places = [beside] + ([state.root / "rejects" / beside.name] if state else [])

@@ -1,8 +1,7 @@
-"""The history as files: `STATE/history/2020-04-01.parquet`, one a day, and `manifest.json`, which vouches for them.
+"""Stores the history as files, `STATE/history/2020-04-01.parquet` per day, and a `manifest.json` with their hashes.
 
-A file comes by rename and counts only if the manifest names its sha256; the manifest is written last. So whatever a
-killed run leaves behind is made anew, and so is what is damaged, or was made from another database or by another
-version of this program.
+A file appears by rename, and counts only if the manifest names its sha256; the manifest is written last. So files that
+a killed run has left, that are damaged, or that were made from another database or by another release, are made again.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from training.etl.reader import COLUMNS, Day, frame
 from training.etl.watermark import Watermark
 
 FORMAT = 1
-"""Of files and manifest. Another number than a manifest's own: all is made anew."""
+"""Version of the files' format; if a manifest has another one, everything is made again."""
 
 SCHEMA = pyarrow.schema(
     [
@@ -44,30 +43,30 @@ SUFFIX = ".parquet"
 class Partition(NamedTuple):
     """A day's file."""
 
-    stored: int  # rows of the day in the database, those that do not count included
+    stored: int  # rows of the day in the database, including those that another kind overrides
     rows: int  # in the file
     sha256: str
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What the files were made from."""
+    """The files, and what they were made from."""
 
-    database: str  # which it was, see `reconcile.identity`
-    watermark: Watermark
-    sources: Mapping[str, str] = field(default_factory=dict)  # complete imports: source → what was known of it
+    database: str  # see `reconcile.identity`
+    watermark: Watermark  # events up to it are in the files
+    sources: Mapping[str, str] = field(default_factory=dict)  # completed imports: source → hash, rows and time
     days: Mapping[dt.date, Partition] = field(default_factory=dict)
 
 
 class Partitions:
-    """The folder. Only who holds the state's history lock writes."""
+    """The folder of the files. Write only while the state folder's history lock is held."""
 
     def __init__(self, state: State) -> None:
         self.folder = state.root / "history"
         self._manifest = self.folder / "manifest.json"
 
     def manifest(self) -> Manifest | None:
-        """None where there is none that this program can read: everything is to be made."""
+        """The manifest; None if there is none that this program can read, so that all files are made again."""
         try:
             document = json.loads(self._manifest.read_bytes())
             if document["format"] != FORMAT:
@@ -86,7 +85,7 @@ class Partitions:
             return None
 
     def vouch(self, manifest: Manifest) -> None:
-        """Everything that the manifest names is there."""
+        """Write the manifest, after all files that it names."""
         document = {
             "format": FORMAT,
             "database": manifest.database,
@@ -98,7 +97,7 @@ class Partitions:
         atomic_write(self._manifest, json.dumps(document, indent=0), durable=True)
 
     def write(self, day: dt.date, read: Day) -> Partition:
-        """The day's file, in place of the one before; what the manifest is to say of it."""
+        """Write the day's file, replacing an earlier one; returns its entry for the manifest."""
         buffer = io.BytesIO()
         pyarrow.parquet.write_table(table_of(read), buffer, compression="zstd")
         content = buffer.getbuffer()
@@ -111,7 +110,7 @@ class Partitions:
         return self._content(day, part) is not None
 
     def read(self, day: dt.date, part: Partition) -> pyarrow.Table | None:
-        """The day's rows as columns of SCHEMA, None where the file is not the one that the manifest names."""
+        """The day's rows as columns of SCHEMA; None if the file is not the one that the manifest names."""
         content = self._content(day, part)
         if content is None:
             return None
@@ -119,7 +118,7 @@ class Partitions:
         return table.cast(SCHEMA)
 
     def sweep(self, days: Iterable[dt.date]) -> None:
-        """Remove what belongs to none of these days: of days that are gone, and what killed runs have left."""
+        """Delete all files but those of these days: days that have no rows any more, and what killed runs have left."""
         kept = {self._path(day).name for day in days} | {self._manifest.name}
         for path in self.folder.glob("*"):
             if path.name not in kept:
@@ -137,7 +136,7 @@ class Partitions:
 
 
 def table_of(read: Day) -> pyarrow.Table:
-    """The rows that count, as columns of SCHEMA."""
+    """A day's rows as columns of SCHEMA."""
     arrays = []
     for kind in SCHEMA:
         values = pyarrow.array(read.columns[kind.name], from_pandas=True)
@@ -146,7 +145,7 @@ def table_of(read: Day) -> pyarrow.Table:
 
 
 def frame_of(tables: list[pyarrow.Table]) -> pd.DataFrame:
-    """Tables of SCHEMA, one after another, as `reader.read_history` gives them: ids are objects, each word once."""
+    """Tables of SCHEMA, one after another, as a frame like that of `reader.read_history`; ids are shared objects."""
     table = pyarrow.concat_tables(tables or [SCHEMA.empty_table()]).unify_dictionaries()
     columns: dict[str, Any] = {}
     for name in COLUMNS:

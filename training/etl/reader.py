@@ -1,4 +1,4 @@
-"""The history of performance in the database, as a frame.
+"""Reads the history of performance from the database, as a frame.
 
 Columns: `day` (int, days since 1970), `hour` (0–23, −1 for daily rows), the five ids, `placement_score`
 (NaN for none), `impressions`, `clicks`, `conversions`, `cost_micros` (NaN for not known), `revenue_micros`
@@ -36,30 +36,30 @@ COLUMNS = (
 )
 EPOCH = dt.date(1970, 1, 1)
 DAYS_TOGETHER = 31
-"""In one look at the database."""
+"""Days that are read in one transaction."""
 
 _P = t.performance_hourly.c
 _ROWS = (_P.kind, _P.precedence, _P.period, extract("hour", _P.hour), *(_P[name] for name in COLUMNS[2:]))
-# In one order whatever the database gave, rows with one key (of two sources) by what they say: sums of doubles, and so
-# versions, are the same night after night.
+# Rows are always sorted the same way, those of one key (from two sources) by their figures, so that sums of doubles,
+# and with them model versions, are the same every night.
 _ORDER = ("hour", *ID_COLUMNS, *COLUMNS[7:])
 _DAYS = select(_P.day).distinct().order_by(_P.day)
 
 
 Rows = dict[str, npt.NDArray[Any]]
-"""Rows of a UTC day by column, (rows,) each: `kind`, `daily` (bool), `hour` (0–23), ids as objects,
-`placement_score` (NaN for none), the figures as int64, `knows_cost` (bool; without, `cost_micros` is 0)."""
+"""Rows of a UTC day by column, (rows,) each: `kind`, `daily` (bool), `hour` (0–23), ids as objects, `placement_score`
+(NaN for none), the figures as int64, `knows_cost` (bool; if false, the cost is not known and `cost_micros` is 0)."""
 
 
 class Day(NamedTuple):
-    """The rows of a UTC day that count."""
+    """The rows of a UTC day that count, that is, are not overridden by rows of another kind."""
 
     columns: dict[str, npt.NDArray[Any]]  # COLUMNS, (rows,) each, in order
-    stored: int  # rows of the day in the database, those that do not count included
+    stored: int  # rows of the day in the database, including overridden ones
 
     @property
     def rows(self) -> int:
-        """How many count."""
+        """How many rows count."""
         return len(self.columns["day"])
 
 
@@ -69,12 +69,12 @@ def day_number(day: dt.date) -> int:
 
 
 def day_of(number: int) -> dt.date:
-    """The day so many days after 1970 began."""
+    """The date of a number of days since 1970."""
     return EPOCH + dt.timedelta(days=int(number))
 
 
 async def newest_day(database: Database) -> dt.date | None:
-    """The last day with data, None without any."""
+    """The last day with data; None if there is none."""
     async with database.read() as connection:
         newest = (await connection.execute(text("SELECT MAX(day) FROM performance_hourly"))).scalar_one_or_none()
     return None if newest is None else _date(newest)
@@ -92,7 +92,7 @@ async def read_history(database: Database, through: dt.date) -> pd.DataFrame:
 
 
 def frame(columns: Mapping[str, npt.NDArray[Any]]) -> pd.DataFrame:
-    """COLUMNS as a frame; ids stay the objects that they are, which pandas would copy into its own strings."""
+    """COLUMNS as a frame; ids stay shared Python objects, which pandas would otherwise copy into its own strings."""
     return pd.DataFrame({name: pd.Series(columns[name], dtype=columns[name].dtype, copy=False) for name in COLUMNS})
 
 
@@ -101,12 +101,12 @@ def _read_days(connection: Connection, days: Sequence[dt.date]) -> list[dict[str
 
 
 def read_day(connection: Connection, day: dt.date) -> Day:
-    """The rows of a day that count."""
+    """The rows of a UTC day that count."""
     return day_of_rows(read_rows(connection, day), day)
 
 
 def read_rows(connection: Connection, day: dt.date) -> Rows:
-    """All rows of a day, whatever their kind, and `precedence`."""
+    """All rows of a UTC day, of every kind, with the column `precedence`."""
     words: dict[str, str] = {}
     parts = [_arrays(fetched, words) for fetched in fetch_columns(connection, select(*_ROWS).where(_P.day == day))]
     parts = parts or [_no_rows()]
@@ -118,10 +118,10 @@ def _no_rows() -> Rows:
 
 
 def day_of_rows(rows: Rows, day: dt.date) -> Day:
-    """Where several kinds cover a tuple of the day, the one that counts: like the view `performance`.
+    """The rows that count: where several kinds have rows of a placement, those of the kind with precedence.
 
-    The view looks for a better row for each row: minutes where a brand has thousands of tuples a day. Here it is one
-    pass over the day.
+    The same as the view `performance`, which takes minutes for brands with thousands of placements a day, because it
+    looks for a better row for each row; here it is one pass over the day.
     """
     stored, precedence = len(rows["hour"]), rows["precedence"]
     columns = {name: rows[name] for name in COLUMNS[1:8]} | {
@@ -143,7 +143,7 @@ def day_of_rows(rows: Rows, day: dt.date) -> Day:
 
 
 def _arrays(fetched: Sequence[Sequence[Any]], words: dict[str, str]) -> Rows:
-    """Columns of _ROWS as arrays. `words`: one object for each id."""
+    """Columns of _ROWS as arrays. `words`: shares one object per id among calls."""
     kind, precedence, period, hours, *ids_and_figures = fetched
     ids, (score, *figures) = ids_and_figures[: len(ID_COLUMNS)], ids_and_figures[len(ID_COLUMNS) :]
     rows: Rows = {
@@ -168,7 +168,7 @@ def _date(value: Any) -> dt.date:
 
 
 def from_import(frame: pd.DataFrame, *, daily: bool) -> pd.DataFrame:
-    """A history from parsed rows (`csv_reader.Read.frame`), one row a row, in the same order."""
+    """A history from parsed rows (`csv_reader.Read.frame`), in the same order."""
     seconds = frame["hour"].astype(np.int64)
     made = frame.rename(columns={"hour": "at"}).assign(
         day=seconds // 86_400, hour=-1 if daily else seconds // 3600 % 24

@@ -1,10 +1,10 @@
-"""The night's ETL: events → hourly performance, checked → the history as files: `python -m training.etl gather`.
+"""Checks the performance rows against the events, and writes the history's files: `python -m training.etl gather`.
 
-What is new since the last run says which days must be looked at: events above a watermark (also the late ones, under
-the days that they bear on), imports that were completed since, days with more or fewer rows than before. The events of
-those days are counted anew and compared with the rows that the ledger wrote; a difference is repaired, and told. Then
-each of those days is written to its file. The watermark moves only when all of it is done: a run that was killed is
-finished by the next, and a run that finds nothing new writes nothing.
+What is new since the last run decides which days are processed: events above a watermark (and the days that late events
+affect), imports that were completed since, days with more or fewer rows than before. The events of those days are
+counted again and compared with the rows that the ledger wrote; a difference is repaired, with a warning. Then each of
+those days is written to its file. The watermark is stored only when all of this is done: the next run finishes a killed
+one, and a run that finds nothing new writes nothing.
 """
 
 from __future__ import annotations
@@ -36,46 +36,46 @@ from training.etl.watermark import BrandDays, Watermark, all_days, touched
 from training.progress import Say
 
 PATIENCE_S = 3600.0
-"""How long MySQL may take for one of the looks, which may be at millions of events."""
+"""How long MySQL may take for one query, which may read millions of events."""
 
 EVENTS_TOGETHER = 200_000
-"""Of how many events the brands are counted at a time: more would be in memory."""
+"""Most events of the brands that are counted at a time, since they are held in memory."""
 
 SHOWN = 20
-"""Differences told one by one."""
+"""Differences that get a warning each."""
 
 AHEAD = 2
-"""Days that MySQL is asked for while one is counted here. SQLite works in this process: it would only be in the way."""
+"""Days that are requested from MySQL while one is counted here. Not with SQLite, which works in this process anyway."""
 
 _P, _I = t.performance_hourly.c, t.imports.c
 
 
 class Gathered(NamedTuple):
-    """What a run has done, and what there is now."""
+    """What a run has done, and what the history has now."""
 
-    events: int  # new since the last run, all with `everything`
-    brand_days: int  # that were counted anew
-    counted_rows: int  # that their events add up to
+    events: int  # new since the last run; with `everything`, all
+    brand_days: int  # (brand, day) pairs that were counted again
+    counted_rows: int  # rows that their events add up to
     repaired: int  # rows that differed; there should be none
-    unfounded: int  # brands' days with rows and not one event; left as they are
+    unfounded: int  # (brand, day) pairs with rows but no event; left as they are
     refreshed: int  # days whose file was written
     vanished: int  # days that have no rows any more
     days: int  # with rows
     rows: int  # of the history, those that count
-    newest: dt.date | None  # day with rows
+    newest: dt.date | None  # the last day with rows
     seconds: float
 
 
 @dataclass(slots=True)
 class _Plan:
-    """What must be looked at, as of one moment."""
+    """What a run has to process, as of one moment."""
 
     watermark: Watermark
-    sources: dict[str, str]
+    sources: dict[str, str]  # completed imports, as in the manifest
     stored: dict[dt.date, int]  # rows by day
-    touched: BrandDays
-    refresh: set[dt.date]
-    known: Mapping[dt.date, Partition] = field(default_factory=dict)  # files that may stay, if they are whole
+    touched: BrandDays  # what must be counted again
+    refresh: set[dt.date]  # days whose file must be written
+    known: Mapping[dt.date, Partition] = field(default_factory=dict)  # files that stay, if they are intact
 
     @property
     def events(self) -> int:
@@ -85,33 +85,33 @@ class _Plan:
 async def gather(
     database: Database, state: State, say: Say = print, *, everything: bool = False, patience_s: float = PATIENCE_S
 ) -> Gathered:
-    """Bring `STATE/history` up to the database, and the database's performance rows up to its events.
+    """Bring the performance rows up to date with the events, and `STATE/history` up to date with the rows.
 
-    Call it once a night before `read`; another run on the same state folder is waited for. The system may go on
-    posting meanwhile: what comes too late for this run is new to the next.
+    Called once a night before `read`; waits for another run on the same state folder. Events may arrive meanwhile: what
+    is too late for this run is new to the next.
 
     Args:
         database: at this program's migration.
-        state: whose `history` folder holds the files.
-        say: told of progress, a line at a time, and of every repair (`warning: …`).
-        everything: count all events anew and write all days, whatever is known.
-        patience_s: how long MySQL may take for one look.
+        state: its `history` folder holds the files.
+        say: shows progress, a line at a time, and every repair (`warning: …`).
+        everything: count all events again and write all days.
+        patience_s: how long MySQL may take for one query.
 
     Raises:
-        CannotMigrate: the database is at another program's migration.
-        SQLAlchemyError, OSError: the database or the folder failed; the next run finishes.
+        CannotMigrate: the database is at the migration of another release.
+        SQLAlchemyError, OSError: the database or the folder failed; run it again to finish.
     """
     async with _alone(state, say):
         return await _Run(database, Partitions(state), say, patience_s).run(everything)
 
 
 async def read(database: Database, state: State, through: dt.date) -> pd.DataFrame:
-    """`reader.read_history(database, through)` as of the last `gather`, from the files: the same frame.
+    """The history through day `through` as of the last `gather`, read from the files: the frame of `read_history`.
 
-    A day whose file is missing or damaged is read from the database; so is everything where nothing was gathered.
+    A day whose file is missing or damaged is read from the database; before the first `gather`, every day is.
 
     Returns:
-        Columns as `reader.py` says: ids as objects, each word once in memory, the others int64 or float64.
+        The columns that `reader.py` lists: ids as shared objects, the others int64 or float64.
     """
     files = Partitions(state)
     manifest = await asyncio.to_thread(files.manifest)
@@ -129,7 +129,7 @@ async def read(database: Database, state: State, through: dt.date) -> pd.DataFra
 
 
 def identity(database: Database) -> str:
-    """Which database this is, as far as its address says; its password does not count."""
+    """A hash of the database's URL without its password, to notice that the files were made from another database."""
     address = database.engine.url.render_as_string(hide_password=True)
     return hashlib.sha256(address.encode()).hexdigest()
 
@@ -151,7 +151,7 @@ class _Run:
         plan.refresh |= await asyncio.to_thread(self._broken, plan)
         days = sorted(plan.refresh)
         if days:
-            self._say(f"{plan.events:,} new events; {len(days):,} days to write")
+            self._say(f"{plan.events:,} new events, {len(days):,} days to check and write")
         parts = {day: part for day, part in plan.known.items() if day in plan.stored}
         ahead = 0 if self._database.is_sqlite else AHEAD
         async with aclosing(_ahead(days, ahead, partial(self._look, plan=plan))) as looks:
@@ -163,9 +163,13 @@ class _Run:
                 self._done += 1
                 self._progress(f"{day}: {self._done:,} of {len(days):,} days")
         if self._differences > self._shown:
-            self._say(f"warning: {self._differences - self._shown:,} more rows differed from their events")
+            more = self._differences - self._shown
+            self._say(f"warning: {more:,} more rows differed from their events and were repaired")
         if self._unfounded:
-            self._say(f"warning: {self._unfounded:,} brands' days have rows and not one event; they stay as they are")
+            self._say(
+                f"warning: on {self._unfounded:,} days of some brand there are rows but no event, which may have been "
+                "deleted; the rows stay as they are"
+            )
         manifest = Manifest(self._identity, plan.watermark, plan.sources, parts)
         if manifest != known:
             await asyncio.to_thread(self._files.vouch, manifest)
@@ -190,7 +194,7 @@ class _Run:
         sources = {
             row.source: f"{row.sha256} {row.rows} {row.imported_at.isoformat()}"
             for row in connection.execute(select(t.imports))
-            if row.sha256  # one that was begun and is not complete may change unseen: it counts as new each time
+            if row.sha256  # an incomplete import may change without notice, so it counts as new each time
         }
         unfinished = set(connection.execute(select(_I.source).where(_I.sha256 == "")).scalars())
         by_day = connection.execute(select(_P.day, func.count()).group_by(_P.day))
@@ -202,7 +206,7 @@ class _Run:
         bear_on = touched(connection, known.watermark, watermark)
         changed = {source for source, content in sources.items() if known.sources.get(source) != content} | unfinished
         refresh = set(bear_on)
-        if known.sources.keys() - sources.keys() - unfinished:  # nobody can say which days they had
+        if known.sources.keys() - sources.keys() - unfinished:  # deleted imports: which days they had is not known
             refresh |= set(stored)
         refresh |= {day for day, number in stored.items() if day not in known.days or known.days[day].stored != number}
         for some in chunks(sorted(changed)):
@@ -211,17 +215,17 @@ class _Run:
         return _Plan(watermark, sources, stored, bear_on, refresh, known.days)
 
     def _broken(self, plan: _Plan) -> set[dt.date]:
-        """Days whose file would stay, and is not there as the manifest has it."""
+        """Days whose file should stay, but is missing or damaged."""
         staying = [day for day in plan.known if day in plan.stored and day not in plan.refresh]
         return {day for day in staying if not self._files.is_whole(day, plan.known[day])}
 
     async def _look(self, day: dt.date, plan: _Plan) -> Recount:
-        """A day's rows, and what of them differs from the events of the brands that must be looked at."""
+        """A day's rows, and how they differ from the events of the brands that must be counted again."""
         batches = list(_batches(plan.touched.get(day, {})))
         return await self._database.run_snapshot(partial(recount, day=day, batches=batches), self._patience_s)
 
     async def _repaired(self, day: dt.date, found: Recount) -> Rows:
-        """The day's rows, after what differed was repaired."""
+        """The day's rows, after repairing those that differ."""
         self._brand_days += found.brands
         self._counted_rows += found.rows
         self._unfounded += found.unfounded
@@ -240,7 +244,7 @@ class _Run:
         self._differences += 1
         if self._shown < SHOWN:
             self._shown += 1
-            self._say(f"warning: a row differed from its events and was repaired: {difference}")
+            self._say(f"warning: a performance row differed from its events and was repaired: {difference}")
 
     def _progress(self, line: str) -> None:
         if time.monotonic() - self._said_s > 1.0:
@@ -251,7 +255,7 @@ class _Run:
 async def _ahead(
     days: Sequence[dt.date], ahead: int, look: Callable[[dt.date], Awaitable[Recount]]
 ) -> AsyncGenerator[tuple[dt.date, Recount]]:
-    """Look at the days, in order; at the next ones while the last is worked on."""
+    """(day, recount) in order of the days; the next ones are requested while one is worked on."""
     running: deque[tuple[dt.date, asyncio.Future[Recount]]] = deque()
     try:
         for day in days:
@@ -269,7 +273,7 @@ async def _ahead(
 
 
 def _batches(brands: Mapping[str, int]) -> Iterator[list[str]]:
-    """Brands with so many events together, each in one batch."""
+    """Batches of brands that have at most EVENTS_TOGETHER events together, or are a single brand."""
     batch: list[str] = []
     events = 0
     for brand_id in sorted(brands):
@@ -284,13 +288,13 @@ def _batches(brands: Mapping[str, int]) -> Iterator[list[str]]:
 
 @asynccontextmanager
 async def _alone(state: State, say: Say) -> AsyncIterator[None]:
-    """One run at a time on a state folder; the lock ends with its process."""
+    """Hold the state folder's history lock, so that one run works at a time; it is released when its process ends."""
     await asyncio.to_thread(state.root.mkdir, parents=True, exist_ok=True)
     lock = AsyncFileLock(state.root / "history.lock")
     try:
         await lock.acquire(blocking=False)
     except Timeout:
-        say("another run is gathering; waiting for it")
+        say(f"another run is writing {state.root}/history; waiting until it is over")
         await lock.acquire(poll_interval=0.2)
     try:
         yield

@@ -1,8 +1,8 @@
-"""What the performance rows of a brand's day should be by its events alone, beside what they are.
+"""Counts the events of a day again, compares the sums with the performance rows, and repairs rows that differ.
 
-The ledger writes an event and what it does to its row in one transaction, so the two never differ. This counts anew
-and repairs what differs all the same, under the ledger's lock. The database adds up what only adds up; conversions,
-which restate each other, are counted by the ledger's own pure rules (`ledger/domain/settlement.py`).
+The ledger writes an event and its effect on the row in one transaction, so the two should never differ; a difference is
+repaired under the ledger's lock. Impressions, clicks and aggregates are summed by the database; conversions, whose
+events replace each other, are counted by the ledger's own rules (`ledger/domain/settlement.py`).
 """
 
 from __future__ import annotations
@@ -48,30 +48,36 @@ _LOCK = select(t.ledger_epochs.c.shard).order_by(t.ledger_epochs.c.shard).with_f
 
 
 class Difference(NamedTuple):
+    """A performance row that is not what its events add up to."""
+
     key: RowKey
     stored: Figures | None  # None: there is no such row
     counted: Figures | None  # None: there should be none
 
     def __str__(self) -> str:
         where = "/".join(map(str, self.key.place[1:]))
-        said = [f"{figures._asdict()}" if figures else "no row" for figures in (self.stored, self.counted)]
+        stored, counted = (f"{figures._asdict()}" if figures else "no row" for figures in (self.stored, self.counted))
         hour = f"{self.key.hour:%Y-%m-%dT%H}"
-        return f"{self.key.place.brand_id} {hour} {self.key.kind} {where}: stored {said[0]}, counted {said[1]}"
+        return f"brand {self.key.place.brand_id} {hour} {self.key.kind} {where}: stored {stored}, counted {counted}"
 
 
 @dataclass(slots=True)
 class Recount:
-    """A day of some brands, counted anew."""
+    """A day of some brands, counted again."""
 
-    stored: Rows  # all of the day, also of other brands
-    brands: int = 0  # of them that have any event or row of the day
+    stored: Rows  # all rows of the day, also of other brands
+    brands: int = 0  # those of the brands that have events or rows on the day
     rows: int = 0  # that the events add up to
     differences: list[Difference] = field(default_factory=list)
-    unfounded: int = 0  # brands that have rows of the day, and not one event
+    unfounded: int = 0  # brands that have rows on the day, but no event
 
 
 def recount(connection: Connection, day: dt.date, batches: Sequence[Sequence[str]]) -> Recount:
-    """What differs on one UTC day of these brands, a batch in memory at a time. All reads should see one moment."""
+    """Count the events of one UTC day and compare them with its rows, a batch of brands in memory at a time.
+
+    Args:
+        connection: in a snapshot, so that all reads see the same moment.
+    """
     found = Recount(read_rows(connection, day))
     of_events = found.stored["kind"] != "import"
     for brand_ids in batches:
@@ -87,9 +93,9 @@ def recount(connection: Connection, day: dt.date, batches: Sequence[Sequence[str
 
 
 def repair(connection: Connection, day: dt.date, brand_ids: Sequence[str]) -> list[Difference]:
-    """Make the rows what the events say, in a write transaction. Returns what did differ.
+    """Make the rows equal to what the events add up to; returns what differed. Call it in a write transaction.
 
-    No ledger writes meanwhile: like theirs, the transaction holds the epochs' rows first.
+    Ledgers wait meanwhile: like theirs, the transaction locks the epochs' rows first.
     """
     connection.execute(_LOCK).all()
     found = recount(connection, day, list(chunks(brand_ids)))
@@ -106,11 +112,11 @@ def repair(connection: Connection, day: dt.date, brand_ids: Sequence[str]) -> li
 
 
 def compare(day: dt.date, stored: Rows, counted: Rows) -> tuple[int, list[Difference]]:
-    """How many rows there should be, and which are not what they should be.
+    """(number of rows there should be, those that differ).
 
     Args:
-        stored: a row each; a key that has two has one too many, whatever they say.
-        counted: what adds up to rows; several with the same key are one.
+        stored: the rows as they are; two with the same key are a difference, whatever their figures.
+        counted: parts that add up to the rows there should be; those with the same key are one row.
     """
     keys = {name: np.concatenate([stored[name], counted[name]]) for name in KEY}
     codes = pd.DataFrame({name: pd.factorize(column)[0] for name, column in keys.items()})  # −0.0 is 0.0, NaN is −1
@@ -122,7 +128,7 @@ def compare(day: dt.date, stored: Rows, counted: Rows) -> tuple[int, list[Differ
     figures = _sums(stored, of_stored, number), _sums(counted, of_counted, number)
     kind = np.empty(number, object)
     kind[row] = keys["kind"]
-    # An event row from which everything was taken back goes away.
+    # An event row whose figures are all zero again is not stored.
     is_counted &= (kind != "event") | figures[1][:, :-1].any(axis=1)
     differs = (is_stored != is_counted) | (is_counted & (figures[0] != figures[1]).any(axis=1))
     first = np.full(number, len(row))
@@ -138,7 +144,7 @@ def compare(day: dt.date, stored: Rows, counted: Rows) -> tuple[int, list[Differ
 
 
 def _sums(rows: Rows, of: npt.NDArray[Any], number: int) -> npt.NDArray[np.int64]:
-    """(number, figures + 1) figures of the rows together, and whether any knows its cost."""
+    """(number, figures + 1) sums of the figures by `of`, and in the last column whether any row's cost is known."""
     sums = np.zeros((number, len(Figures._fields) + 1), np.int64)
     for column, name in enumerate(Figures._fields):
         np.add.at(sums[:, column], of, rows[name])
@@ -160,7 +166,7 @@ def _figures(sums: npt.NDArray[np.int64]) -> Figures:
 
 
 def _counted(connection: Connection, day: dt.date, brand_ids: Sequence[str]) -> tuple[Rows, set[str]]:
-    """What the events of the day add up to: rows that may share a key; and the brands that have any."""
+    """(what the events of the day add up to, rows that may share a key; the brands that have events)."""
     groups, brands = _groups(connection, day, brand_ids)
     parts = [groups, *_simple(connection, day, brand_ids)]
     rows = {name: np.concatenate([part[name] for part in parts]) for name in groups}
@@ -168,7 +174,7 @@ def _counted(connection: Connection, day: dt.date, brand_ids: Sequence[str]) -> 
 
 
 def _simple(connection: Connection, day: dt.date, brand_ids: Sequence[str]) -> Iterator[Rows]:
-    """Impressions, clicks and aggregates. Those that are alike in all but their sums come as one from the database."""
+    """Impressions, clicks and aggregates, summed by the database where type, hour and placement are equal."""
     query = select(*_KIND, *_PLACE, *_SUMS).where(_on(day, brand_ids), _E.type.not_in(CONVERSIONS))
     for types, periods, hours, *columns in fetch_columns(connection, query.group_by(*_KIND, *_PLACE)):
         place, (number, impressions, clicks, conversions, cost, revenue) = columns[:6], columns[6:]
@@ -196,7 +202,7 @@ def _simple(connection: Connection, day: dt.date, brand_ids: Sequence[str]) -> I
 
 
 def _groups(connection: Connection, day: dt.date, brand_ids: Sequence[str]) -> tuple[Rows, set[str]]:
-    """Conversions that show on the day, with their events of all days; the brands that have any event then."""
+    """(conversions that count on the day, from their events of all days; the brands that have such events)."""
     named = select(*GROUP).where(_on(day, brand_ids), IS_CONVERSION).distinct().subquery()
     same = and_(*(column == named.c[column.name] for column in GROUP))
     query = select(*FACT).join(named, same).where(IS_CONVERSION).order_by(*GROUP)

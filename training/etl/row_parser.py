@@ -1,6 +1,6 @@
-"""Rows of text become columns: each field is checked, and a row that cannot be used is put aside with the reason.
+"""Parses rows of text into columns; a row with a field that is not valid is rejected with the reason.
 
-Nothing is guessed: what is broken is refused.
+Nothing is guessed or corrected.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ VALUES = ("impressions", "clicks", "conversions", "cost_micros", "revenue_micros
 class Reject:
     """A row that cannot be used."""
 
-    line: int  # of the file, the header is 1
+    line: int  # of the file; the header is line 1
     reason: str
     content: str
 
 
 @dataclass(slots=True)
 class Parser:
-    """Turns lines into columns, a chunk at a time, and remembers what it refused."""
+    """Turns lines into columns, a chunk at a time, and collects rejected rows."""
 
     header: list[str]
     keep: bool = False
-    kept: list[list[str]] = field(default_factory=list)  # good rows as they stand in the file, if they are to be kept
+    kept: list[list[str]] = field(default_factory=list)  # with `keep`: the fields of good rows, as in the file
     rejects: list[Reject] = field(default_factory=list)
     frames: list[pd.DataFrame] = field(default_factory=list)
     rows: int = 0
@@ -53,7 +53,7 @@ class Parser:
     _ids: dict[str, str | None] = field(default_factory=dict)
 
     def take(self, first_line: int, lines: list[str]) -> None:
-        """Rows as text."""
+        """Parse lines of CSV, of which the first has number `first_line`."""
         width = len(self.header)
         if (rows := _plain_rows(lines, width)) is not None:
             columns = dict(zip(self.header, map(list, zip(*rows, strict=True)), strict=True))
@@ -84,10 +84,10 @@ class Parser:
             self.take_columns(good_numbers, columns, good_lines)
 
     def take_columns(self, numbers: Sequence[int], columns: dict[str, list[str]], lines: Sequence[str]) -> None:
-        """Fields as text, column by column.
+        """Parse fields as text, column by column.
 
         Args:
-            numbers, lines: each row's place in the file, and its text.
+            numbers, lines: each row's line number in the file, and its text.
         """
         refused = _Refused(len(numbers))
         seconds = self._seconds_of(columns["ts"], refused)
@@ -114,14 +114,14 @@ class Parser:
         self.frames.append(frame[good])
 
     def _seconds_of(self, values: Sequence[str], refused: _Refused) -> Integers:
-        """(n,) since 1970."""
+        """(n,) seconds since 1970; −1 for refused rows."""
         times = (-1 if (at := self._time(value)) is None else at for value in values)
         seconds = np.fromiter(times, np.int64, len(values))
         refused.add(seconds < 0, lambda row: f"ts {short(values[row])} is not an RFC 3339 time with its zone")
         return seconds
 
     def _ids_of(self, columns: dict[str, list[str]], refused: _Refused) -> dict[str, npt.NDArray[Any]]:
-        """By ID_COLUMNS (n,), None where there is none."""
+        """By ID_COLUMNS: (n,) ids, None for refused rows."""
         ids: dict[str, npt.NDArray[Any]] = {}
         for name in ID_COLUMNS:
             default = "unknown" if name in ("device_type", "creative_type") else None
@@ -147,31 +147,32 @@ class Parser:
 
 
 class _Refused:
-    """Why rows of a chunk cannot be used; the first reason of a row stays."""
+    """Why rows of a chunk are refused; each row has its first reason."""
 
     def __init__(self, rows: int) -> None:
         self.reasons: list[str | None] = [None] * rows
 
     def add(self, bad: Flags, reason: Callable[[int], str]) -> None:
-        """
+        """Refuse rows.
+
         Args:
-            bad: (n,) rows that are refused, each for `reason(row)`.
+            bad: (n,) the rows to refuse, each for `reason(row)`.
         """
         for row in np.flatnonzero(bad).tolist():
             if self.reasons[row] is None:
                 self.reasons[row] = reason(row)
 
     def add_field(self, bad: Flags, name: str, columns: dict[str, list[str]], words: str) -> None:
-        """Refuse a row for one field, which is shown."""
+        """Refuse rows for one field, whose value is shown."""
         self.add(bad, lambda row: f"{name} {short(columns[name][row])} {words}")
 
     def nowhere(self) -> Flags:
-        """(n,) rows that can be used."""
+        """(n,) the rows that are not refused."""
         return np.fromiter((reason is None for reason in self.reasons), np.bool_, len(self.reasons))
 
 
 def _numbers_of(columns: dict[str, list[str]], refused: _Refused) -> dict[str, Floats]:
-    """(n,) of each numeric column, NaN where it is empty; counts are 0 there."""
+    """(n,) each numeric column; empty fields are NaN, in counts 0."""
     numeric: dict[str, Floats] = {}
     for name in ("placement_score", *COUNTS, "cost", "revenue"):
         numeric[name], broken = _numbers(columns[name])
@@ -189,7 +190,7 @@ def _numbers_of(columns: dict[str, list[str]], refused: _Refused) -> dict[str, F
 
 
 def _plain_rows(lines: Sequence[str], width: int) -> list[list[str]] | None:
-    """The fields of each line; None unless all of them have `width` fields and no quote, as nearly always."""
+    """The fields of each line; None unless all lines have `width` fields and no quotes, as nearly always."""
     if '"' in "".join(lines):
         return None
     try:
@@ -202,7 +203,7 @@ def _plain_rows(lines: Sequence[str], width: int) -> list[list[str]] | None:
 def _seconds(value: str) -> int | None:
     if not TIMESTAMP.match(value):
         return None
-    # Python knows no more than six decimals.
+    # Python parses six decimals at most.
     trimmed = re.sub(r"(\.\d{6})\d+", r"\1", value.upper().replace(" ", "T"))
     try:
         at = dt.datetime.fromisoformat(trimmed).astimezone(dt.UTC)
@@ -212,7 +213,8 @@ def _seconds(value: str) -> int | None:
 
 
 def _numbers(values: Sequence[str]) -> tuple[Floats, Flags]:
-    """(n,) floats, NaN for empty; (n,) what is no finite number. Parsed as Python does: a bid's score must match."""
+    """((n,) floats, NaN for empty fields; (n,) fields that are not finite numbers). Parsed by Python's `float`, so that
+    placement scores are equal to those of bids."""
     n = len(values)
     broken = np.zeros(n, np.bool_)
     try:
@@ -224,14 +226,14 @@ def _numbers(values: Sequence[str]) -> tuple[Floats, Flags]:
                 numbers[row] = float(value) if value else np.nan
             except ValueError:
                 broken[row] = True
-    if "_" in "".join(values):  # Python's floats may have them
+    if "_" in "".join(values):  # which `float` allows
         broken |= np.fromiter(("_" in value for value in values), np.bool_, n)
     for row in np.flatnonzero(~np.isfinite(numbers)).tolist():
-        broken[row] |= bool(values[row])  # "nan" and "inf"; an empty one is not known
+        broken[row] |= bool(values[row])  # "nan" and "inf"; empty fields are allowed
     numbers[broken] = np.nan
     return numbers, broken
 
 
 def short(value: str) -> str:
-    """The value for a message, quoted, cut after 40 characters."""
+    """The value for a message, quoted and shortened to 40 characters."""
     return repr(value if len(value) <= 40 else value[:37] + "…")

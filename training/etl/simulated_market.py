@@ -1,4 +1,4 @@
-"""The built-in simulated market: a seeded history to try Paceline on. Invented, and labelled so wherever it shows."""
+"""Generates the simulated market: an invented history to try Paceline with, labelled as simulated wherever it shows."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ APPROVAL_DELAY_DAYS = 12.0
 
 
 class MarketBrand(NamedTuple):
-    """What is true of a simulated brand."""
+    """The parameters of a simulated brand."""
 
     name: str
     order_value: float  # mean commission of a conversion, currency units
@@ -109,7 +109,7 @@ def _traffic(random: np.random.Generator, places: pd.DataFrame, weekdays: Intege
 
 
 def _commissions(random: np.random.Generator, places: pd.DataFrame, conversions: Integers) -> tuple[Floats, Floats]:
-    """(places, days) what is approved by the end of the last day, and what is not decided yet, in currency units."""
+    """(places, days) commissions in currency units: (approved by the end of the last day, not decided yet)."""
     days = conversions.shape[1]
     value = places["value"].to_numpy()[:, None] * np.exp(random.normal(-0.125, 0.5, conversions.shape))
     commission = conversions * value
@@ -124,7 +124,7 @@ def _commissions(random: np.random.Generator, places: pd.DataFrame, conversions:
 
 
 def _places(random: np.random.Generator) -> pd.DataFrame:
-    """Where the brands advertise, with what is true there."""
+    """The placements where the brands advertise, with their true rates."""
     rows = []
     partner_quality = np.exp(random.normal(0, 0.35, N_PARTNERS))
     partner_volume = np.exp(random.normal(0, 0.7, N_PARTNERS))
@@ -135,7 +135,7 @@ def _places(random: np.random.Generator) -> pd.DataFrame:
             for slot in range(SLOTS_OF_A_PARTNER):
                 creatives = random.choice(len(CREATIVES), 2, replace=False)
                 for device, share in enumerate(DEVICE_SHARE):
-                    # Not every slot exists on every device.
+                    # Some slots do not exist on some devices.
                     if random.random() > 0.55:
                         continue
                     for creative in creatives:
@@ -171,7 +171,7 @@ def _places(random: np.random.Generator) -> pd.DataFrame:
 
 
 def _delayed(random: np.random.Generator, counts: Integers, mean_days: float) -> Integers:
-    """(n, days) counts moved to the day at which they happen; what falls behind the last day is not seen."""
+    """(n, days) counts moved to the day on which they happen; those after the last day are dropped."""
     rows, days = np.nonzero(counts)
     repeated = counts[rows, days]
     rows, days = np.repeat(rows, repeated), np.repeat(days, repeated)

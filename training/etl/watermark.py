@@ -1,8 +1,8 @@
-"""Which events have been seen, and what the others bear on.
+"""Tells which events are new since an earlier run, and which days they affect.
 
-Numbers (`events.seq`) are given when a row is inserted, and seen when its transaction commits: with several shards'
-ledgers a smaller number may turn up after a greater one. So a watermark also keeps the numbers below it that nobody
-had: an event that turns up under one of them is new, however late.
+A number (`events.seq`) is assigned when a row is inserted, and becomes visible when its transaction commits: with the
+ledgers of several shards a smaller number may appear after a greater one. So a watermark also keeps the unused numbers
+below it: an event that appears under one of them is new, however late.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from db.rows import chunks
 from ledger.domain.settlement import CLICK, CONVERSIONS
 
 OVERLAP = 500_000
-"""Numbers below the greatest that may still turn up: more than all shards insert in a transaction's longest time."""
+"""How far below the greatest number others may still appear: more than all shards insert during the longest
+transaction."""
 
 TOGETHER = 500_000
-"""Numbers that one query looks at."""
+"""Numbers that one query covers."""
 
 BrandDays = dict[dt.date, dict[str, int]]
-"""UTC day → brand → how many new events say so; 0: they are another day's, and bear on this one."""
+"""UTC day → brand → number of its new events; 0 if only new events of other days affect this day."""
 
 _E, _P = t.events.c, t.performance_hourly.c
 _DAY_OF_EVENT = func.date(_E.occurred_at)
@@ -34,13 +35,15 @@ _CLICK = (_E.brand_id, _E.partner_id, _E.click_id)
 
 
 class Watermark(NamedTuple):
-    seq: int  # events up to it have been seen; 0: there was none
-    content_hash: str  # of that event: in another database it has another
-    gaps: tuple[tuple[int, int], ...] = ()  # numbers up to `seq` under which there was none, first and last
+    """Up to where events have been processed."""
+
+    seq: int  # number of the newest event that was seen; 0: there was none
+    content_hash: str  # of that event, to notice another database
+    gaps: tuple[tuple[int, int], ...] = ()  # unused numbers up to `seq`, as (first, last)
 
     @classmethod
     def of(cls, connection: Connection) -> Self:
-        """As of now. Events of transactions that run now are not behind it."""
+        """The watermark as of now; events of transactions that have not committed yet are not behind it."""
         newest = connection.execute(select(_E.seq, _E.content_hash).order_by(_E.seq.desc()).limit(1)).one_or_none()
         if newest is None:
             return cls(0, "")
@@ -58,14 +61,14 @@ class Watermark(NamedTuple):
         return cls(seq, newest.content_hash, tuple(gaps))
 
     def is_of(self, connection: Connection) -> bool:
-        """Whether the database still holds the event that the watermark stands at."""
+        """Whether the database holds the event of the watermark, and so is the same one."""
         if not self.seq:
             return True
         found = connection.execute(select(_E.content_hash).where(_E.seq == self.seq)).scalar_one_or_none()
         return found == self.content_hash
 
     def news(self, until: Self) -> Iterator[ColumnElement[bool]]:
-        """Conditions that events must fulfil, one or another, to be between the two watermarks."""
+        """Conditions; events that fulfil any of them are between the two watermarks."""
         for start in range(self.seq, until.seq, TOGETHER):
             yield and_(_E.seq > start, _E.seq <= min(start + TOGETHER, until.seq))
         for some in chunks(self.gaps):
@@ -73,10 +76,11 @@ class Watermark(NamedTuple):
 
 
 def touched(connection: Connection, since: Watermark, until: Watermark) -> BrandDays:
-    """The brands' days that events between the two watermarks bear on.
+    """The days of brands that events between the two watermarks affect.
 
-    An impression, a click or an aggregate shows on its own day. A conversion shows where its first event was, which may
-    be another one than before: all days of its events count. A click completes conversions that came before it.
+    An impression, a click or an aggregate counts on its own day. A conversion counts on the day of its first event,
+    which may change when an earlier one arrives: so all days of its events are affected. A click may complete
+    conversions that arrived before it.
     """
     days: BrandDays = {}
     for new in since.news(until):
@@ -94,7 +98,7 @@ def touched(connection: Connection, since: Watermark, until: Watermark) -> Brand
 
 
 def all_days(connection: Connection) -> BrandDays:
-    """Every brand's day that has events or rows, of whatever kind: that much its index knows."""
+    """All days of all brands that have events or rows, of any kind."""
     days: BrandDays = {}
     query = select(_E.brand_id, _DAY_OF_EVENT, func.count()).group_by(_E.brand_id, _DAY_OF_EVENT)
     for brand_id, day, number in connection.execute(query):
@@ -105,9 +109,9 @@ def all_days(connection: Connection) -> BrandDays:
 
 
 def _events_of(named: Subquery, by: Sequence[Column[Any]], columns: Sequence[ColumnElement[Any]]) -> Select[Any]:
-    """These columns, each combination once, of all conversion events with the keys that `named` has.
+    """These columns, each combination once, of all conversion events with the keys of `named`.
 
-    MySQL is told the way: where it knows little of the keys yet it would read the whole table.
+    MySQL is given the join order and index, since without statistics on the keys it would read the whole table.
     """
     same = and_(*(column == named.c[column.name] for column in by))
     index = f"ix_events_brand_id_{by[-1].name}"
@@ -116,5 +120,5 @@ def _events_of(named: Subquery, by: Sequence[Column[Any]], columns: Sequence[Col
 
 
 def _date(value: Any) -> dt.date:
-    """SQLite has no dates."""
+    """A date as the database gives it: SQLite has no dates, only text."""
     return value if isinstance(value, dt.date) else dt.date.fromisoformat(value)

@@ -1,1 +1,1 @@
-"""Rows become a matrix, as of the day before each."""
+"""Turns rows of history into a feature matrix that only uses what was known the day before each row."""

@@ -1,4 +1,4 @@
-"""A version's tables: what its last training day has left to say of every key, looked up in memory."""
+"""The encoder of a version: tables, as of its last training day, that turn bids into features by look-ups in memory."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ DAY_S = 86_400
 
 
 class Confidence(NamedTuple):
-    """How much stands behind one tuple's prediction."""
+    """How much history stands behind one placement's prediction."""
 
     impressions: float
-    """Decayed impressions behind the prediction, at the level below."""
+    """Impressions of that level's history, older ones counting less."""
     level: str
-    """The deepest level with a history of its own: one of LEVELS, or `all` for an unseen brand."""
+    """The most specific level with a history of its own: one of LEVELS, or `all` for an unseen brand."""
 
 
 Key = tuple[Any, ...]
 
 
 class Encoder:
-    """A version's tables: what its last training day has left to say of every key, looked up in memory."""
+    """A version's tables as of the end of its last training day."""
 
     def __init__(
         self,
@@ -59,12 +59,12 @@ class Encoder:
         """
         Args:
             vocabulary: five lists of ids.
-            parents, words: along PATH, see `Keys`.
-            rates, exposures: along PATH, see `Histories`.
-            payout, clicks: of everybody and of brands, see `Histories`.
+            parents, words: by level of PATH, see `Keys`.
+            rates, exposures: by level of PATH, see `Histories`.
+            payout, clicks: of all brands together and of each brand, see `Histories`.
 
         Raises:
-            ValueError: they do not go together.
+            ValueError: their sizes do not match, or an index is out of range.
         """
         self.vocabulary, self._parents, self._words = vocabulary, parents, words
         self._rates, self._exposures, self._payout, self._clicks = rates, exposures, payout, clicks
@@ -74,12 +74,12 @@ class Encoder:
             for position, known in enumerate(vocabulary)
         ]
         self._row_of, self._keys = self._index_keys()
-        """Of each key of each level, and of everybody: its place in the tables below; and the deepest level's keys."""
+        """Key of any level → its row in the tables below; and the keys of the deepest level."""
         self._rows, self._heads = self._lookup_rows()
 
     @classmethod
     def fitted(cls, days: Integers, keys: Keys, numbers: Floats) -> Self:
-        """As of the end of the last of `days`: what the next day may know. Arguments as of `Histories.of`."""
+        """The tables as of the end of the last of `days`, for the next day. Arguments as of `Histories.of`."""
         histories = Histories.of(days, keys, numbers)
         return cls(
             keys.vocabulary,
@@ -92,36 +92,36 @@ class Encoder:
         )
 
     def __len__(self) -> int:
-        """Tuples that are known."""
+        """Number of placements that are known."""
         return len(self._keys)
 
     def tuples(self, picked: Integers) -> tuple[list[list[str]], list[float | None]]:
-        """(five columns of ids, placement scores) of some known tuples, by their positions."""
+        """(five columns of ids, placement scores) of the known placements at these positions."""
         keys = [self._keys[position] for position in picked.tolist()]
         ids = [[key[column] for key in keys] for column in range(len(ID_COLUMNS))]
         return ids, [None if key[-1] == NO_SCORE else key[-1] for key in keys]
 
     def _check(self) -> None:
-        """What comes out of a file becomes indices."""
+        """Raises: ValueError. Numbers from a file are used as indices, so they must be in range."""
         counts = [len(words) for words in self._words]
         if len(self.vocabulary) != len(ID_COLUMNS) or len(counts) != len(PATH) or counts[0] != 1:
-            raise ValueError("the tables have other levels than this program")
+            raise ValueError("the encoder has other levels than this program")
         for level in range(1, len(PATH)):
             parents, words = self._parents[level], self._words[level]
             most = len(self.vocabulary[level - 1]) if level <= len(ID_COLUMNS) else None
             if parents.shape != (counts[level],) or words.shape != (counts[level],):
-                raise ValueError(f"the keys of level {PATH[level]} do not go together")
+                raise ValueError(f"the keys of level {PATH[level]} have tables of different lengths")
             if counts[level] and not (parents.min() >= 0 and parents.max() < counts[level - 1]):
-                raise ValueError(f"a key of level {PATH[level]} has no parent")
+                raise ValueError(f"a key of level {PATH[level]} has a parent out of range")
             if most is not None and counts[level] and not (words.min() >= 0 and words.max() < most):
-                raise ValueError(f"a key of level {PATH[level]} has no id")
+                raise ValueError(f"a key of level {PATH[level]} has an id out of range")
         for level, count in enumerate(counts):
             if self._rates[level].shape != (count, len(RATES)):
-                raise ValueError(f"the rates of level {PATH[level]} do not go with its keys")
+                raise ValueError(f"level {PATH[level]} has not one row of rates per key")
             if self._exposures[level].shape != (count, len(HALF_LIVES_DAYS)):
-                raise ValueError(f"the exposures of level {PATH[level]} do not go with its keys")
+                raise ValueError(f"level {PATH[level]} has not one row of exposures per key")
             if level <= BRAND and not (self._payout[level].shape == self._clicks[level].shape == (count,)):
-                raise ValueError("the payouts do not go with the brands")
+                raise ValueError("the payouts and clicks have not one value per brand")
 
     def _index_keys(self) -> tuple[dict[Key, int], list[Key]]:
         row_of: dict[Key, int] = {(): 0}
@@ -138,9 +138,9 @@ class Encoder:
         return row_of, above
 
     def _lookup_rows(self) -> tuple[Singles, Floats]:
-        """What is looked up: (r, len(FEATURES)) rows; (r, N_HEADS) heads and the exposure by the longest half-life.
+        """The look-up tables: (r, len(FEATURES)) rows; (r, N_HEADS + 1) heads and exposure by the longest half-life.
 
-        A key's row is filled as it is where nothing deeper is known. What deeper levels would add, they have in theirs.
+        A key's row holds the features of a bid of which nothing more specific is known.
         """
         number = sum(len(words) for words in self._words)
         rows, heads = np.empty((number, len(FEATURES)), np.float32), np.empty((number, N_HEADS + 1))
@@ -175,18 +175,18 @@ class Encoder:
     def encode(
         self, ids: Sequence[Sequence[str]], placement_score: Floats, at: Integers | None = None
     ) -> tuple[Singles, Floats]:
-        """Columns of bids → ((n, len(FEATURES)) matrix; (n, N_HEADS + 1) heads and the tuple's own impressions so far).
+        """Columns of bids → ((n, len(FEATURES)) matrix; (n, N_HEADS + 1) heads and the placement's own impressions).
 
         Args:
             ids: five sequences of n ids, in the order of ID_COLUMNS.
             placement_score: (n,), NaN for none.
-            at: (n,) UTC seconds since 1970; None leaves hour unknown and the day a Monday.
+            at: (n,) UTC seconds since 1970; None: hour unknown, and the day a Monday.
         """
         scores = np.where(np.isnan(placement_score), NO_SCORE, placement_score).tolist()
         keys = list(zip(*ids, scores, strict=True))
         row_of = self._row_of.get
         found = list(map(row_of, keys))
-        new_ids: list[tuple[int, int]] = []  # (bid, the first level at which its ids are new)
+        new_ids: list[tuple[int, int]] = []  # (position of a bid, the first level at which it is new)
         for n, row in enumerate(found):
             if row is not None:
                 continue
@@ -198,7 +198,7 @@ class Encoder:
                 new_ids.append((n, depth))
         places = np.array(found, np.intp)
         out, heads = self._rows.take(places, axis=0), self._heads.take(places, axis=0)
-        for n, depth in new_ids:  # each may be known from elsewhere
+        for n, depth in new_ids:  # new there, but its device and creative may be known from other placements
             heads[n, N_HEADS] = 0.0
             for position, column in enumerate(CODED):
                 if column >= depth:
@@ -210,7 +210,7 @@ class Encoder:
         return out, heads
 
     def confidence(self, ids: Sequence[str], placement_score: float | None = None) -> Confidence:
-        """What stands behind one tuple's prediction, by the longest half-life."""
+        """How much history, by the longest half-life, stands behind one placement's prediction."""
         key = (*ids, NO_SCORE if placement_score is None else placement_score)
         depths = range(len(LEVELS), 0, -1) if placement_score is not None else range(len(LEVELS) - 1, 0, -1)
         for depth in depths:
@@ -220,7 +220,7 @@ class Encoder:
         return Confidence(float(self._heads[0, N_HEADS]), "all")
 
     def to_document(self) -> dict[str, Any]:
-        """JSON, exact to the bit."""
+        """The encoder for JSON, exact to the bit."""
         tables = {
             "parents": self._parents,
             "words": self._words,
@@ -238,11 +238,12 @@ class Encoder:
 
     @classmethod
     def from_document(cls, document: dict[str, Any]) -> Self:
-        """
+        """The encoder from what `to_document` has made.
+
         Raises:
-            ValueError, KeyError, TypeError: not an encoder of this program.
+            ValueError, KeyError, TypeError: it is not an encoder that this program can use.
         """
         if document["half_lives_days"] != list(HALF_LIVES_DAYS) or document["rates_of"] != list(RATES):
-            raise ValueError("the encoder keeps other histories than this program reads")
+            raise ValueError("the encoder has other half-lives or rates than this program")
         names = ("parents", "words", "rates", "exposures", "payout", "clicks")
         return cls(document["vocabulary"], *([from_text(array) for array in document[name]] for name in names))

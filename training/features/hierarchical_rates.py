@@ -1,13 +1,14 @@
-"""Rates that move, of everybody, of each brand and of every level below it: what yesterday says of today.
+"""Estimates rates (revenue, clicks … per impression) that change over time, for all brands together and for every level
+below.
 
-A key's rate is a product of factors along its path, everybody → brand → partner → slot → device → creative → placement
-score, and every factor is a local level: its log drifts from day to day (variance `drift`) and is seen through a day's
-noise. After each day the levels are brought up to date from the top down, each by what the levels above have left
-unexplained: factor × (1 + gain × (seen ÷ expected − 1)), with the Kalman gain = V ÷ (V + noise). So a shock that hits a
-whole brand is told from one that hits a slot, a slot's standing among its brand's survives the day on which the brand's
-payout is halved, and a key with little behind it stays near its parent. The step is linear in what was seen, as
-credibility theory has it, and not in its log: where most days bring nothing and a few bring much, the mean of logs lies
-far below the log of the mean (4 × too low for the rarest conversions of the simulated market).
+A key's rate is a product of factors along its path, all → brand → partner → slot → device → creative → placement score.
+Every factor is a local level: its log drifts from day to day (variance `drift`) and is observed with a day's noise.
+After each day the factors are updated from the top down, each by what the levels above leave unexplained:
+factor × (1 + gain × (seen ÷ expected − 1)), with the Kalman gain = V ÷ (V + noise). So a change that hits a whole brand
+is distinguished from one that hits a slot, a slot's rank within its brand survives the day on which the brand's payout
+is halved, and a key with little history stays near its parent. The step is linear in what was seen, as in credibility
+theory, and not in its log: where most days bring nothing and a few bring much, the mean of logs is far below the log of
+the mean (4 times too low for the rarest conversions of the simulated market).
 
 Source: Harvey, Forecasting, Structural Time Series Models and the Kalman Filter, 1989, chapter 3; Bühlmann & Gisler, A
 Course in Credibility Theory, 2005, chapter 6 (hierarchical).
@@ -25,21 +26,21 @@ from training.features.keys import BRAND
 
 
 class Filter(NamedTuple):
-    """What is believed of a rate before anything is seen. Variances are of its log, a day.
+    """Parameters of a rate's estimation. Variances are of the rate's log, per day.
 
     Found by walking forward over real days of two sources and over the simulated market; the optimum is flat: halving
-    or doubling the drifts and shocks moves R² by less than 0.004 on any of them.
+    or doubling the drifts and shocks changes R² by less than 0.004 on any of them.
     """
 
-    levels: int = 7  # from everybody down
-    drift_top: float = 0.01  # of everybody and of brands
-    shock_top: float = 0.01  # a day's noise that no exposure averages out
+    levels: int = 7  # number of levels of PATH that have a factor
+    drift_top: float = 0.01  # of the levels `all` and `brand`
+    shock_top: float = 0.01  # of the same: a day's noise that more exposure does not reduce
     drift: float = 0.001  # of the levels below
     shock: float = 0.02
-    prior: float = 0.5  # of a factor that was never seen, below everybody
+    prior: float = 0.5  # variance of a factor that was never observed, below `all`
     credible: float = 500.0  # exposure at which the noise of an average key's day has variance 1
     elasticity: float = 0.5  # noise ∝ (mean rate ÷ rate)^this; ½ is Tweedie's with power 1.5
-    floor: float = 0.2  # share of `credible` that is added to seen and expected: nothing seen must not mean never
+    floor: float = 0.2  # share of `credible` that is added to seen and expected, so that no rate becomes zero
 
     def by_level(self) -> tuple[Floats, Floats, Floats]:
         """(levels,) each: drift, shock, prior."""
@@ -51,10 +52,10 @@ class Filter(NamedTuple):
 
 
 class Walk(NamedTuple):
-    """What a walk over the days has learned."""
+    """What a walk over the days gives."""
 
-    logs: Floats  # (n,) log rate of each row as of the day before, NaN where nothing was known of anybody
-    state: list[Floats]  # by level (keys,): log rate of each key for the day after the last, NaN likewise
+    logs: Floats  # (n,) log rate of each row as of the day before, NaN before the first day with data
+    state: list[Floats]  # by level (keys,): log rate of each key for the day after the last, NaN without any data
 
 
 def walk(
@@ -69,18 +70,19 @@ def walk(
     jumps: Flags | None = None,
     factors: Singles | None = None,
 ) -> Walk:
-    """Forward over the days, each row seen with what earlier days say.
+    """Walk forward over the days: each row gets the rate that earlier days say, then its day is learned from.
 
     Args:
         starts: (days + 1,) where each day's rows begin; rows are in the order of their days.
-        levels: (levels, n) a code for each row and level; the first level is everybody's.
+        levels: (levels, n) a code for each row and level; the first level is `all`.
         n_keys: how many codes a level has.
         parents: by level (keys,) each key's code in the level above.
         numerator, denominator: (n,) the rate is their ratio; the denominator ≥ 0.
-        jumps: (days, brands) true where the brand's level has broken: it is learned anew from that day.
-        factors: (n, levels − 1), or a view of it, to be filled with every row's factors, everybody's left out.
+        believed: the parameters of this rate.
+        jumps: (days, brands) true where a brand's payout has changed: its level is learned again from that day.
+        factors: (n, levels − 1), or a view of it, filled with every row's factors but that of `all`.
     """
-    from training.features import rate_kernel  # numba: half a second that only who learns should pay
+    from training.features import rate_kernel  # imports numba, half a second that only training should spend
 
     depth = believed.levels
     offsets = np.concatenate([[0], np.cumsum(n_keys[:depth])]).astype(np.int64)
@@ -104,7 +106,7 @@ def walk(
         state,
     )
     found = [state[offsets[level] : offsets[level + 1]] for level in range(depth)]
-    found[0] = found[0] + base  # NaN where nobody was ever seen: then nothing is known of anybody below
+    found[0] = found[0] + base  # NaN without any data, which makes the levels below NaN, too
     for level in range(1, depth):
         found[level] = found[level] + found[level - 1][parents[level]]
     return Walk(logs, found)
@@ -118,15 +120,15 @@ def fade(
     half_lives: Sequence[float],
     logs: Singles | None = None,
 ) -> list[Floats]:
-    """How much was seen of every row's keys, as of the day before. Arguments as of `walk`.
+    """Sum the exposure of every row's keys as of the day before, older days counting less. Arguments as of `walk`.
 
     Args:
         half_lives: in days that have data.
-        logs: (n, levels · half-lives), or a view of it, to be filled with log(1 + exposure of earlier days),
-            yesterday's at full weight.
+        logs: (n, levels · half-lives), or a view of it, filled with log(1 + exposure of earlier days), the day before
+            at full weight.
 
     Returns:
-        By level (keys, half-lives): the sums as of the last day, its own at full weight.
+        By level (keys, half-lives): the sums as of the last day, which has full weight.
     """
     from training.features import rate_kernel
 

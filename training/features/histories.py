@@ -1,8 +1,8 @@
-"""What a history says of every row as of the day before, and of every key as of its last day.
+"""Computes from a history the rates of every row as of the day before, and of every key as of its last day.
 
-What is known of a place are rates that move (`hierarchical_rates`): revenue, clicks, conversions and cost per exposure,
-each a product of factors along the path, so that an unseen slot starts from its partner, an unseen brand from
-everybody. Their product is the expectation that the trees start from.
+Rates are revenue, clicks, conversions and cost per exposure, each a product of factors along the path (see
+`hierarchical_rates`), so that an unseen slot starts from its partner and an unseen brand from all brands. They make the
+expectation that the trees start from.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ REVENUE, CLICKS, CONVERSIONS, EXPOSURE, COST, COST_EXPOSURE = range(len(MEASURES
 QUICK = Filter()
 STEADY = Filter(drift_top=0.002, shock_top=0.02, credible=10_000.0, floor=0.05)
 COUNTED = Filter(drift_top=0.002, shock_top=0.02)
-"""Of what is rare, such as conversions and what they pay, a key's day says little: STEADY believes it slowly, QUICK at
-once, and between them lies what is right for a given market. Only clicks are never rare."""
+"""A single day says little about rare things such as conversions and what they pay: STEADY follows it slowly, QUICK at
+once, and the right speed for a given market is between the two. COUNTED is for clicks, which are never rare."""
 RATES = {
-    # name: numerator, denominator, what is believed of it
+    # name: numerator, denominator, parameters
     "revenue": (REVENUE, EXPOSURE, QUICK),
     "revenue_steady": (REVENUE, EXPOSURE, STEADY),
     "clicks": (CLICKS, EXPOSURE, COUNTED),
@@ -40,20 +40,20 @@ RATES = {
 }
 QUICKLY, STEADILY, CLICKED, CONVERTED, SPENT = range(len(RATES))
 PAYOUT = Filter(levels=2, drift_top=0.02, shock_top=0.001, credible=1.0)
-"""Revenue per click of everybody and of each brand: known to a percent within a day, and changed by contracts."""
+"""Revenue per click of all brands together and of each: known to a percent within a day, and changed by contracts."""
 PAID = (REVENUE, CLICKS, PAYOUT)
 TRUSTED_CLICKS = 100.0
-"""Decayed clicks of a brand from which clicks × payout counts half as much as it may."""
+"""Clicks of a brand, older ones counting less, at which clicks × payout has half its full weight."""
 
 
 def measures(frame: pd.DataFrame, pending_share: float | Mapping[str, float]) -> Floats:
-    """(n, len(MEASURES)) of a history frame (see `etl/reader.py`).
+    """(n, len(MEASURES)) figures of a history frame (see `etl/reader.py`).
 
     Args:
-        pending_share: of pending revenue that will be approved; by brand as `approvals.pending_shares` gives it.
+        pending_share: share of pending revenue that will be approved; by brand as from `approvals.pending_shares`.
 
-    Exposure is impressions; a row without impressions that has clicks is measured in clicks, so that tuples
-    that only ever see clicks are predicted per click.
+    Exposure is impressions; for a placement whose day has clicks but no impressions it is clicks, so that placements
+    of which only clicks are reported are predicted per click.
     """
     impressions = frame["impressions"].to_numpy(np.float64)
     clicks = frame["clicks"].to_numpy(np.float64)
@@ -64,7 +64,7 @@ def measures(frame: pd.DataFrame, pending_share: float | Mapping[str, float]) ->
         keys = [frame[name] for name in ("day", *ID_COLUMNS)] + [frame["placement_score"]]
         of_day = frame["impressions"].groupby(keys, dropna=False, observed=True).transform("sum").to_numpy(np.float64)
     exposure = np.where(of_day > 0, impressions, clicks)
-    columns: Floats = np.empty((len(frame), len(MEASURES)), order="F")  # column by column they are walked through
+    columns: Floats = np.empty((len(frame), len(MEASURES)), order="F")  # each column is read as a whole
     if isinstance(pending_share, Mapping):
         of_brand = frame["brand_id"].map(pending_share).to_numpy(np.float64)
         pending = pending * np.where(np.isnan(of_brand), pending_share[EVERYBODY], of_brand)
@@ -80,22 +80,22 @@ def measures(frame: pd.DataFrame, pending_share: float | Mapping[str, float]) ->
 
 
 class Known(NamedTuple):
-    """What rates say of k keys or rows, before it is put into a row."""
+    """The rates of k keys or rows."""
 
-    logs: Sequence[Floats]  # in the order of RATES (k,) log rates, NaN where nothing is known
-    payout: Floats  # (k,) log of what the brand pays for a click, NaN likewise
-    clicks: Floats  # (k,) decayed clicks of the brand
+    logs: Sequence[Floats]  # in the order of RATES: (k,) log rates, NaN where nothing is known
+    payout: Floats  # (k,) log of what the brand pays per click, NaN where it is not known
+    clicks: Floats  # (k,) clicks of the brand, older ones counting less
 
     def part(self, rows: slice) -> Known:
-        """The same of some rows."""
+        """The rates of some of the rows."""
         return Known([log[rows] for log in self.logs], self.payout[rows], self.clicks[rows])
 
 
 def expectation(known: Known) -> Floats:
-    """(k,) log revenue per exposure, NaN where nobody has earned anything.
+    """(k,) log of the expected revenue per exposure, NaN where no brand has earned anything.
 
-    The geometric mean of three ways to look at it: quick to follow a brand, slow to follow it, and clicks × payout,
-    which counts as far as the brand has clicks. Together they predict better than any alone.
+    The geometric mean of three estimates: the quick rate, the steady rate, and clicks × payout, which is weighted by
+    how many clicks the brand has. Together they predict better than any of them alone.
     """
     by_clicks = known.logs[CLICKED] + known.payout
     weight = np.where(np.isnan(by_clicks), 0.0, known.clicks / (known.clicks + TRUSTED_CLICKS))
@@ -105,22 +105,23 @@ def expectation(known: Known) -> Floats:
 
 
 class Histories(NamedTuple):
-    """What a history says, of each row as of the day before and of each key as of its last day."""
+    """The rates of each row as of the day before, and of each key as of the last day."""
 
     rows: Known
-    rates: list[Floats]  # along PATH (keys, len(RATES)) log rates
-    exposures: list[Floats]  # along PATH (keys, half-lives)
-    payout: list[Floats]  # of everybody and of brands (keys,)
-    clicks: list[Floats]  # likewise
+    rates: list[Floats]  # by level of PATH: (keys, len(RATES)) log rates
+    exposures: list[Floats]  # by level of PATH: (keys, half-lives)
+    payout: list[Floats]  # of all brands together and of each: (keys,)
+    clicks: list[Floats]  # the same
 
     @classmethod
     def of(cls, days: Integers, keys: Keys, numbers: Floats, rows: Singles | None = None) -> Self:
-        """
+        """The histories of these rows.
+
         Args:
-            days: (n,) ascending. Histories fade by days that have data: by the calendar, the first event after a pause
-                of the whole feed would find nothing left of what was known.
-            keys, numbers: of the same rows, by `Keys.of` and `measures`.
-            rows: (n, len(FEATURES)), whose exposures and factors are to be filled.
+            days: (n,) ascending. Old days lose weight by days that have data, not by the calendar: after a pause of the
+                whole feed nothing would be left of what was known.
+            keys, numbers: of the same rows, from `Keys.of` and `measures`.
+            rows: (n, len(FEATURES)), whose exposures and factors are filled; None: they are not needed.
         """
         starts = starts_of(days)
         broken = payout_breaks(starts, keys, numbers)
@@ -159,7 +160,7 @@ class Histories(NamedTuple):
 
 
 def payout_breaks(starts: Integers, keys: Keys, numbers: Floats) -> list[Break]:
-    """Of brands' payouts, day by day.
+    """The days on which a brand's payout changed.
 
     Args:
         starts: (days + 1,) where each day's rows begin.

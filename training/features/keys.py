@@ -1,4 +1,4 @@
-"""A row's place as codes: brand → partner → slot → device → creative → placement score, each within the one before."""
+"""Codes a row's placement: brand → partner → slot → device → creative → score, each within the one before."""
 
 from __future__ import annotations
 
@@ -15,24 +15,28 @@ from training.columns import ID_COLUMNS
 LEVELS = ("brand", "partner", "slot", "device", "creative", "placement")
 PATH = ("all", *LEVELS)
 BRAND = 1
-"""The level of PATH below everybody."""
+"""The level of PATH that follows `all`."""
 NO_SCORE = float("-inf")
-"""Stands for "no placement score" in keys: NaN is unequal to itself, scores are finite."""
+"""Stands for "no placement score" in keys, since NaN is not equal to itself; scores are finite."""
 
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """Every row's place as codes."""
+    """Every row's placement as codes."""
 
-    ids: list[Codes]  # five times (n,), codes into `vocabulary`; −1 is unknown
-    vocabulary: list[list[str]]
+    ids: list[Codes]  # five times (n,): codes into `vocabulary`; −1 is unknown
+    vocabulary: list[list[str]]  # five lists of ids
     levels: Codes  # (PATH, n): one code for each distinct key of the level
-    parents: list[Codes]  # along PATH (keys,): each key's code in the level above
-    labels: list[npt.NDArray[Any]]  # along PATH (keys,): the id's code, at last the placement score, NaN for none
+    parents: list[Codes]  # by level of PATH (keys,): each key's code in the level above
+    labels: list[npt.NDArray[Any]]  # by level of PATH (keys,): the id's code; at the last level the score, NaN for none
 
     @classmethod
     def of(cls, frame: pd.DataFrame, vocabulary: list[list[str]] | None = None) -> Self:
-        """Ids' codes follow the alphabet, so that the order of rows means nothing."""
+        """The codes of a history's rows. Ids are coded in alphabetical order, whatever the order of rows.
+
+        Args:
+            vocabulary: five lists of ids to code by; None: those of the frame.
+        """
         ids: list[Codes] = []
         known: list[list[str]] = []
         for position, name in enumerate(ID_COLUMNS):

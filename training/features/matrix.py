@@ -1,4 +1,4 @@
-"""Rows → matrix, as of a day: what was known before it. Training and serving share the code that fills a row."""
+"""Fills the feature matrix from rates; training and serving share the code that fills a row."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from training.features.keys import Keys
 from training.features.layout import CODED, CODES_FROM, DAY_OF_WEEK, FEATURES, HOUR, LOGS_FROM, N_HEADS, PLACEMENT
 
 FILLED_TOGETHER = 65_536
-"""Rows; each takes a hundred bytes meanwhile."""
+"""Rows that are filled at a time; each takes a hundred bytes meanwhile."""
 
 
 def fill(rows: Singles, heads: Floats, known: Known) -> None:
-    """The part of rows and heads that rates decide. Exposures and factors are there already.
+    """Fill the columns of rows and heads that follow from rates; exposures and factors are filled elsewhere.
 
     Args:
         rows: (k, len(FEATURES)), heads: (k, N_HEADS), written to.
@@ -33,11 +33,11 @@ def fill(rows: Singles, heads: Floats, known: Known) -> None:
 
 
 def as_of_the_day_before(frame: pd.DataFrame, keys: Keys, numbers: Floats) -> tuple[Singles, Floats]:
-    """((n, len(FEATURES)) matrix, (n, N_HEADS) heads): every row as what was known before its day.
+    """((n, len(FEATURES)) matrix, (n, N_HEADS) heads), every row by what was known before its day.
 
     Args:
         frame: a history (see `etl/reader.py`) in the order of its days.
-        keys, numbers: of the same rows, by `Keys.of` and `measures`.
+        keys, numbers: of the same rows, from `Keys.of` and `measures`.
     """
     days = frame["day"].to_numpy(np.int64)
     out = np.empty((len(frame), len(FEATURES)), np.float32)

@@ -1,8 +1,8 @@
-"""Payouts that have broken: what a brand pays for a click has changed overnight, and its past says nothing any more.
+"""Finds payout breaks: days from which on a brand pays another amount per click, so that its past no longer predicts.
 
-What a brand pays moves little from day to day, while how often people click moves a lot: so a break is looked for in
-revenue per click, and per impression only where nobody clicks. A day is compared with the level of the days before; far
-outside of what the brand's own days usually differ by, it is a break, and the level starts anew from it.
+What a brand pays per click varies little from day to day, while how often people click varies a lot: so a break is
+looked for in revenue per click, and per impression only if the brand has no clicks. A day is compared with the level of
+the days before; if it is far outside of the brand's usual variation it is a break, and the level restarts from it.
 """
 
 from __future__ import annotations
@@ -14,31 +14,32 @@ import numpy as np
 from training.arrays import Codes, Flags, Floats, Integers
 
 LEAST_CHANGE = np.log(1.2)
-"""Smaller changes are left to the histories, which follow within days."""
+"""Smaller changes are not breaks: the histories follow them within days."""
 LEAST_SPREAD = 0.03
 SPREADS = 5.0
 LEAST_DAYS = 4
-"""Days that a brand needs before anything is unusual."""
+"""Days that a brand needs before a change can be called unusual."""
 LEAST_UNITS = 100.0
-"""Clicks, or 100 × as many impressions, that a day needs to be judged by."""
+"""Clicks, or 100 times as many impressions, that a day needs to be judged."""
 UNITS_OF_IMPRESSIONS = 0.01
 SMOOTHING = 0.5
 TO_SIGMA = 1.4826
-"""A normal's standard deviation in median absolute deviations."""
+"""A normal distribution's standard deviation ÷ its median absolute deviation."""
 
 
 class Break(NamedTuple):
-    """A brand's payout that has changed for good."""
+    """A day from which on a brand pays another amount."""
 
     brand: int  # code
     day: int  # position among the days
-    before_micros: float  # a click, or an impression where nobody clicks
+    before_micros: float  # per click, or per impression if the brand has no clicks
     after_micros: float
     per: str  # click | impression
 
 
 def find(revenue: Floats, clicks: Floats, exposure: Floats) -> list[Break]:
-    """
+    """The payout breaks of all brands, by day.
+
     Args:
         revenue, clicks, exposure: (days, brands) sums; the days in order.
 
@@ -68,7 +69,7 @@ def find(revenue: Floats, clicks: Floats, exposure: Floats) -> list[Break]:
 
 
 def _in_series(logs: Floats) -> list[tuple[int, float]]:
-    """(position, level before) of each break."""
+    """(position, level before) of each break in a brand's log payouts."""
     found: list[tuple[int, float]] = []
     level = 0.0
     differences: list[float] = []
@@ -89,9 +90,9 @@ def _in_series(logs: Floats) -> list[tuple[int, float]]:
 
 
 def jumps(breaks: list[Break], n_days: int, n_brands: int) -> Flags:
-    """(days, brands): where a brand's level is learned anew, for `hierarchical_rates.walk`.
+    """(days, brands) true where a brand's level is to be learned again, for `hierarchical_rates.walk`.
 
-    The day after counts, too: a payout seldom changes at midnight, so the first day is a mixture of both.
+    The day after a break counts, too: a payout seldom changes at midnight, so the first day mixes both amounts.
     """
     found: Flags = np.zeros((n_days, n_brands), np.bool_)
     for one in breaks:

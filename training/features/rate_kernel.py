@@ -1,6 +1,6 @@
-"""What `hierarchical_rates.py` runs as machine code: rates that learn day by day, and sums that fade.
+"""The machine code of `hierarchical_rates.py`: rates that are learned day by day, and sums that lose weight with age.
 
-Numba's cache of a function looks at its own file only: all that the machine code is made of stands here, constants too.
+Numba's cache is only renewed when this file changes, so everything that is compiled is in this file, constants, too.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from training.jit import machine_code
 BRAND = 1
 assert keys.BRAND == BRAND
 MEMORY = 0.9
-"""How much of the mean rate's past is kept from day to day."""
+"""Weight of the mean rate's past from one day to the next."""
 MOST_SIGMAS = 6.0
-"""A day's surprise counts at most this many standard deviations: beyond lie errors of somebody's books."""
+"""A day's surprise counts for at most this many standard deviations: larger ones are errors in the data."""
 LEAST_SHARE = 1e-4
-"""A key's rate counts as at least this share of the mean when its noise is judged."""
+"""A key's rate counts as at least this share of the mean when its noise is computed."""
 DOUBLES, INTEGERS = types.float64[::1], types.int64[::1]
 
 
@@ -40,7 +40,11 @@ def _expect_rows(
     logs: Floats,
     factors: Singles,
 ) -> tuple[float, float]:
-    """Fills a day's logs and factors from the state of the day before; the day's sums of numerator and denominator."""
+    """Fill a day's logs and factors from the state of the day before.
+
+    Returns:
+        The day's sums of numerator and denominator.
+    """
     of_day, exposed = 0.0, 0.0
     for row in range(first, end):
         of_day += numerator[row]
@@ -69,9 +73,12 @@ def _sum_by_key(
     expected: Floats,
     exposure: Floats,
 ) -> int:
-    """Fills the sums of a day's rows by their key of one level, and `touched` with these keys; how many there are.
+    """Fill the sums of a day's rows by their key of one level, and `touched` with these keys.
 
-    A key whose `touched_on` is not `mark` has sums of another day or level.
+    A key whose `touched_on` is not `mark` holds sums of another day or level.
+
+    Returns:
+        How many keys were touched.
     """
     number = 0
     for row in range(first, end):
@@ -98,9 +105,11 @@ def _learn(
     elasticity: float,
     floor: float,
 ) -> tuple[float, float]:
-    """(by what a key's factor is multiplied after a day, the variance of its log then).
+    """(by what a key's factor is multiplied after a day, the variance of its log after the day).
 
-    `believed` is that variance before the day.
+    Args:
+        believed: the variance before the day.
+        mean: the mean rate of all rows.
     """
     rate = expected / exposure
     noise = credible * (mean / max(rate, mean * LEAST_SHARE)) ** elasticity
@@ -113,9 +122,9 @@ def _learn(
 
 
 def _spread_priors(prior: Floats, offsets: Integers) -> tuple[Floats, int]:
-    """(each key's variance before anything was seen, how many keys the widest level has).
+    """(each key's variance before any data, how many keys the largest level has).
 
-    By loops: numpy's functions for it take a second and a half to compile.
+    Written as loops, because numba takes a second and a half to compile numpy's functions for it.
     """
     variance, widest = np.empty(offsets[-1]), 0
     for level in range(len(prior)):
@@ -141,11 +150,15 @@ def _walk(
     factors: Singles,
     state: Floats,
 ) -> float:
-    """Fills logs, factors and state (factors by key); gives the log of the rate that all of them multiply."""
+    """Fill logs, factors and state (factors by key).
+
+    Returns:
+        The log of the base rate that all factors multiply; NaN without any data.
+    """
     variance, widest = _priors(prior, offsets)
     seen, expected, exposure, step = np.empty(widest), np.empty(widest), np.empty(widest), np.empty(widest)
     touched_on, touched, mark = np.full(widest, -1, np.int64), np.empty(widest, np.int64), 0
-    current = np.empty(len(numerator))  # each row's rate, as far as the day's levels are known
+    current = np.empty(len(numerator))  # each row's rate, with the levels that are updated for the day so far
     base, past_numerator, past_denominator = np.nan, 0.0, 0.0
     for day in range(len(starts) - 1):
         first, end = starts[day], starts[day + 1]

@@ -1,1 +1,1 @@
-"""Trees are learned, in process or on Ray Train."""
+"""Fits the trees, in this process or on Ray Train."""

@@ -1,8 +1,8 @@
-"""A history turned into what the trees learn from.
+"""Turns a history into a training set for the trees.
 
-The trees start from the histories' expectation and learn by what factor it is off, given how it came about. What a
-whole brand's day with a partner brought beyond expectation is nobody's fault that day: it is in the offset, or the
-trees would learn the days of the past by heart. The histories have it from the day after.
+The trees start from the expectation of the histories and learn by what factor it is wrong, depending on the features.
+By what factor a whole brand's day with a partner missed its expectation (a shock) is put into the offset: otherwise the
+trees would memorise the days of the past. The histories know of it from the day after.
 """
 
 from __future__ import annotations
@@ -22,52 +22,54 @@ from training.features.matrix import as_of_the_day_before
 from training.settings import ModelSettings
 
 SHOCK_EXPOSURE = 2000.0
-"""Exposure at the day's mean rate that a brand's day with a partner is mixed with before it is called a shock."""
+"""Impressions at the day's mean rate that are added to a brand's day with a partner before its shock is measured, so
+that small days have small shocks."""
 MOST_SHOCK = 3.0
 PARTNER = 2
-"""The level of PATH whose days are taken for shocks: partner within brand."""
+"""The level of PATH that has shocks: partner within brand."""
 
 
 class Examples(NamedTuple):
-    """What a fit reads: n rows."""
+    """The n rows that a fit reads."""
 
     matrix: Singles  # (n, len(FEATURES))
     target: Floats  # (n,) revenue per exposure ÷ its mean, ≥ 0
-    weight: Floats  # (n,) ≥ 0, 1 in the mean
-    offset: Floats  # (n,) log of what the trees start from, on the target's scale
+    weight: Floats  # (n,) ≥ 0, with mean 1
+    offset: Floats  # (n,) log of the expectation that the trees start from, on the target's scale
 
     @classmethod
     def neutral(cls) -> Examples:
-        """Nothing can be learned: trees that leave every expectation as it is."""
+        """For a history without revenue: examples whose trees leave every expectation as it is."""
         one = np.ones(1)
         return cls(np.zeros((1, len(FEATURES)), np.float32), one, one, np.zeros(1))
 
 
 class PayoutBreak(NamedTuple):
-    """What a brand pays has changed overnight."""
+    """A day from which on a brand pays another amount."""
 
     brand_id: str
     day: int  # since 1970
-    before_micros: float
+    before_micros: float  # revenue per click or impression
     after_micros: float
     per: str  # click | impression
 
 
 class TrainingSet(NamedTuple):
-    """A history turned into what the trees learn from; its rows in the order of their days."""
+    """A history as a training set; rows are in the order of their days."""
 
     frame: pd.DataFrame  # the history, see `etl/reader.py`
     keys: Keys
     numbers: Floats  # (n, measures)
     matrix: Singles  # (n, features), as of the day before each row's
-    heads: Floats  # (n, 4), the columns of `layout.Heads`, likewise
+    heads: Floats  # (n, 4), the columns of `layout.Heads`, as of the day before, too
     target: Floats  # (n,) revenue per exposure in micros, ≥ 0
     shock: Floats  # (n,) log(realised ÷ expected) of the row's brand and partner on its day
-    days: Integers  # (n,)
+    days: Integers  # (n,) since 1970
 
     @classmethod
     def of(cls, frame: pd.DataFrame, pending_share: float | Mapping[str, float]) -> TrainingSet:
-        """
+        """The training set of a history.
+
         Args:
             frame: in any order; rows of a day keep theirs.
             pending_share: see `histories.measures`.
@@ -87,12 +89,12 @@ class TrainingSet(NamedTuple):
         return self.numbers[:, EXPOSURE]
 
     def before(self, day: int) -> Flags:
-        """(n,) rows that may teach a model which has seen no `day`."""
+        """(n,) whether a row is before `day` and has exposure, so that a fit may use it."""
         usable: Flags = (self.days < day) & (self.exposure > 0)
         return usable
 
     def payout_breaks(self) -> list[PayoutBreak]:
-        """Days on which what a brand pays has broken with its past, in order."""
+        """Days from which on a brand pays another amount per click or impression, in order."""
         starts = starts_of(self.days)
         brands = self.keys.labels[BRAND]
         return [
@@ -107,13 +109,13 @@ class TrainingSet(NamedTuple):
         ]
 
     def encoder(self, through: int) -> Encoder:
-        """The tables as of the end of day `through`."""
+        """A version's tables as of the end of day `through` (since 1970)."""
         end = int(np.searchsorted(self.days, through, side="right"))
         keys = self.keys if end == len(self.days) else Keys.of(self.frame.iloc[:end], self.keys.vocabulary)
         return Encoder.fitted(self.days[:end], keys, self.numbers[:end])
 
     def examples(self, day: int, settings: ModelSettings) -> Examples:
-        """What a fit on the days before `day` reads; views, where they can be."""
+        """What a fit on the days before `day` reads; views of this set where possible."""
         end = int(np.searchsorted(self.days, day))
         expected, exposure = self.heads[:end, 0], self.exposure[:end]
         weight = np.where(expected > 0, exposure, 0.0) * recency(self.days[:end], settings.weight_half_life_days)
@@ -126,10 +128,10 @@ class TrainingSet(NamedTuple):
 
 
 def target(frame: pd.DataFrame, keys: Keys, numbers: Floats) -> Floats:
-    """(n,) revenue per exposure, ≥ 0.
+    """(n,) revenue per exposure in micros, ≥ 0.
 
-    In hourly rows a click's revenue may fall into an hour without impressions: it is spread over the day's
-    hours of the same tuple, or the sparse hours would teach the trees too little.
+    In hourly rows a click's revenue may fall into an hour without impressions: it is spread over the day's hours of the
+    same placement, so that it is not lost to the trees.
     """
     revenue, exposure = numbers[:, REVENUE], numbers[:, EXPOSURE]
     if (frame["hour"].to_numpy() >= 0).any():

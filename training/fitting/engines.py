@@ -1,4 +1,4 @@
-"""The one fitting function, in process or on Ray Train: trees that correct what the histories expect."""
+"""Fits trees that correct the expectation of the histories; the same function in this process and on Ray Train."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from training.trees.engines import LightGbmTrees, Reference, XgboostTrees
 
 LEAF_PENALTY = 1.0
 FEATURE_SHARE = 0.7
-"""Of the features that a tree may use."""
+"""Share of the features that each tree may use."""
 MOST_BINS = 255
 SEED = 1
 
@@ -30,10 +30,11 @@ def fit(
     threads: int | None = None,
     network: dict[str, Any] | None = None,
 ) -> Reference:
-    """Tweedie trees by the engine of the settings.
+    """Tweedie trees, grown by the engine of the settings.
 
     Args:
-        network: LightGBM's parameters of a distributed fit, from Ray Train. XGBoost finds its own.
+        threads: None: as in the settings.
+        network: LightGBM's parameters of a distributed fit, from Ray Train; XGBoost needs none.
     """
     return ENGINES[settings.engine](examples, settings, threads or settings.threads, network or {})
 
@@ -107,24 +108,24 @@ ENGINES: dict[str, Callable[[Examples, ModelSettings, int, dict[str, Any]], Refe
 
 
 class Boosters(NamedTuple):
-    """What a night fits."""
+    """The trees that a night fits."""
 
-    final: Reference  # on every day
-    held_out: Reference | None  # without the newest day; None when there is no other
+    final: Reference  # on all days
+    held_out: Reference | None  # without the newest day, for the gate; None if there is no other day
 
 
 def fit_in_process(data: TrainingSet, newest: int, settings: ModelSettings) -> Boosters:
-    """Both fits of a night, on the days through `newest` and on those before it."""
+    """Both fits of a night, on the days through `newest` (since 1970) and on those before it."""
     held_out = fit_before(data, newest, settings) if data.before(newest).any() else None
     return Boosters(fit_before(data, newest + 1, settings), held_out)
 
 
 def fit_before(data: TrainingSet, day: int, settings: ModelSettings) -> Reference:
-    """Fit in process on the days before `day`."""
+    """Fit in this process on the days before `day` (since 1970)."""
     return fit(data.examples(day, settings), settings)
 
 
 def predicted(data: TrainingSet, rows: Integers, trees: Reference) -> Floats:
-    """(k,) revenue per exposure of these rows, as of the day before each."""
+    """(k,) predicted revenue per exposure of these rows in micros, as of the day before each."""
     found: Floats = data.heads[rows, 0] * trees.predict(data.matrix[rows])
     return found

@@ -1,4 +1,4 @@
-"""The night's fit on Ray Train: every worker reads its own partition and runs `engines.fit`, no other code."""
+"""The night's fit on Ray Train: each worker reads its part of the rows and runs `engines.fit`, as a fit in process."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ FINAL, HELD_OUT = "final", "held_out"
 MEET_S = 120.0
 MATRIX = "matrix.npy"
 NODE_LABEL = "ray.io/node-id"
-"""Ray gives it to every node."""
+"""A label that Ray gives to every node."""
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 class Cluster:
-    """The Ray cluster of a fit, which may come up while other things are done; leaving it ends what was started."""
+    """The Ray cluster of a fit, started in the background; leaving the context stops what was started."""
 
     def __init__(self, state: State, say: Say) -> None:
         self._cluster = _cluster(state, say)
@@ -44,25 +44,26 @@ class Cluster:
         self._going: Future[None] | None = None
 
     def begin(self) -> None:
-        """Let it come up."""
+        """Start it in the background."""
         if self._coming is None:
             self._coming = self._thread.submit(self._cluster.__enter__)
 
     def wait(self) -> None:
-        """Until it is up.
+        """Wait until it is up.
 
         Raises:
-            FitFailed: it does not come up.
+            FitFailed: it did not start.
         """
         self.begin()
         assert self._coming is not None
         try:
             self._coming.result()
         except Exception as error:
-            raise FitFailed(f"the Ray cluster did not come up: {error}") from error
+            cure = "see its logs, or fit without Ray: python -m training.nightly --in-process"
+            raise FitFailed(f"the Ray cluster for the fit did not start ({cure}): {error}") from error
 
     def end(self) -> None:
-        """Let it go down, which takes Ray ten seconds; leaving the context waits for it."""
+        """Stop it in the background, which takes Ray ten seconds; leaving the context waits for it."""
         if self._coming is not None and self._going is None:
             self._going = self._thread.submit(self._leave)
 
@@ -82,12 +83,12 @@ def fit_on_ray(data: TrainingSet, newest: int, settings: ModelSettings, state: S
     """What `fit_in_process` does, on `settings.workers` workers.
 
     Raises:
-        FitFailed: a worker failed.
+        FitFailed: the cluster did not start, or a worker failed.
     """
     asked = {FINAL: newest + 1} | ({HELD_OUT: newest} if data.before(newest).any() else {})
     examples = {name: data.examples(day, settings) for name, day in asked.items()}
     small = [name for name, found in examples.items() if len(found.target) < settings.workers]
-    found = {name: fit(examples.pop(name), settings) for name in small}  # a worker without a row could not take part
+    found = {name: fit(examples.pop(name), settings) for name in small}  # a worker needs at least one row
     if examples:
         folder = Path(tempfile.mkdtemp(prefix="fit-", dir=_scratch(state)))
         try:
@@ -102,23 +103,23 @@ def fit_on_ray(data: TrainingSet, newest: int, settings: ModelSettings, state: S
 
 
 def _scratch(state: State) -> Path:
-    """Where all workers can read and write: a single one runs on the driver's node, several need a state folder on
-    storage that their nodes share."""
+    """A folder that all workers can read and write: a single worker runs on this node, several need a state folder on
+    storage that all nodes share."""
     folder = state.root / "scratch"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def _write(matrix: Singles, examples: dict[str, Examples], folder: Path) -> None:
-    """The matrix once, for all fits read the same rows from its start; and each fit's own columns."""
+    """Write the matrix once, since all fits read its rows from the first on, and each fit's own columns."""
     np.save(folder / MATRIX, matrix)
     for name, found in examples.items():
         np.save(folder / f"{name}.npy", np.stack([found.target, found.weight, found.offset]))
 
 
 def read_partition(folder: Path, name: str, rank: int, workers: int) -> Examples:
-    """A worker's rows of a fit: dealt out in turn, so that every worker sees every day. A single one reads the file's
-    own pages instead of a copy."""
+    """A worker's rows of a fit: every `workers`-th row, so that each worker sees every day. A single worker maps the
+    file into memory instead of copying it."""
     target, weight, offset = np.load(folder / f"{name}.npy")[:, rank::workers]
     matrix = np.load(folder / MATRIX, mmap_mode="r")
     rows = matrix[: len(target)] if workers == 1 else matrix[rank::workers][: len(target)]
@@ -133,7 +134,7 @@ def _train(names: list[str], folder: Path, settings: ModelSettings) -> dict[str,
     nodes = ray.nodes()  # type: ignore[no-untyped-call]
     scaling: dict[str, Any] = {
         "num_workers": settings.workers,
-        "resources_per_worker": {"CPU": 1},  # and no trainer: it fits beside the replicas on two cores
+        "resources_per_worker": {"CPU": 1},  # no further core for the trainer, so that it runs on two cores
         "label_selector": _where(settings.workers, ray.get_runtime_context().get_node_id(), nodes),
     }
     trainer_of = {LightGbmTrees.engine: LightGBMTrainer, XgboostTrees.engine: XGBoostTrainer}
@@ -152,14 +153,14 @@ def _train(names: list[str], folder: Path, settings: ModelSettings) -> dict[str,
     except Exception as error:
         raise FitFailed(str(error).strip().splitlines()[-1] if str(error).strip() else repr(error)) from error
     if result.error is not None or result.checkpoint is None:
-        raise FitFailed(f"Ray Train ended without a model: {result.error}")
+        raise FitFailed(f"Ray Train finished without a model: {result.error}")
     with result.checkpoint.as_directory() as directory:
         return {name: (Path(directory) / f"{name}.txt").read_text() for name in names}
 
 
 def _where(workers: int, driver: str, nodes: list[dict[str, Any]]) -> dict[str, str] | None:
-    """Labels that a worker's node must have: a single worker stays with the driver, whose folder it reads, unless that
-    node has no core to give (a head that only manages). Several go wherever there is room.
+    """Labels that a worker's node must have: a single worker runs on the driver's node, whose folder it reads, unless
+    that node has no core for it (a head node that only manages). Several run wherever there is room.
 
     >>> _where(1, "a1", [{"NodeID": "a1", "Resources": {"CPU": 4.0}}])
     {'ray.io/node-id': 'a1'}
@@ -169,13 +170,13 @@ def _where(workers: int, driver: str, nodes: list[dict[str, Any]]) -> dict[str, 
 
 
 def _work(config: dict[str, Any]) -> None:
-    """On a worker: fit on its own partitions, report once at the end."""
+    """Runs on a worker: fits on its rows, and reports once at the end."""
     import ray.train
     from ray.train.lightgbm import get_network_params
 
     settings = ModelSettings.model_validate(config["settings"])
     folder, rank = Path(config["folder"]), ray.train.get_context().get_world_rank()
-    meets = settings.workers > 1 and settings.engine == LightGbmTrees.engine  # XGBoost's workers have met already
+    meets = settings.workers > 1 and settings.engine == LightGbmTrees.engine  # Ray connects XGBoost's workers itself
     network = get_network_params() if meets else {}
     with tempfile.TemporaryDirectory() as directory:
         for name in config["names"]:
@@ -188,11 +189,11 @@ def _work(config: dict[str, Any]) -> None:
 
 
 def _meet(folder: Path, name: str, rank: int, network: dict[str, Any]) -> dict[str, Any]:
-    """Addresses for one fit. The port of the fit before is not free again at once, so each fit has its own:
-    every worker leaves its address in the folder and waits for the others'.
+    """LightGBM's network parameters for one fit. A port is not free again at once after a fit, so each fit has its own:
+    every worker writes its address into the folder and waits for those of the others.
 
     Raises:
-        TimeoutError: a worker did not come.
+        TimeoutError: some worker did not write its address within MEET_S.
     """
     machines = network["machines"].split(",")
     host = machines[rank].rpartition(":")[0]
@@ -204,7 +205,11 @@ def _meet(folder: Path, name: str, rank: int, network: dict[str, Any]) -> dict[s
     others = [folder / f"{name}-{other}.address" for other in range(len(machines))]
     while not all(other.exists() for other in others):
         if time.monotonic() > until:
-            raise TimeoutError(f"not all {len(machines)} workers came to the fit {name!r}")
+            missing = sum(not other.exists() for other in others)
+            raise TimeoutError(
+                f"{missing} of {len(machines)} workers did not join the fit {name!r} within {MEET_S:g} s; "
+                "do all nodes share the storage of PACELINE_STATE?"
+            )
         time.sleep(0.05)
     return network | {
         "machines": ",".join(other.read_text() for other in others),
@@ -216,7 +221,8 @@ def _meet(folder: Path, name: str, rank: int, network: dict[str, Any]) -> dict[s
 
 @contextmanager
 def _cluster(state: State, say: Say) -> Iterator[None]:
-    """Inside a job: its cluster. Beside a running system: that system's. Else a local one for the time of the fit."""
+    """Connects to Ray: to a job's own cluster, to that of the system that runs on this state folder, or to a local one
+    that is started for the fit."""
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -238,7 +244,7 @@ def _cluster(state: State, say: Say) -> Iterator[None]:
         in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ  # the job has brought its own environment
         ray.init(address=address, runtime_env=None if in_job else environment, **quiet)
     else:
-        say("  no Ray cluster is running on this state folder: starting a local one for the fit (token authentication)")
+        say("  no Ray cluster is running on this state folder: starting a local one for the fit")
         inherited = os.environ.get("PYTHONPATH")
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPOSITORY), inherited]))
         ray.init(address="local", include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
@@ -249,7 +255,7 @@ def _cluster(state: State, say: Say) -> Iterator[None]:
 
 
 def _running_address(state: State) -> str | None:
-    """Of the system on this folder, if it still runs: `run.json` outlives a system that was killed."""
+    """Ray's address of the system that runs on this folder; None if none does (`run.json` may be of a killed one)."""
     running = state.running()
     address, pid = running.get("ray_address"), running.get("pid")
     if not isinstance(address, str) or not isinstance(pid, int) or not psutil.pid_exists(pid):

@@ -1,1 +1,1 @@
-"""Champion against challenger: may the night's version go live?"""
+"""Compares the night's version (challenger) with the live one (champion), and decides whether it goes live."""

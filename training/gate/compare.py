@@ -1,4 +1,4 @@
-"""What the gate decides on: challenger and champion on the newest day, on the week before it, and on golden rows."""
+"""Computes what the gate decides on: both versions' metrics on the newest day, the week before it and golden rows."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from training.trees.engines import Reference
 
 WEEK_DAYS = 7
 LEAST_DAYS = 3
-"""Days before the newest that say what is usual."""
+"""Days before the newest that are needed to say how many rows a day usually has."""
 LEAST_GOLDEN = 3
-"""Golden rows from which a brand is looked at by itself."""
+"""Golden rows that a brand needs to be compared by itself."""
 NOON_S = 43_200
 
 
@@ -35,11 +35,14 @@ def compare(
     settings: ModelSettings,
     today: dt.date,
 ) -> Comparison:
-    """
+    """What the gate decides on.
+
     Args:
-        held_out: the challenger's trees as fitted without the newest day; None where there is no other.
+        newest: day, since 1970.
+        held_out: the challenger's trees as fitted without the newest day; None if there is no other day.
         model: the challenger as it would go live.
-        today: a newest day that is not over is not expected to be whole.
+        champion: the live version; None if there is none.
+        today: UTC; the newest day is expected to be complete only if it is before today.
     """
     day = np.flatnonzero(data.days == newest)
     challenged = None if held_out is None else predicted(data, day, held_out)
@@ -61,7 +64,7 @@ def compare(
 
 
 def predicted_by(model: Model, data: TrainingSet, rows: Integers) -> Floats:
-    """(k,) what a version predicts for these rows as a replica would, with its own tables."""
+    """(k,) micros per exposure that a version predicts for these rows as a replica would, with its own tables."""
     frame = data.frame.iloc[rows]
     hours = frame["hour"].to_numpy(np.int64)
     at = frame["day"].to_numpy(np.int64) * 86_400 + np.where(hours < 0, NOON_S, hours * 3600)
@@ -70,9 +73,8 @@ def predicted_by(model: Model, data: TrainingSet, rows: Integers) -> Floats:
 
 
 def predicted_as_of(model: Model, data: TrainingSet, rows: Integers) -> Floats:
-    """(k,) what a version's trees predict for rows as they were known the day before: each id by its own code.
-
-    The trees alone: what a version makes of its last day besides is no matter of the days before.
+    """(k,) micros per exposure that a version's trees predict for these rows from the histories of the day before each,
+    with ids coded by the version's own vocabulary. Its tables, which know later days, are not used.
     """
     matrix = data.matrix[rows]
     for position, column in enumerate(CODED):
@@ -84,15 +86,18 @@ def predicted_as_of(model: Model, data: TrainingSet, rows: Integers) -> Floats:
 
 
 def rows_of_week(data: TrainingSet, newest: int, champion: Model) -> Integers:
-    """Rows of the week that ends with the newest day, of days that both versions have learned from."""
+    """Rows of the newest day and the week before it, as far as both versions were trained on them."""
     last = min(day_number(champion.trained_through), newest)
     return np.flatnonzero((data.days > newest - WEEK_DAYS - 1) & (data.days <= last) & (data.exposure > 0))
 
 
 def count_rows(days: Integers, newest: int, champion: Model, today: dt.date) -> RowCounts:
-    """
+    """How much history there is, against what the champion was trained on and what is usual.
+
     Args:
-        days: (n,) of the history's rows.
+        days: (n,) of the history's rows, since 1970.
+        newest: day, since 1970.
+        today: UTC; a newest day that is not over is not compared with others.
     """
     number, counts = np.unique(days, return_counts=True)
     before = counts[(number < newest) & (number >= newest - WEEK_DAYS)]
@@ -103,16 +108,14 @@ def count_rows(days: Integers, newest: int, champion: Model, today: dt.date) -> 
         newest=int((days == newest).sum()),
         usual=float(np.median(before)) if is_over and len(before) >= LEAST_DAYS else None,
         known=int((days <= through).sum()),
-        # A night of an earlier date knows less than the champion, and should.
+        # A night that is run for an earlier date rightly has less history than the champion.
         learned=int(learned) if learned is not None and through <= newest else None,
     )
 
 
 def score_shifts(model: Model, champion: Model) -> tuple[float | None, BrandShift | None]:
-    """Median |log(challenger ÷ champion)| over the champion's golden rows, and of the brand where it is most.
-
-    None: it has no such rows; no brand has enough of them.
-    """
+    """(median |log(challenger ÷ champion)| over the champion's golden rows, None if it has none; the same of the brand
+    where it is largest, None if no brand has LEAST_GOLDEN of them)."""
     golden = champion.manifest.get("golden")
     if not golden or not golden["revenue_micros"]:
         return None, None
@@ -144,7 +147,7 @@ def _side_by_side(
 def _brands(
     data: TrainingSet, rows: Integers, challenged: Floats | None, defended: Floats | None, settings: ModelSettings
 ) -> list[BrandMetrics]:
-    """Those with enough impressions among these rows to be judged by."""
+    """Both sides' metrics for each brand that has gate_brand_exposure impressions among these rows."""
     if challenged is None or defended is None:
         return []
     brands = data.frame["brand_id"].to_numpy()[rows]

@@ -1,10 +1,10 @@
-"""Challenger against champion: may the night's version go live? Pure; `compare.py` makes what is decided on.
+"""The gate's rules: may the challenger (the night's version) replace the champion (the live one)? Pure.
 
-The newest day was seen by neither side (the challenger is judged by trees fitted without it), so it decides who is
-better. The week before it was learned by both, each row as it was known the day before: there the version that would
-go live must not have unlearned what the champion knows, which is how one broken day shows that has got into the
-training. The same holds for the champion's golden rows. Who is clearly better on the newest day may differ on the week
-and on the golden rows: after a payout that really changed, that is the point.
+Neither side was trained on the newest day (the challenger is judged by trees fitted without it), so it decides which is
+better. Both were trained on the week before it, with each row's features as of the day before: there the challenger
+must not have lost what the champion knows, as happens when one broken day gets into the training. The same holds for
+the champion's golden rows. A challenger that is clearly better on the newest day may differ on the week and on the
+golden rows, as it must after a payout has really changed.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from training.gate.metrics import Metrics
 from training.settings import ModelSettings
 
 CLEARLY = 0.95
-"""Who has at most this share of the champion's deviance on the newest day is clearly better."""
+"""A challenger with at most this share of the champion's deviance on the newest day is clearly better."""
 NO_WORSE = 1.1
-"""A log calibration at most this many times the champion's is as good: both were surprised alike."""
+"""A log calibration at most this many times the champion's counts as equally good: the day surprised both."""
 EXACT, GOOD_BRAND = 0.01, 0.1
-"""Predictions that miss by this share, overall and for a brand, are good enough whoever does still better."""
+"""Predictions that are wrong by this share, overall and for a brand, always pass, however good the champion is."""
 
 
 class SideBySide(NamedTuple):
     """Both sides on the same rows."""
 
     challenger: Metrics | None  # None: it could not be judged
-    champion: Metrics | None  # None: there is none, or it has learned from these rows and the challenger has not
-    mean_micros: float = 0.0  # realised per exposure
+    champion: Metrics | None  # None: there is none, or it was trained on these rows and the challenger was not
+    mean_micros: float = 0.0  # realised revenue per exposure
 
 
 class BrandMetrics(NamedTuple):
-    """A brand's rows, as both sides predict them."""
+    """Both sides on a brand's rows."""
 
     brand_id: str
     challenger: Metrics
@@ -44,12 +44,12 @@ class BrandMetrics(NamedTuple):
 
 
 class RowCounts(NamedTuple):
-    """How much history there is, against what there was; None where nothing says what it should be."""
+    """How many rows of history there are, and how many there should be (None where that is not known)."""
 
-    newest: int = 0
-    usual: float | None = None  # median of the days before the newest; None: the newest is not over, or few came before
-    known: int = 0  # of the days that the champion learned from
-    learned: int | None = None  # that it learned from then
+    newest: int = 0  # rows of the newest day
+    usual: float | None = None  # median of a day in the week before; None: the newest is not over, or too few days
+    known: int = 0  # rows that are left of the days that the champion was trained on
+    learned: int | None = None  # rows that the champion was trained on
 
 
 class BrandShift(NamedTuple):
@@ -60,7 +60,7 @@ class BrandShift(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """All that the gate decides on."""
+    """Everything that the gate decides on."""
 
     has_champion: bool
     day: SideBySide
@@ -73,7 +73,7 @@ class Comparison(NamedTuple):
 
 
 class Check(NamedTuple):
-    """One of the gate's conditions, with the figures it was decided by."""
+    """One of the gate's conditions, with the figures that decided it."""
 
     check: str
     passed: bool
@@ -89,7 +89,7 @@ class Verdict(NamedTuple):
 
 
 def decide(compared: Comparison, settings: ModelSettings) -> Verdict:
-    """Accepted when every check that can be made passes; without a champion at once, for something must be live."""
+    """Accepted if every possible check passes, or if there is no champion, since some version must be live."""
     if not compared.has_champion:
         return Verdict(True, "no champion to compare with")
     checks = tuple(_checks(compared, settings))
@@ -100,7 +100,7 @@ def decide(compared: Comparison, settings: ModelSettings) -> Verdict:
 
 
 def _first_word(checks: Sequence[Check]) -> str:
-    """What speaks most for a challenger that passed: the newest day if it was judged."""
+    """The reason that is given for a challenger that passed: the newest day's check if there was one."""
     return next((check.detail for check in checks if check.check == "newest day"), checks[0].detail)
 
 
@@ -108,14 +108,14 @@ def _checks(compared: Comparison, settings: ModelSettings) -> Iterator[Check]:
     yield from _rows(compared.rows, settings)
     day = compared.day
     if day.champion is None:
-        yield Check("newest day", True, "the champion has learned from the newest day: not compared on it")
+        yield Check("newest day", True, "the champion was trained on the newest day: not compared on it")
         is_better = False
     elif day.champion.exposure < settings.gate_exposure:
-        few = f"the newest day has {day.champion.exposure:.0f} impressions, too few to judge by"
+        few = f"not compared on the newest day: it has {day.champion.exposure:.0f} impressions, too few"
         yield Check("newest day", True, few)
         is_better = False
     elif day.challenger is None:
-        yield Check("newest day", False, "the challenger could not be judged: there is one day only")
+        yield Check("newest day", False, "the challenger cannot be judged: the history has one day only")
         is_better = False
     else:
         yield _deviance("newest day", day, settings.gate_deviance, settings)
@@ -124,7 +124,7 @@ def _checks(compared: Comparison, settings: ModelSettings) -> Iterator[Check]:
         is_better = day.challenger.deviance < CLEARLY * day.champion.deviance
     week = compared.week
     if week.challenger is None or week.champion is None or week.champion.exposure < settings.gate_exposure:
-        yield Check("week", True, "no day of the week before that both have learned from: not compared on it")
+        yield Check("week", True, "not compared on the week: both were trained on too few impressions of it")
     else:
         for check in (
             _deviance("week", week, settings.gate_week_deviance, settings),
@@ -144,18 +144,18 @@ def _checks(compared: Comparison, settings: ModelSettings) -> Iterator[Check]:
 def _rows(rows: RowCounts, settings: ModelSettings) -> Iterator[Check]:
     if rows.learned:
         share = rows.known / rows.learned
-        words = f"{rows.known} of the {rows.learned} rows that the champion learned from are still there"
+        words = f"{rows.known} of the {rows.learned} rows that the champion was trained on are left"
         yield Check(
             "rows of the history", share >= settings.gate_history_rows, _allowed(words, settings.gate_history_rows)
         )
     if rows.usual:
-        words = f"the newest day has {rows.newest} rows, usual are {rows.usual:.0f}"
+        words = f"the newest day has {rows.newest} rows, usually a day has {rows.usual:.0f}"
         passed = rows.newest >= settings.gate_day_rows * rows.usual
         yield Check("rows of the newest day", passed, _allowed(words, settings.gate_day_rows))
 
 
 def _allowed(words: str, share: float) -> str:
-    return f"{words}, allowed from {share:.0%}"
+    return f"{words}, at least {share:.0%} needed"
 
 
 def _deviance(name: str, sides: SideBySide, times: float, settings: ModelSettings) -> Check:
@@ -164,7 +164,7 @@ def _deviance(name: str, sides: SideBySide, times: float, settings: ModelSetting
     words = f"deviance {sides.challenger.deviance:.4g} on the {name}, the champion's is {sides.champion.deviance:.4g}"
     if sides.challenger.deviance <= most:
         return Check(name, True, words)
-    return Check(name, False, f"{words}, allowed {most:.4g}")
+    return Check(name, False, f"{words}, at most {most:.4g} allowed")
 
 
 def _calibration(name: str, challenger: Metrics, champion: Metrics, times: float) -> Check:
@@ -173,7 +173,8 @@ def _calibration(name: str, challenger: Metrics, champion: Metrics, times: float
 
 
 def _is_off(challenger: Metrics, champion: Metrics, times: float) -> bool:
-    """Outside what is allowed, and further than the champion: a day that surprises everybody speaks against nobody."""
+    """Whether the challenger is outside the allowed range and further out than the champion: a day that no model could
+    foresee is not held against it."""
     off = _distance(challenger.calibration)
     return off > math.log(times) and off > _distance(champion.calibration) * NO_WORSE
 
@@ -183,14 +184,14 @@ def _distance(calibration: float) -> float:
 
 
 def _worst_brand(name: str, brands: Sequence[BrandMetrics], settings: ModelSettings) -> Iterator[Check]:
-    """The brands that got worst by deviance and by calibration, which may be two."""
+    """The brand that is worst by deviance, and the one that is worst by calibration."""
     if not brands:
         return
     worst = worst_brand(brands, settings)
     least = missing_by(GOOD_BRAND, worst.mean_micros, settings.tweedie_power)
     most = max(settings.gate_brand_deviance * worst.champion.deviance, least)
     words = f"deviance {worst.challenger.deviance:.4g} for {worst.brand_id} on the {name}, the champion's is"
-    words += f" {worst.champion.deviance:.4g}, allowed {most:.4g}"
+    words += f" {worst.champion.deviance:.4g}, at most {most:.4g} allowed"
     yield Check(f"worst brand on the {name}", worst.challenger.deviance <= most, words)
     times = settings.gate_brand_calibration
     off = [each for each in brands if _is_off(each.challenger, each.champion, times)]
@@ -201,7 +202,7 @@ def _worst_brand(name: str, brands: Sequence[BrandMetrics], settings: ModelSetti
 
 
 def worst_brand(brands: Sequence[BrandMetrics], settings: ModelSettings) -> BrandMetrics:
-    """Whose deviance has grown most, as a multiple of what is allowed."""
+    """The brand with the largest deviance as a multiple of what is allowed."""
 
     def growth(brand: BrandMetrics) -> float:
         least = missing_by(GOOD_BRAND, brand.mean_micros, settings.tweedie_power)
@@ -211,18 +212,18 @@ def worst_brand(brands: Sequence[BrandMetrics], settings: ModelSettings) -> Bran
 
 
 def _shift(name: str, rows: str, shift: float, times: float) -> Check:
-    words = f"{rows} are predicted {math.exp(shift):.2f} times as high or low, allowed {times:.2f}"
+    words = f"{rows} are predicted {math.exp(shift):.2f} times as high or low, at most {times:.2f} allowed"
     return Check(name, shift <= math.log(times), words)
 
 
 def _forgiven(check: Check, is_better: bool) -> Check:
     if check.passed or not is_better:
         return check
-    return Check(check.check, True, f"{check.detail}: forgiven, it is clearly better on the newest day")
+    return Check(check.check, True, f"{check.detail}: passed all the same, being clearly better on the newest day")
 
 
 def missing_by(share: float, mean_micros: float, power: float) -> float:
-    """Tweedie deviance of predictions that are wrong by this share around a mean: what is below it is noise.
+    """Tweedie deviance of predictions that are wrong by `share` around `mean_micros`; less than that is noise.
 
     >>> missing_by(0.1, 10_000.0, 1.5)
     1.0
@@ -232,7 +233,7 @@ def missing_by(share: float, mean_micros: float, power: float) -> float:
 
 
 def report(compared: Comparison, verdict: Verdict, settings: ModelSettings) -> dict[str, Any]:
-    """The whole comparison as JSON: what is stored with the version and shown by `GET /api/models`."""
+    """The whole comparison for JSON, as it is stored with the version and shown by `GET /api/models`."""
     worst = worst_brand(compared.brands, settings) if compared.brands else None
     return {
         "accepted": verdict.accepted,
@@ -255,7 +256,7 @@ def _shown(sides: SideBySide) -> dict[str, Any]:
 
 
 def as_json(metrics: Metrics | None) -> dict[str, Any] | None:
-    """JSON has no NaN."""
+    """Metrics for JSON, which has no NaN: None instead."""
     if metrics is None:
         return None
     return {name: None if np.isnan(value) else value for name, value in metrics._asdict().items()}

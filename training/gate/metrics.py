@@ -1,4 +1,4 @@
-"""How good predictions of revenue per exposure are. Pure."""
+"""Metrics of predicted revenue per exposure: R², Tweedie deviance, calibration. Pure."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ LEAST_PREDICTION_MICROS = 1e-3
 
 
 class Metrics(NamedTuple):
-    """How good predictions are, over n rows."""
+    """How good predictions are, weighted by exposure."""
 
     rows: int
-    exposure: float
-    r2: float  # weighted, NaN where the truth is constant
-    deviance: float  # Tweedie, a unit of exposure
-    calibration: float  # predicted ÷ realised, NaN without revenue
+    exposure: float  # impressions
+    r2: float  # NaN where the truth is constant
+    deviance: float  # Tweedie, per unit of exposure; less is better
+    calibration: float  # predicted ÷ realised revenue, NaN without revenue
 
 
 def metrics_of(truth: Floats, predicted: Floats, exposure: Floats, power: float = 1.5) -> Metrics:
-    """
+    """The metrics of some rows; those without exposure do not count.
+
     Args:
         truth, predicted: (n,) micros per exposure; a negative truth (a correction) counts as zero.
         exposure: (n,) ≥ 0, the weights.
@@ -43,7 +44,7 @@ def metrics_of(truth: Floats, predicted: Floats, exposure: Floats, power: float 
 
 
 def deviance(truth: Floats, predicted: Floats, weight: Floats, power: float = 1.5) -> float:
-    """Mean Tweedie deviance, weighted."""
+    """Weighted mean of the Tweedie deviance. Arguments as of `metrics_of`; `weight`: (n,)."""
     q = np.maximum(predicted, LEAST_PREDICTION_MICROS)
     one, two = 1 - power, 2 - power
     each = 2 * (truth**two / (one * two) - truth * q**one / one + q**two / two)

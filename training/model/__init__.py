@@ -1,11 +1,11 @@
-"""A version: one signed bundle, tried in a child process before anybody trusts it."""
+"""A model version: encoder, trees and manifest as one signed bundle, tested in a child process before it is used."""
 
 from __future__ import annotations
 
 from typing import Any
 
 FORMERLY_HERE = ("Columns", "Explanation")
-"""Classes that travel between processes, by the name that the version before knows: see `ledger.former_names`."""
+"""Classes that travel between processes under a name that the previous release knows: see `ledger.former_names`."""
 
 
 def __getattr__(name: str) -> Any:

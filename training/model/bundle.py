@@ -1,4 +1,4 @@
-"""A version as one signed document: the manifest, the trees' text and the encoder's, and what vouches for them."""
+"""A model version as one signed document (manifest, trees, encoder), and the checks of its signature and hashes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FORMAT = 2
 
 
 class ModelRefused(UserError):
-    """A model version cannot be used, now or later. The text says why; the last good one stays."""
+    """A model version cannot be used and a retry would not help. `reason` says why; the live version stays live."""
 
     def __init__(self, version: str, reason: str) -> None:
         super().__init__(version, reason)
@@ -29,18 +29,18 @@ class ModelRefused(UserError):
 
 
 class ModelUnavailable(UserError):
-    """A model version could not be had just now, which says nothing against it: try again."""
+    """A model version could not be read or tested just now; it may be good, so try again. `reason` says why."""
 
     def __init__(self, version: str, reason: str) -> None:
         super().__init__(version, reason)
         self.version, self.reason = version, reason
 
     def __str__(self) -> str:
-        return f"model {self.version} is not available: {self.reason}"
+        return f"model {self.version} is not available just now: {self.reason}"
 
 
 class Parts(NamedTuple):
-    """A version as it was found; `vouch` says whether it is whole and ours."""
+    """A version as it was read; `vouch` checks that it is complete and signed with our key."""
 
     manifest: Any  # with its signature
     texts: dict[str, str]  # of all FILES
@@ -54,12 +54,12 @@ class Parts(NamedTuple):
         """As one document, `roas_model.json`.
 
         Raises:
-            ModelRefused: the manifest holds what is not JSON.
+            ModelRefused: the manifest holds a value that is not JSON, such as NaN.
         """
         return self._dumped({"manifest": self.manifest, "files": self.texts})
 
     def files(self) -> dict[str, str]:
-        """As the files of a directory: their texts by name, the manifest's last.
+        """As the files of a directory: file name → text, the manifest last.
 
         Raises:
             ModelRefused: as `bundle`.
@@ -78,41 +78,45 @@ def parts_in(bundle: str | bytes, version: str | None) -> Parts:
     """What a bundle holds, unchecked.
 
     Raises:
-        ModelRefused: it is none.
+        ModelRefused: it is not a bundle.
     """
     try:
         document = json.loads(bundle)
         return Parts(document["manifest"], {file: document["files"][file] for file in FILES})
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise ModelRefused(version or "?", "the bundle is not a model of this program") from None
+        raise ModelRefused(version or "?", "this is not a model bundle that this program can read") from None
 
 
 def vouch(manifest: Any, texts: dict[str, str], key: bytes, version: str | None) -> dict[str, Any]:
-    """The manifest, once its signature, its version and the files' hashes agree.
+    """The manifest without its signature, after checking signature, version, format and the files' hashes.
+
+    Args:
+        key: that manifests are signed with.
+        version: the one that is expected; None: any.
 
     Raises:
-        ModelRefused: something does not.
+        ModelRefused: one of them does not match.
     """
     name = version or "?"
     if not isinstance(manifest, dict) or not isinstance(manifest.get("signature"), str):
         raise ModelRefused(name, "the manifest has no signature")
     body = {field: value for field, value in manifest.items() if field != "signature"}
     if not hmac.compare_digest(_signature(body, key), manifest["signature"].encode("ascii", "replace").decode()):
-        raise ModelRefused(name, "the manifest's signature does not match")
+        raise ModelRefused(name, "the manifest's signature does not match the model key (PACELINE_MODEL_KEY)")
     name = str(body.get("version"))
     if version is not None and name != version:
-        raise ModelRefused(version, f"this is version {name}")
+        raise ModelRefused(version, f"the files are those of version {name}")
     if body.get("format") != FORMAT or body.get("features") != list(FEATURES):
-        raise ModelRefused(name, "made for another version of this program")
+        raise ModelRefused(name, "it was made for another release of this program; train a new one")
     named = body.get("files")
     for file in FILES:
         if not isinstance(texts[file], str) or not isinstance(named, dict) or _digest(texts[file]) != named.get(file):
-            raise ModelRefused(name, f"{file} is not what the manifest names")
+            raise ModelRefused(name, f"{file} is damaged: its sha256 is not the one in the manifest")
     return body
 
 
 def _digest(text: str) -> str | None:
-    """None: JSON can say characters that no file can hold."""
+    """The text's sha256; None for text that UTF-8 cannot encode, which JSON can contain."""
     try:
         return sha256(text)
     except UnicodeEncodeError:
@@ -120,7 +124,7 @@ def _digest(text: str) -> str | None:
 
 
 def dump(document: Any) -> str:
-    """JSON in one form: the same document is the same text.
+    """Canonical JSON: equal documents give the same text.
 
     Raises:
         ValueError: it holds NaN or an infinity.
@@ -129,7 +133,7 @@ def dump(document: Any) -> str:
 
 
 def sha256(text: str) -> str:
-    """Of the text in UTF-8, as 64 hexadecimal digits."""
+    """SHA-256 of the text in UTF-8, as 64 hexadecimal digits."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -1,8 +1,8 @@
-"""A model version as one object: encoder, trees, calibration and manifest. It travels as one signed bundle.
+"""A model version as one object: encoder, trees, calibration and manifest; loading, saving and predicting.
 
-On disk a version is a directory (`manifest.json`, `model.txt`, `encoder.json`), in Redis and Git one JSON
-document (`roas_model.json`) with the same content. The manifest names each file's sha256 and is signed; nothing
-is given to LightGBM before signature and hashes agree, because a mutilated file aborts the process that loads it.
+On disk a version is a directory (`manifest.json`, `model.txt`, `encoder.json`); in Redis and Git it is one JSON
+document (`roas_model.json`) with the same content. The manifest names each file's sha256 and is signed. Nothing is
+given to LightGBM before signature and hashes are checked, because a damaged file aborts the process that loads it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ GOLDEN_ROWS = 32
 GOLDEN_TOLERANCE = 1e-5
 HISTORY = "history"
 LEAST_EXPECTATION_MICROS = 1e-9
-"""Nothing has a logarithm."""
+"""Smaller expectations are taken for this one, since zero has no logarithm."""
 
 
 @pickled_as("training.model")
@@ -67,17 +67,17 @@ class Columns:
 
 
 class Prediction(NamedTuple):
-    """(n,) expectations of one impression."""
+    """What n impressions are expected to bring, (n,) each, per impression."""
 
     revenue_micros: Floats
     ctr: Floats
     cvr: Floats  # conversions per impression
-    impressions: Floats  # of the tuple's own history, decayed; 0 where one of its ids is new there
+    impressions: Floats  # of the placement's own history, older ones counting less; 0 where one of its ids is new there
 
 
 @pickled_as("training.model")
 class Explanation(NamedTuple):
-    """Of n predictions, what each feature contributes."""
+    """What each feature contributes to n predictions."""
 
     names: tuple[str, ...]
     contributions: Floats  # (n, len(names)), log of revenue
@@ -85,7 +85,8 @@ class Explanation(NamedTuple):
 
 
 class Model:
-    """Make one with `assemble`, `load` or `from_bundle`; swap it by one reference."""
+    """A version that predicts. Make one with `assemble`, `load` or `from_bundle`. Immutable, so that it can be swapped
+    for another while requests run."""
 
     def __init__(
         self,
@@ -99,9 +100,9 @@ class Model:
         """
         Args:
             reference: the trees.
-            trees: the same in another form; None makes what `form` makes of them.
-            form: by default the fastest that agrees with the reference on the golden rows.
-            texts: of its files, where it is to be published; None: a replica need not hold them.
+            trees: the same trees in another form; None: `form` makes it.
+            form: by default the fastest one that agrees with the reference on the golden rows.
+            texts: of its files, needed to publish it; None: a replica need not keep them in memory.
         """
         self.manifest = manifest
         self.version: str = manifest["version"]
@@ -130,8 +131,8 @@ class Model:
     ) -> Self:
         """A version from freshly fitted parts; its golden rows are its own predictions."""
         texts = _texts_of(reference, encoder)
-        # The moment to its microsecond: two nights of one second may fit the same trees, and under one name the gate
-        # and the λ of the later one would be dropped as already published.
+        # Named by microsecond: two nights within a second may fit the same trees, and under one name the gate result
+        # and λ of the later one would be dropped as already published.
         made = made_at.astimezone(dt.UTC)
         digest = sha256(texts[TREES] + texts[ENCODER] + made.isoformat())
         manifest: dict[str, Any] = {
@@ -154,18 +155,18 @@ class Model:
         return model
 
     def predict(self, columns: Columns, trees: Trees | None = None) -> Prediction:
-        """By the fastest form of the trees, or by the one that is given."""
+        """What each row is expected to bring. `trees`: a form to predict with; None: the fastest."""
         rows, heads = self.encoder.encode(columns.ids, columns.placement_score, columns.at)
         revenue = heads[:, 0] * (trees or self.trees).predict(rows) * self._factor
         return Prediction(revenue, heads[:, 1], heads[:, 2], heads[:, 4])
 
     def cost_micros(self, columns: Columns) -> Floats:
-        """(n,) past cost of one impression, NaN where no cost was ever known."""
+        """(n,) past cost of one impression in micros, NaN where no cost was ever known."""
         return self.encoder.encode(columns.ids, columns.placement_score, columns.at)[1][:, 3]
 
     def explain(self, columns: Columns) -> Explanation:
-        """SHAP values on the scale of log(revenue_micros); the first is what the trees start from: the histories' own
-        expectation."""
+        """SHAP values on the scale of log(revenue_micros); the first, `history`, is the expectation of the histories
+        alone, from which the trees start."""
         rows, heads = self.encoder.encode(columns.ids, columns.placement_score, columns.at)
         raw = self.reference.contributions(rows)
         history = np.log(np.maximum(heads[:, [0]], LEAST_EXPECTATION_MICROS))
@@ -181,15 +182,15 @@ class Model:
         creative_type: str,
         placement_score: float | None = None,
     ) -> Confidence:
-        """Impressions of history behind a prediction, and the level it was backed off to."""
+        """The impressions of history behind a prediction, and the level of the hierarchy that has them."""
         return self.encoder.confidence((brand_id, partner_id, slot_id, device_type, creative_type), placement_score)
 
     def with_manifest(self, **changes: Any) -> Model:
-        """The same model with other words in its manifest (metrics, λ, parent)."""
+        """The same model with these fields of its manifest replaced (metrics, λ, parent)."""
         return Model(self.manifest | changes, self.reference, self.encoder, self.trees, texts=self._texts)
 
     def parts(self, key: bytes) -> Parts:
-        """What is published of it: the signed manifest, and the files' texts as they were made or read."""
+        """What is published: the signed manifest, and the texts of its files. `key`: signs the manifest."""
         return Parts(signed(self.manifest, key), self._texts or _texts_of(self.reference, self.encoder))
 
     def to_bundle(self, key: bytes) -> str:
@@ -201,12 +202,13 @@ class Model:
         """Check everything, then load.
 
         Args:
-            version: the one that is wanted; None takes what comes.
+            key: that its manifest must be signed with.
+            version: the one that is expected; None: any.
             verify: predict the golden rows in a child process first.
 
         Raises:
-            ModelRefused: signature, hash, version, format or golden rows do not agree.
-            ModelUnavailable: the child process could not be asked.
+            ModelRefused: signature, hash, version, format or golden rows do not match.
+            ModelUnavailable: the child process could not run.
         """
         parts = parts_in(bundle, version)
         return cls._checked(parts, vouch(*parts, key, version), verify)
@@ -220,20 +222,20 @@ class Model:
         *,
         form: Form | None = None,
     ) -> Self:
-        """Load what `vouch` vouches for and, unless it was made here, a child process has tried.
+        """Load a version that `vouch` has checked and, unless it was made here, a child process has tested.
 
         Args:
-            prepared: what that process has made of the texts.
-            form: of the trees; None: the fastest that agrees, by what is prepared.
+            prepared: compiled tables that the child process made of the texts.
+            form: of the trees; None: the fastest that agrees with the reference, using `prepared`.
 
         Raises:
-            ModelRefused: it cannot be read.
+            ModelRefused: its texts cannot be parsed.
         """
         try:
             encoder = Encoder.from_document(json.loads(texts[ENCODER]))
             trees = reference(manifest["engine"], texts[TREES])
             return cls(manifest, trees, encoder, form=form or partial(fastest, prepared=prepared))
-        except Exception as error:  # signed nonsense has many ways to fail, and all of them say the same
+        except Exception as error:  # a signed file with nonsense in it can fail in many ways; all mean the same
             reason = str(error) if isinstance(error, ValueError) else repr(error)
             raise ModelRefused(str(manifest.get("version")), f"cannot be read: {reason}") from None
 
@@ -247,11 +249,11 @@ class Model:
 
     @classmethod
     def load(cls, directory: Path, key: bytes, *, verify: bool = True) -> Self:
-        """From a version's directory, to be published; its files' texts are held on to.
+        """Load a version's directory; its files' texts are kept, so that it can be published.
 
         Raises:
-            ModelRefused: a file is missing, changed or of another version.
-            ModelUnavailable: a file cannot be read, or the child process could not be asked.
+            ModelRefused: a file is missing, changed or of another version, or the golden rows do not match.
+            ModelUnavailable: a file cannot be read, or the child process could not run.
         """
         parts = parts_of(directory)
         model = cls._checked(parts, vouch(*parts, key, directory.name), verify)
@@ -263,14 +265,14 @@ class Model:
         return cls.opened(manifest, parts.texts, verify_in_child(manifest, parts.texts) if verify else None)
 
     def golden(self) -> dict[str, Any]:
-        """Some of its own tuples and an unknown one, with what it predicts for them."""
+        """The golden rows: some of its own placements and an unknown one, with what it predicts for them."""
         golden = _golden_ids(self.encoder)
         prediction = self.predict(golden_columns(golden))
         return golden | {name: values.tolist() for name, values in prediction._asdict().items()}
 
 
 def _texts_of(reference: Reference, encoder: Encoder) -> dict[str, str]:
-    """By the files' names."""
+    """File name → text."""
     return {TREES: reference.text, ENCODER: dump(encoder.to_document())}
 
 
@@ -287,13 +289,13 @@ def _rows(encoder: Encoder, columns: Columns) -> Singles:
 
 
 def golden_columns(golden: dict[str, Any]) -> Columns:
-    """A manifest's golden rows, to be predicted."""
+    """The inputs of a manifest's golden rows."""
     scores = np.array([np.nan if score is None else score for score in golden["placement_score"]], np.float64)
     return Columns.of(golden["ids"], scores)
 
 
 def golden_agrees(model: Model) -> bool:
-    """Whether a loaded model predicts for its golden rows what it predicted when it was made, and so does LightGBM."""
+    """Whether a loaded model predicts for its golden rows what its manifest says, compiled and by its library."""
     golden = model.manifest["golden"]
     return all(
         np.allclose(values, golden[name], rtol=GOLDEN_TOLERANCE, atol=1e-12)

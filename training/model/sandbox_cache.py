@@ -1,8 +1,8 @@
-"""Each version is tried once on a node, whoever asks: a child process predicts its golden rows, the rest take its word.
+"""Remembers the result of a version's sandbox test, so that each node tests each version once for all its replicas.
 
-What was found lies in a folder of the node, one file a version, named by what the manifest's signature covers and
-signed with the key of the manifests: a model file cannot speak for itself. Whoever comes while a child is at work waits
-at the lock, which the system takes back from a process that dies. What could not be asked is not remembered.
+Results are files in a folder of the node, one per version, named by a hash of the manifest and signed with the model
+key, so that a model file cannot claim to have passed. While a test runs, other processes wait for a lock, which the
+operating system releases if its holder dies. A test that could not run leaves no result.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ if TYPE_CHECKING:
 
 Verify = Callable[[dict[str, Any], dict[str, str]], "Prepared"]
 MOST_FINDINGS = 32
-"""Findings; one takes about as much as the version's trees."""
+"""Results that are kept; one is about as large as the version's trees."""
 LOOK_AGAIN_S = 0.02
 LOCK = "lock"
 
 
 class Finding(NamedTuple):
-    """What became of a version in a child process."""
+    """The result of a version's test."""
 
-    refusal: str | None
+    refusal: str | None  # why it cannot be used; None: it can
     prepared: Prepared
 
 
 class SandboxCache:
-    """A node's memory of what works on it.
+    """The test results of one node.
 
     Args:
         folder: of this node, not shared with others.
-        key: of the manifests' signatures.
-        in_child: what is done where nothing is known yet.
+        key: signs manifests, and the results.
+        in_child: tests a version that has no result yet.
     """
 
     def __init__(self, folder: Path, key: bytes, in_child: Verify = verify_in_child) -> None:
@@ -58,11 +58,11 @@ class SandboxCache:
 
     @classmethod
     def of(cls, state: State, key: bytes) -> SandboxCache:
-        """Of this node."""
+        """The cache of this node."""
         return cls(state.scratch / "checked", key)
 
     def verify_ahead(self, manifest: dict[str, Any], texts: dict[str, str]) -> None:
-        """Find out now what this node's replicas will want to know; nothing where nobody serves.
+        """Test a version before this node's replicas need the result; nothing is done on a node without replicas.
 
         Raises:
             ModelRefused, ModelUnavailable: as `verify`.
@@ -71,26 +71,27 @@ class SandboxCache:
             self.verify(manifest, texts)
 
     def verify(self, manifest: dict[str, Any], texts: dict[str, str]) -> Prepared:
-        """
+        """Test a version, unless this node has done so before.
+
         Args:
-            manifest, texts: as `vouch` vouches for them.
+            manifest, texts: as checked by `vouch`.
 
         Returns:
-            What the child has made of the texts for those who load them.
+            The compiled tables of the texts, for loading the version.
 
         Raises:
-            ModelRefused: it does not work here, as was found now or earlier.
-            ModelUnavailable: it could not be tried just now.
+            ModelRefused: it failed its test, now or earlier.
+            ModelUnavailable: it could not be tested just now.
         """
         name = self._name(manifest)
         version = str(manifest.get("version"))
         if (found := self._known(name)) is None:
             try:
                 self._make_folder()
-            except OSError:  # a full disk, another user's folder: then every replica finds out for itself
+            except OSError:  # a full disk, another user's folder: then every replica tests for itself
                 return self._in_child(manifest, texts)
             with self._alone(version, ResourceLimits.of(texts).wall_s):
-                if (found := self._known(name)) is None:  # else the one before has just found it
+                if (found := self._known(name)) is None:  # else the previous holder of the lock has just tested it
                     found = self._found(manifest, texts)
                     with contextlib.suppress(OSError):
                         self._remember(name, found)
@@ -106,29 +107,30 @@ class SandboxCache:
             return Finding(error.reason, {})
 
     def _name(self, manifest: dict[str, Any]) -> str:
-        """Of the version's content and of everything that judges it: another program may find otherwise."""
+        """A result's file name: a hash of the manifest and of this program: another release may judge otherwise."""
         content = json.dumps(manifest, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(f"{program()}\n{content}".encode()).hexdigest()
 
     @contextlib.contextmanager
     def _alone(self, version: str, wait_s: float) -> Iterator[None]:
-        """Nobody else on the node asks meanwhile: one child at a time.
+        """Hold the node's lock: one test at a time.
 
         Raises:
-            ModelUnavailable: somebody else does, for too long.
+            ModelUnavailable: another process held it for longer than `wait_s`.
         """
         lock = FileLock(self._folder / LOCK, timeout=wait_s, mode=0o600)
         try:
             lock.acquire(poll_interval=LOOK_AGAIN_S)
         except Timeout:
-            raise ModelUnavailable(version, "another check has taken too long on this node") from None
+            reason = f"another model's test on this node has not ended within {wait_s:g} s"
+            raise ModelUnavailable(version, reason) from None
         try:
             yield
         finally:
             lock.release()
 
     def _known(self, name: str) -> Finding | None:
-        """None: nothing is known, or nothing that we have said."""
+        """The stored result; None if there is none, or none with our signature."""
         try:
             data = (self._folder / name).read_bytes()
         except OSError:
@@ -163,7 +165,7 @@ class SandboxCache:
     def _make_folder(self) -> None:
         """
         Raises:
-            OSError: there is no place for it, or it is somebody else's.
+            OSError: the folder cannot be made, or belongs to another user.
         """
         self._folder.mkdir(mode=0o700, exist_ok=True)
         if self._folder.stat().st_uid != os.getuid():
@@ -175,5 +177,5 @@ class SandboxCache:
 
 @functools.cache
 def program() -> str:
-    """This program's name for what it finds: other code or another LightGBM has to find out anew."""
+    """Identifies this program and its libraries: results of other code or of another LightGBM do not count."""
     return f"{digest()} lightgbm {installed('lightgbm')} numpy {installed('numpy')}"

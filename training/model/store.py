@@ -1,4 +1,4 @@
-"""A version's directory: written whole or not at all, read as it is found."""
+"""Reads and writes a version's directory; a write appears completely or not at all."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from db.files import atomic_write, sync
 from training.model.bundle import FILES, MANIFEST, ModelRefused, ModelUnavailable, Parts
 
 MOST_BYTES = 1 << 30
-"""Of one file."""
+"""Largest file that is read."""
 
 
 def parts_of(directory: Path) -> Parts:
-    """What a version's directory holds.
+    """What a version's directory holds, unchecked.
 
     Raises:
-        ModelRefused: a file is missing, is none, or is not text.
-        ModelUnavailable: a file is there and cannot be read.
+        ModelRefused: a file is missing, is not a regular file, is too large, or is not UTF-8.
+        ModelUnavailable: a file exists but cannot be read.
     """
     texts: dict[str, str] = {}
     for file in (MANIFEST, *FILES):
@@ -43,7 +43,7 @@ def parts_of(directory: Path) -> Parts:
 def _read(path: Path) -> bytes:
     """
     Raises:
-        FileNotFoundError: there is nothing, or something else than a file; a pipe is not waited for.
+        FileNotFoundError: there is no regular file; opening a pipe does not block.
         OSError: it cannot be read, or is too large.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -52,18 +52,19 @@ def _read(path: Path) -> bytes:
         if not stat.S_ISREG(status.st_mode):
             raise FileNotFoundError(path)
         if status.st_size > MOST_BYTES:
-            raise OSError(errno.EFBIG, f"more than {MOST_BYTES} bytes")
+            raise OSError(errno.EFBIG, f"it is larger than {MOST_BYTES:,} bytes")
         return file.read()
 
 
 def write_version(directory: Path, version: str, parts: Parts) -> Path:
-    """Write `directory/{version}`, visible only when complete and on disk.
+    """Write `directory/{version}`, which appears only when it is complete and on disk.
 
     Returns:
         The version's directory.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: it cannot be written; nothing is left behind.
+        ModelRefused: the manifest holds a value that is not JSON.
     """
     final, files = directory / version, parts.files()
     directory.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,9 @@
-"""`python -m training.model.verify CPU_S BYTES`: predict a version's golden rows in a process of its own.
+"""The sandbox's child process: predicts a version's golden rows. `python -m training.model.verify CPU_S BYTES`.
 
-Exit code 0 when they agree, and then on standard output the tables for the node's replicas; `REFUSED` when not. Its
-caller, `sandbox.py`, has checked signature and hashes; this shows that the version also works. The trees' own library
-alone predicts here: whoever takes the tables holds them against it on the same rows. Without numba it is over in half
-the time.
+Exit code 0 if they match the manifest, with the compiled tables for the node's replicas on standard output; `REFUSED`
+if not. The caller, `sandbox.py`, has checked signature and hashes; this shows that the version works. Only the library
+that grew the trees predicts here: without numba the test takes half the time, and a replica compares the compiled
+tables with the library itself.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from training.trees.bitvector_tables import Prepared
 
 NICE = 5
-"""Behind the replicas, which answer meanwhile; where all are busy it still gets a third of what one of them gets."""
+"""Lower priority than the replicas, which go on answering; when all are busy it still gets a third of one's share."""
 
 
 HELP = """Try a model version in a process of its own, before anything trusts it.
@@ -53,7 +53,7 @@ def verify(
 ) -> None:
     _confine(cpu_s, memory_bytes)
     _without_frames()
-    # Only now: what is imported counts as well.
+    # Imported only now, so that the limits cover the imports, too.
     from training.model.bundle import ModelRefused
     from training.model.model import golden_agrees
     from training.model.sandbox import REFUSED
@@ -66,7 +66,7 @@ def verify(
         print(error.reason if isinstance(error, ModelRefused) else f"cannot be read: {error!r}", file=sys.stderr)
         raise typer.Exit(REFUSED) from None
     if not agrees:
-        print("its golden rows predict something else", file=sys.stderr)
+        print("its predictions for the golden rows differ from those in its manifest", file=sys.stderr)
         raise typer.Exit(REFUSED)
     sys.stdout.buffer.write(bitvector_tables.packed(_prepared(texts)))
 
@@ -79,14 +79,14 @@ def _confine(cpu_s: int, memory_bytes: int) -> None:
 
 
 def _without_frames() -> None:
-    """LightGBM takes them where they are installed, history is read as frames: nothing of it happens here, and to
-    import them takes a third of this process's time."""
+    """Keep pandas and pyarrow from being imported: nothing here needs data frames, and LightGBM would import them,
+    which takes a third of this process's time."""
     sys.modules["pandas"] = ModuleType("pandas")
-    sys.modules["pyarrow"] = None  # type: ignore[assignment]  # so it is not found
+    sys.modules["pyarrow"] = None  # type: ignore[assignment]  # importing it fails
 
 
 def _received(data: bytes) -> tuple[Model, dict[str, str]]:
-    """(the version, its texts) that `verify_in_child` sent; nothing but the library that grew the trees predicts."""
+    """(the version, its texts) that `verify_in_child` has sent; it predicts by the library that grew the trees."""
     from training.model.model import Model
 
     line, _, rest = data.partition(b"\n")
@@ -98,7 +98,7 @@ def _received(data: bytes) -> tuple[Model, dict[str, str]]:
 
 
 def _prepared(texts: Mapping[str, str]) -> Prepared:
-    """Of every file that holds trees."""
+    """The compiled tables of every file that holds trees, or why they cannot be compiled."""
     from training.trees import bitvector_tables
     from training.trees.tree_format import LIGHTGBM_BEGINS, XGBOOST_BEGINS, NotCompilable
 

@@ -1,1 +1,1 @@
-"""The night's pipeline: etl → features → fit → gate → λ → publish → swap → verify."""
+"""The nightly run: etl → features → fit → gate → λ → publish → swap → verify."""

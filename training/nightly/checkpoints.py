@@ -1,7 +1,7 @@
-"""What a night has finished, kept until the night is over: one that was killed is continued from here.
+"""Stores the output of finished steps until the nightly run is over, so that a killed run is continued.
 
-Each step's output is a folder `STATE/night/<step>-<key>`, whose key stands for all that it was made from. It appears by
-one rename with the hash of every file, so that nothing half-written is ever taken up.
+Each step's output is a folder `STATE/night/<step>-<key>`, whose key is a hash of everything it was made from. It
+appears by one rename and holds the hash of every file, so that a half-written one is never used.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ Made = TypeVar("Made")
 
 
 class Checkpoints:
-    """The finished steps in a folder. Only who has the night's lock may use it."""
+    """The finished steps in a folder. To be used only while the night's lock is held."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def find(self, step: str, key: str) -> Path | None:
-        """The step's folder, if it was finished with this key and is as it was written."""
+        """The step's folder, if the step was finished with this key and its files are intact; else None."""
         folder = self._folder(step, key)
         try:
             hashes = json.loads((folder / HASHES).read_text())
@@ -48,10 +48,10 @@ class Checkpoints:
 
     @contextmanager
     def making(self, step: str, key: str) -> Iterator[Path]:
-        """A folder to fill. It takes the place of whatever the step left before, when the block ends without an error.
+        """A folder to fill. If the block ends without an error, it replaces the step's earlier output.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: the folder cannot be written.
         """
         self.root.mkdir(parents=True, exist_ok=True)
         draft = self.root / f".{step}"
@@ -75,7 +75,7 @@ class Checkpoints:
         make: Callable[[], Made],
         save: Callable[[Made, Path], None],
     ) -> tuple[Made, bool]:
-        """(what the step gives, whether an earlier run had made it)."""
+        """(the step's output, whether an earlier run had made it)."""
         folder = self.find(step, key)
         if folder is not None:
             return load(folder), True
@@ -85,7 +85,7 @@ class Checkpoints:
         return made, False
 
     def forget(self) -> None:
-        """The night is over, or is to begin anew."""
+        """Delete everything: the run is over, or is to start from the beginning."""
         shutil.rmtree(self.root, ignore_errors=True)
 
     def _folder(self, step: str, key: str) -> Path:
@@ -104,7 +104,7 @@ def _hashes(folder: Path) -> dict[str, str]:
 
 
 def fingerprint(*parts: object) -> str:
-    """Of anything that JSON can say.
+    """SHA-256 of these values as JSON, 64 hexadecimal digits; what JSON does not know is taken as text.
 
     >>> fingerprint(1, "a")[:8] == fingerprint(1, "b")[:8]
     False
@@ -113,41 +113,42 @@ def fingerprint(*parts: object) -> str:
 
 
 def of_history(frame: pd.DataFrame) -> str:
-    """Fingerprint of a history's content."""
+    """SHA-256 of a history's content."""
     return hashlib.sha256(pd.util.hash_pandas_object(frame, index=False).to_numpy().tobytes()).hexdigest()
 
 
 def of_program() -> str:
-    """Fingerprint of this package's text: what another program has made is made again."""
+    """SHA-256 of this package's source and of its libraries' versions: after a change, everything is made again."""
     libraries = [version(name) for name in ("lightgbm", "xgboost-cpu", "numpy")]
     return fingerprint(*libraries, program.digest())
 
 
 def save_features(data: TrainingSet, folder: Path) -> None:
-    """The arrays of a set; its history and keys are read and made again in no time."""
+    """Write the arrays of a training set; its history and keys are quickly made again."""
     for name, value in data._asdict().items():
         if isinstance(value, np.ndarray):
             np.save(folder / f"{name}.npy", value)
 
 
 def load_features(folder: Path, frame: pd.DataFrame) -> TrainingSet:
-    """
+    """The training set that `save_features` has written.
+
     Args:
-        frame: the history that the set was made from.
+        frame: the history that it was made from.
     """
     arrays = {path.stem: np.load(path) for path in folder.glob("*.npy")}
     return TrainingSet(frame=frame, keys=Keys.of(frame), **arrays)
 
 
 def save_fit(boosters: Boosters, folder: Path) -> None:
-    """The trees as text, a file each."""
+    """Write the trees as text, a file each."""
     for name, trees in boosters._asdict().items():
         if trees is not None:
             (folder / f"{name}.{trees.engine}").write_text(trees.text)
 
 
 def load_fit(folder: Path) -> Boosters:
-    """What `save_fit` has written."""
+    """The trees that `save_fit` has written."""
     engines = [LightGbmTrees.engine, XgboostTrees.engine]
     found = {
         path.stem: reference(engine, path.read_text()) for engine in engines for path in folder.glob(f"*.{engine}")

@@ -1,4 +1,4 @@
-"""Why a night ends before its time; each text is for whoever started it."""
+"""Why a nightly run ends early; each text is shown to whoever started it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from db.errors import UserError
 
 
 class NothingToLearn(UserError):
-    """There is no history with impressions or clicks before the date."""
+    """The history before the date has no impressions and no clicks, or there is no history."""
 
 
 class AnotherNight(UserError):
-    """The lock is held: a night is running on this state folder."""
+    """Another nightly run is going on, on this state folder."""
 
 
 class ChampionChanged(UserError):
-    """Another version was made live while the night ran: the challenger was not compared with that one."""
+    """Another version was made live during the run, so the new one has not been compared with the live one."""

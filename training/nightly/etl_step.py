@@ -1,4 +1,4 @@
-"""Step 1, etl: the events since the last night are counted, and the history before the date is read."""
+"""Step 1, etl: counts the events since the last run, and reads the history before the date."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from training.nightly.night import Night
 
 
 async def read_history(night: Night) -> pd.DataFrame:
-    """The history before the night's date; what is odd about it is a warning each.
+    """The history before the run's date; each oddity in it is a warning.
 
     Raises:
-        NothingToLearn: there is none.
+        NothingToLearn: there is no history before the date.
     """
     with night.progress.step("etl") as done:
         frame, news = await _read(night)
@@ -31,24 +31,26 @@ async def read_history(night: Night) -> pd.DataFrame:
         rejected = await _rejected(connection)
     for line in [*oddities(frame), *rejected]:
         night.progress.warn(line)
-    pyarrow.default_memory_pool().release_unused()  # what the files' columns were read into
+    pyarrow.default_memory_pool().release_unused()  # the memory that the files were read into
     return frame
 
 
 async def _read(night: Night) -> tuple[pd.DataFrame, str]:
-    """(the history before the date, what was new in it)."""
+    """(the history before the date, a line on what is new in it)."""
     gathered = await gather(night.database, night.state, night.progress.relay)
     if gathered.newest is None:
-        raise NothingToLearn("the database holds no performance yet; import some: python -m training.etl import FILE")
+        raise NothingToLearn("the database holds no history yet; import some: python -m training.etl import FILE")
     through = gathered.newest if night.date is None else night.date - dt.timedelta(days=1)
     frame = await read(night.database, night.state, through)
     if frame.empty:
-        raise NothingToLearn(f"the database holds no performance before {through + dt.timedelta(days=1)}")
-    return frame, f"{gathered.events:,} new events, {gathered.refreshed} days brought up to date"
+        raise NothingToLearn(
+            f"the database holds no history before {through + dt.timedelta(days=1)}; choose a later --date"
+        )
+    return frame, f"{gathered.events:,} new events, {gathered.refreshed} days rewritten"
 
 
 async def _rejected(connection: AsyncConnection) -> list[str]:
-    """A line for each import that has put rows aside."""
+    """A line for each import that has rejected rows."""
     asked = select(imports.c.source, imports.c.rejected).where(imports.c.rejected > 0).order_by(imports.c.source)
     found = (await connection.execute(asked)).all()
-    return [f"{row.rejected} rows of the import {row.source} cannot be used: see its .rejects.csv" for row in found]
+    return [f"{row.rejected} rows of the import {row.source} were rejected: see its .rejects.csv" for row in found]

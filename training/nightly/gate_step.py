@@ -1,4 +1,4 @@
-"""Step 4, gate: the challenger is made from what was fitted, and judged against the version that is live."""
+"""Step 4, gate: makes the new version (challenger) from the fitted trees, and compares it with the live one."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ LEARNED_FROM = text("SELECT 1 FROM performance_hourly WHERE source = :source AND
 
 
 class Candidate(NamedTuple):
-    """The night's version, and what the gate says of it."""
+    """The run's new version, and the gate's verdict."""
 
     model: Model
     verdict: Verdict
-    by_brand: dict[str, list[dict[str, Any]]]  # see `metrics_by_brand`, for the report
+    by_brand: dict[str, list[dict[str, Any]]]  # for the report, see `metrics_by_brand`
 
 
 async def judge(night: Night, features: Features, fitted: Fitted) -> Candidate:
     """The challenger, with the gate's verdict in its manifest.
 
     Raises:
-        ModelUnavailable: the live version cannot be had just now, so that nothing could be compared with it.
+        ModelUnavailable: the live version cannot be read just now, so nothing can be compared with it.
     """
     async with night.database.read() as connection:
         simulated = await _is_simulated(connection, day_of(features.newest))
@@ -66,7 +66,7 @@ async def judge(night: Night, features: Features, fitted: Fitted) -> Candidate:
 def assemble(
     data: TrainingSet, newest: int, boosters: Boosters, settings: ModelSettings, parent: str | None, simulated: bool
 ) -> Model:
-    """The version that would go live, made from what was fitted."""
+    """The version that would go live, made from the fitted trees."""
     return Model.assemble(
         boosters.final,
         data.encoder(newest),
@@ -100,7 +100,7 @@ async def _champion(registry: ModelRegistry, version: str | None) -> Model | Non
     try:
         return await registry.files.fetch(version, verify=False)
     except ModelRefused as error:
-        registry.say(f"warning: no champion to compare with: {error}")
+        registry.say(f"warning: the live model cannot be used, so the new one is accepted without comparison: {error}")
         return None
 
 
@@ -112,14 +112,14 @@ def _keep_candidate(night: Night, key: str, candidate: Candidate) -> None:
 
 
 async def _judged_before(night: Night, key: str, live: str | None) -> Candidate | None:
-    """What an earlier run of this night has judged against the version that is live, or has made live itself."""
+    """The candidate of an earlier, killed run, if it was compared with the live version, or has been live itself."""
     folder = night.checkpoints.find("gate", key)
     if folder is None:
         return None
     version = (folder / "version").read_text()
     try:
         model = await asyncio.to_thread(Model.load, folder / version, model_key(night.state), verify=False)
-    except (ModelRefused, ModelUnavailable):  # signed by another key, for one
+    except (ModelRefused, ModelUnavailable):  # for example, it was signed with another key
         return None
     if model.manifest["parent"] != live and version not in await activated(night.database):
         return None
@@ -129,7 +129,7 @@ async def _judged_before(night: Night, key: str, live: str | None) -> Candidate 
 
 
 async def _is_simulated(connection: AsyncConnection, through: dt.date) -> bool:
-    """Whether anything of the history up to the end of day `through` comes from a simulated market."""
+    """Whether any row of the history up to the end of day `through` comes from the simulated market."""
     for source in (await connection.execute(SIMULATED_SOURCES)).scalars().all():
         asked = {"source": source, "through": through.isoformat()}
         if (await connection.execute(LEARNED_FROM, asked)).first() is not None:

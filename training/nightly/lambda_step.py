@@ -1,4 +1,4 @@
-"""Step 5, lambda: the score log is read here, and λ is fitted to it by the pure rules of `training.pricing`."""
+"""Step 5, lambda: reads the score log, and fits each brand's λ to it by the rules of `training.pricing`."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from training.pricing.opportunities import NightFits, daily, fit_groups, groups_
 WINDOW_DAYS = 7
 MOST_ROWS = 500_000
 TURN, CIRCLE = 618_034, 1_000_003
-"""Steps of the golden ratio: rows drawn by them fall on no rhythm of the log, such as the bids of a request."""
+"""Multiplier and modulus by which rows are drawn: by the golden ratio, so that the sample does not follow a rhythm of
+the log, such as the number of bids in a request."""
 
 
 class Prices(NamedTuple):
-    """λ of the night, as its checkpoint holds it."""
+    """The run's fits of λ, as its checkpoint holds them."""
 
-    rows: list[dict[str, Any]]  # of `lambda_fits`
-    kappas: dict[str, float]  # of those that converged
-    summary: dict[str, Any]
+    rows: list[dict[str, Any]]  # of the table `lambda_fits`
+    kappas: dict[str, float]  # κ by brand, of the fits that converged
+    summary: dict[str, Any]  # `NightFits.summary`
     warnings: list[str]
 
 
 async def price(night: Night, version: str) -> Prices:
-    """λ for the bids of this version: fitted once, for the version's manifest names it. What could not be fitted is a
-    warning."""
+    """The fits of λ, made once per version, whose manifest names them; each fit that failed is a warning."""
     with night.progress.step("lambda") as done:
         key = fingerprint(version)
         folder = night.checkpoints.find("lambda", key)
@@ -52,7 +52,7 @@ async def price(night: Night, version: str) -> Prices:
 
 
 async def fit_lambdas(database: Database, now: dt.datetime | None = None) -> NightFits:
-    """κ of every active brand with enough logged opportunities in the log's newest week, checked against LPs."""
+    """κ of every active brand with enough opportunities in the newest week of the score log, checked against LPs."""
     now = now or dt.datetime.now(dt.UTC)
     async with database.read() as connection:
         newest = (await connection.execute(select(func.max(score_log.c.at)))).scalar_one_or_none()
@@ -61,7 +61,7 @@ async def fit_lambdas(database: Database, now: dt.datetime | None = None) -> Nig
         since = newest - dt.timedelta(days=WINDOW_DAYS)
         seqs = select(func.min(score_log.c.seq), func.max(score_log.c.seq)).where(score_log.c.at > since)
         first, last = (await connection.execute(seqs)).one()
-        # More rows than fit are thinned, evenly over the week: its newest minutes alone are no week.
+        # If there are more than MOST_ROWS, rows are drawn evenly from the whole week.
         drawn = min(CIRCLE, math.ceil(CIRCLE * MOST_ROWS / (last - first + 1)))
         logged = select(
             score_log.c.brand_id,

@@ -1,4 +1,4 @@
-"""Steps 2 and 3, features and fit: the history becomes a training set, and the training set becomes trees."""
+"""Steps 2 and 3, features and fit: makes the training set from the history, and fits the trees to it."""
 
 from __future__ import annotations
 
@@ -25,32 +25,32 @@ from training.reports.report_data import RECENT_DAYS, break_in_a_line, payout_br
 from training.settings import ModelSettings
 
 MOST_BREAKS = 10
-"""Broken payouts that have a warning each."""
+"""Payout changes that get a warning each; the others share one."""
 
 
 class Features(NamedTuple):
-    """What the trees learn from."""
+    """The training set of the run."""
 
     data: TrainingSet
     newest: int  # day, since 1970
-    key: str  # fingerprint of all that they were made from
+    key: str  # fingerprint of everything that it was made from
     broken: list[PayoutBreak]  # of the whole history
 
     @property
     def recently_broken(self) -> list[dict[str, Any]]:
-        """The broken payouts that are news, for JSON."""
+        """The payout changes of the last RECENT_DAYS days of the history, for JSON."""
         return payout_breaks(self.broken, self.newest - RECENT_DAYS + 1)
 
 
 class Fitted(NamedTuple):
-    """What was learned."""
+    """The fitted trees."""
 
     boosters: Boosters
-    key: str  # as of `Features`
+    key: str  # fingerprint of everything that they were made from
 
 
 async def make_features(night: Night, frame: pd.DataFrame) -> Features:
-    """The training set; a payout that has broken of late is a warning.
+    """The training set; each recent change of a payout is a warning.
 
     Args:
         frame: the history.
@@ -70,9 +70,9 @@ async def make_features(night: Night, frame: pd.DataFrame) -> Features:
             make=lambda: TrainingSet.of(frame, pending),
             save=save_features,
         )
-        done(f"{data.matrix.shape[0]:,} × {data.matrix.shape[1]}", kept=was_kept)
+        done(f"{data.matrix.shape[0]:,} rows × {data.matrix.shape[1]} features", kept=was_kept)
     if not data.before(newest + 1).any():
-        raise NothingToLearn("no row of the history has impressions or clicks")
+        raise NothingToLearn("no row of the history has impressions or clicks, so there is nothing to learn from")
     features = Features(data, newest, key, await asyncio.to_thread(data.payout_breaks))
     for line in _broken(features.recently_broken):
         night.progress.warn(line)
@@ -80,9 +80,10 @@ async def make_features(night: Night, frame: pd.DataFrame) -> Features:
 
 
 async def fit_trees(night: Night, features: Features) -> Fitted:
-    """
+    """Fit the trees.
+
     Raises:
-        FitFailed: the fitter's reason.
+        FitFailed: they could not be fitted.
     """
     settings = night.settings
     with night.progress.step("fit") as done:
@@ -102,7 +103,7 @@ async def fit_trees(night: Night, features: Features) -> Fitted:
 def _broken(recent: list[dict[str, Any]]) -> list[str]:
     lines = [break_in_a_line(one) for one in recent[:MOST_BREAKS]]
     if len(recent) > MOST_BREAKS:
-        lines.append(f"{len(recent) - MOST_BREAKS} more payouts broke: see the night's report")
+        lines.append(f"{len(recent) - MOST_BREAKS} more payouts changed abruptly: see the night's report")
     return lines
 
 

@@ -1,4 +1,4 @@
-"""What every step of a night has at hand."""
+"""What every step of a nightly run needs: registry, settings, checkpoints, progress."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Fitter = Callable[[TrainingSet, int, ModelSettings], Boosters]
 
 @dataclass(frozen=True, slots=True)
 class Night:
-    """One run of the pipeline; it holds `night_lock`."""
+    """One run of the pipeline, made while `night_lock` is held."""
 
     registry: ModelRegistry
     settings: ModelSettings
@@ -29,9 +29,9 @@ class Night:
     checkpoints: Checkpoints
     progress: Progress
     date: dt.date | None = None
-    """The days before it are learned from; None: all there are."""
+    """Train on the days before it; None: on all days."""
     verifies: bool = True
-    """Whether it looks, after the swap, for the version in every place."""
+    """Whether the last step checks that the version is live everywhere."""
 
     @property
     def database(self) -> Database:

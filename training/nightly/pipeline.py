@@ -1,7 +1,7 @@
-"""The night as an order of steps: etl → features → fit → gate → λ → publish → swap → verify.
+"""Runs the steps of a night in order: etl → features → fit → gate → λ → publish → swap → verify.
 
-Every step's output is kept until the night is over (see `checkpoints.py`), and everything that reaches the outside can
-be done twice: a night that was killed anywhere is finished by the next run, without doing again what was finished.
+Every step's output is stored until the run is over (see `checkpoints.py`), and every step with outside effects can be
+repeated: the next run continues a killed one where it stopped.
 """
 
 from __future__ import annotations
@@ -39,32 +39,32 @@ from training.reports.night_report import Ended, report, standing_of, write_repo
 from training.settings import ModelSettings, model_settings
 
 MOST_REASON = 2000
-"""Characters of a night's reason in the database."""
+"""Most characters of a run's reason in the database."""
 
 
 class NightSummary(NamedTuple):
-    """What the summary line says."""
+    """The fields of the summary line."""
 
     version: str
     live: str | None
     accepted: bool
     reason: str
-    verified: bool | None  # None: there was nothing to verify
-    problems: list[str]  # that verify found
-    trained_through: str
-    rows: int
-    simulated: bool
+    verified: bool | None  # None: nothing was verified
+    problems: list[str]  # places where the version is not live as published
+    trained_through: str  # last day of the history
+    rows: int  # of the history
+    simulated: bool  # whether the history has rows of the simulated market
     metrics: dict[str, Any]  # the gate's comparison among them
-    lambdas: int
-    lambda_fit: dict[str, Any]  # which did not converge or cannot reach their target; distances from the optimum
+    lambdas: int  # brands with a usable fit of λ
+    lambda_fit: dict[str, Any]  # brands that did not converge or cannot reach their target; distances from the optimum
     warnings: list[str]
-    report: str | None  # the page; None: it could not be written, and the warnings say why
+    report: str | None  # path of the page; None: it could not be written, and a warning says why
     kept: list[str]  # steps that an earlier run had finished
     seconds: dict[str, float]  # by step
 
     @property
     def outcome(self) -> str:
-        """live, unverified or stayed, as the database and the exit code say it."""
+        """live, unverified or stayed, as in the database and in the exit code."""
         return "stayed" if not self.accepted else "unverified" if self.problems else "live"
 
 
@@ -76,13 +76,14 @@ async def first_model(
     redis_url: str | None = None,
     say: Say = print,
 ) -> str:
-    """Fit on everything there is, in process, publish and activate. For `make run`, when nothing is live.
+    """Train the first model on the whole history, in this process, and make it live. For `make run`.
 
     Returns:
         The live version.
 
     Raises:
         NothingToLearn: the history is empty.
+        AnotherNight: a nightly run is going on.
     """
     with night_lock(state):
         summary = await run(database, state, redis_url=redis_url, settings=settings, verify=False, say=say)
@@ -102,16 +103,17 @@ async def run(
     say: Say = print,
     progress: Progress | None = None,
 ) -> NightSummary:
-    """One night, on the days before `date` (default: the day after the newest day with data). Hold `night_lock`.
+    """One nightly run, on the days before `date` (default: on all days). Call it while holding `night_lock`.
 
     Args:
-        restart: do every step anew.
-        verify: look afterwards whether the version is live in every place.
+        restart: repeat steps that an earlier run has finished.
+        verify: check at the end that the version is live everywhere.
 
     Raises:
-        NothingToLearn: no usable history before the date.
-        ChampionChanged: another version was made live while the night ran.
-        ModelUnavailable: the live version cannot be had just now, so that nothing could be compared with it.
+        NothingToLearn: there is no usable history before the date.
+        FitFailed: the trees could not be fitted.
+        ChampionChanged: another version was made live during the run.
+        ModelUnavailable: the live version cannot be read just now, so nothing can be compared with it.
     """
     progress, started_at = progress or Progress(say), dt.datetime.now(dt.UTC)
     registry = ModelRegistry(database, state, redis_url, progress.relay)
@@ -120,7 +122,7 @@ async def run(
     )
     if restart:
         night.checkpoints.forget()
-    shutil.rmtree(state.root / "scratch", ignore_errors=True)  # of a fit that was killed
+    shutil.rmtree(state.root / "scratch", ignore_errors=True)  # left by a fit that was killed
     try:
         summary = await _steps(night)
     except Exception as error:
@@ -172,15 +174,15 @@ async def _steps(night: Night) -> NightSummary:
 
 
 async def _report(night: Night, features: Features, fitted: Fitted, ended: Ended) -> str | None:
-    """The page's path. No reason to fail a night: the version is out, and that is what the night was for."""
+    """The path of the report's page. A page that cannot be written is a warning only: the version is live already."""
     try:
         standing = await standing_of(night.database)
         found = await asyncio.to_thread(
             report, features.data, features.newest, fitted.boosters, features.broken, ended, standing
         )
         page = await asyncio.to_thread(write_report, night.state, found)
-    except Exception as error:  # whatever a page stumbles over
-        night.progress.warn(f"the night's report could not be written: {in_a_line(error)}")
+    except Exception as error:  # whatever goes wrong in drawing a page
+        night.progress.warn(f"the night's report could not be written, the model is not affected: {in_a_line(error)}")
         return None
     night.progress.say(f"  report: {page}")
     return str(page)
@@ -189,7 +191,7 @@ async def _report(night: Night, features: Features, fitted: Fitted, ended: Ended
 async def _record(
     night: Night, started_at: dt.datetime, outcome: str, version: str | None, reason: str, summary: dict[str, Any]
 ) -> None:
-    """How the night ended, for the monitor. No reason to fail a night that has done its work."""
+    """Record how the run ended, for /metrics. If that fails it is a warning only: the run has done its work."""
     row = {
         "started_at": started_at,
         "finished_at": dt.datetime.now(dt.UTC),
@@ -202,22 +204,23 @@ async def _record(
         async with night.database.write() as connection:
             await connection.execute(insert(nights).values(row))
     except (SQLAlchemyError, OSError, TimeoutError) as error:
-        night.progress.warn(f"the night's end could not be recorded: {in_a_line(error)}")
+        lost = "so /metrics goes on showing the outcome of the night before"
+        night.progress.warn(f"the outcome ({outcome}) could not be written to the database, {lost}: {in_a_line(error)}")
 
 
 @contextmanager
 def night_lock(state: State) -> Iterator[None]:
-    """Two nights never run on one state folder; the lock ends with its process.
+    """A lock that lets one nightly run at a time work on a state folder; it is released when its process ends.
 
     Raises:
-        AnotherNight: one is running.
+        AnotherNight: another run holds it.
     """
     state.root.mkdir(parents=True, exist_ok=True)
     lock = FileLock(state.root / "nightly.lock", blocking=False)
     try:
         lock.acquire()
     except Timeout:
-        raise AnotherNight(f"another night is running on {state.root}") from None
+        raise AnotherNight(f"another nightly run is using {state.root}; wait until it is over") from None
     try:
         yield
     finally:

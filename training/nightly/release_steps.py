@@ -1,4 +1,4 @@
-"""Steps 6 to 8, publish, swap and verify: the version is made known, made live, and looked for in every place."""
+"""Steps 6 to 8, publish, swap and verify: stores the version, makes it live, and checks that it is live everywhere."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from training.registry.release_check import confirm
 
 
 async def publish(night: Night, candidate: Candidate, prices: Prices) -> Model:
-    """Make the version known, with λ in its manifest; one that was rejected, too.
+    """Store the version with λ in its manifest, whether it was accepted or rejected.
 
     Raises:
         OSError, ModelRefused, ModelUnavailable: as `ModelRegistry.publish`.
@@ -27,10 +27,10 @@ async def publish(night: Night, candidate: Candidate, prices: Prices) -> Model:
 
 
 async def swap(night: Night, model: Model) -> None:
-    """Make it live. Once a night: what an operator has made live since then stays.
+    """Make the version live, unless an earlier run did: what an operator has made live since then stays.
 
     Raises:
-        ChampionChanged: an operator was first; the next run judges the challenger against what is live now.
+        ChampionChanged: an operator made another version live first; the next run compares with that one.
         ModelRefused, ModelUnavailable: as `ModelRegistry.activate`.
     """
     with night.progress.step("swap") as done:
@@ -39,7 +39,7 @@ async def swap(night: Night, model: Model) -> None:
             done(f"{model.version} is live")
             return
         live, files = await current(night.database), night.registry.files
-        # The run before may have been killed between the database and Redis.
+        # The earlier run may have been killed between writing to the database and to Redis.
         if live == model.version and files.redis.url is not None:
             await files.tell_redis(model.version)
         since = "" if live == model.version else f", {live} is now"
@@ -47,7 +47,7 @@ async def swap(night: Night, model: Model) -> None:
 
 
 async def verify_live(night: Night, model: Model) -> list[str]:
-    """What speaks against its being live everywhere; nothing, if all is well."""
+    """Where the version is not live as published; empty if all is well."""
     with night.progress.step("verify") as done:
         problems = await confirm(night.registry, model.version)
         done("; ".join(problems) or "database, files, Redis, Git and replicas agree")
@@ -56,5 +56,8 @@ async def verify_live(night: Night, model: Model) -> list[str]:
 
 async def _activate(registry: ModelRegistry, version: str, parent: str | None) -> None:
     if (live := await current(registry.database)) != parent:
-        raise ChampionChanged(f"{live} was made live meanwhile, the challenger was judged against {parent}")
+        raise ChampionChanged(
+            f"{live} was made live meanwhile, but the new version was compared with {parent}; "
+            "run python -m training.nightly again to compare with what is live now"
+        )
     await registry.activate(version, reason="nightly")

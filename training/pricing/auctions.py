@@ -1,4 +1,4 @@
-"""Files of auctions and of the brands that take part in them, read and checked."""
+"""Reads and checks files of auctions (CSV) and of the brands that take part in them (brands.json)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pandas as pd
 from pydantic import BaseModel, Field, ValidationError
 
 from db.errors import UserError, file_error
-from db.fields import ID
+from db.fields import ID, ID_IN_WORDS
 from ledger.bidding.brand_state import Limits
 from ledger.domain.budget import MONEY_MOST
 from training.arrays import Floats, Indices
@@ -22,11 +22,11 @@ COLUMNS = ("t_s", "brand_id", *MONEY)
 
 
 class BadInput(UserError):
-    """A file or an option that cannot be worked with; its text is for the user."""
+    """A file or an option that cannot be used; the text is shown to the user."""
 
 
 class AuctionTerms(BaseModel, frozen=True, extra="forbid"):
-    """What a brand asks for."""
+    """A brand's target, budget, portfolio and first λ."""
 
     target_roas: float = Field(gt=0, allow_inf_nan=False)
     daily_budget_micros: int | None = Field(None, gt=0, le=MONEY_MOST)
@@ -35,14 +35,14 @@ class AuctionTerms(BaseModel, frozen=True, extra="forbid"):
 
 
 class PortfolioTerms(BaseModel, frozen=True, extra="forbid"):
-    """What brands share."""
+    """A portfolio's target and budget, which its brands share."""
 
     target_roas: float | None = Field(None, gt=0, allow_inf_nan=False)
     daily_budget_micros: int | None = Field(None, gt=0, le=MONEY_MOST)
 
 
 class Document(BaseModel, frozen=True, extra="forbid"):
-    """brands.json"""
+    """The content of brands.json."""
 
     brands: dict[str, AuctionTerms]
     portfolios: dict[str, PortfolioTerms] = {}
@@ -50,12 +50,12 @@ class Document(BaseModel, frozen=True, extra="forbid"):
 
 @dataclass(frozen=True, slots=True)
 class Auctions:
-    """A file, n rows in its order."""
+    """The n auctions of a file, in its order."""
 
-    t_s: Floats
+    t_s: Floats  # seconds since the budget day began
     brand: Indices  # position in `names`
     names: list[str]
-    predicted_revenue: Floats  # micros, all four
+    predicted_revenue: Floats  # in micros, as the next three
     predicted_cost: Floats
     revenue: Floats
     cost: Floats
@@ -75,7 +75,7 @@ class Market:
     portfolios: dict[str, Limits]
 
     def groups(self) -> Iterator[tuple[str, list[int], Limits]]:
-        """(name, members, shared limits): portfolios, and brands alone."""
+        """(name, positions of the members, shared limits) of each portfolio, and of each brand without one."""
         shared: dict[str, list[int]] = {}
         for position, portfolio_id in enumerate(self.portfolio):
             if portfolio_id is None:
@@ -87,7 +87,8 @@ class Market:
 
 
 def read_auctions(path: Path) -> Auctions:
-    """
+    """The auctions of a file.
+
     Raises:
         BadInput: it cannot be read, or a row is wrong; the first row after the header is row 1.
     """
@@ -101,18 +102,18 @@ def read_auctions(path: Path) -> Auctions:
         raise BadInput(f"{path} is not a CSV file: {str(error).splitlines()[0]}") from None
     missing = [name for name in COLUMNS if name not in frame.columns]
     if missing:
-        raise BadInput(f"{path}: no column {', '.join(missing)}")
+        raise BadInput(f"{path}: no column {', '.join(missing)}; it needs {','.join(COLUMNS)}")
     if not len(frame):
-        raise BadInput(f"{path} has no rows")
+        raise BadInput(f"{path} has no rows, only a header")
     numbers = {name: _numbers(path, frame[name]) for name in ("t_s", *MONEY)}
     back = np.flatnonzero(np.diff(numbers["t_s"]) < 0.0)
     if len(back):
-        raise BadInput(f"{path}, row {back[0] + 2}: t_s goes back in time")
+        raise BadInput(f"{path}, row {back[0] + 2}: t_s goes back in time; sort the file by t_s")
     codes, names = pd.factorize(frame["brand_id"])
     bad = [code for code, name in enumerate(names) if not ID.fullmatch(name)]
     if bad:
         row = int(np.argmax(np.isin(codes, bad)))
-        raise BadInput(f"{path}, row {row + 1}: brand_id {_quoted(names[codes[row]])} is not an id")
+        raise BadInput(f"{path}, row {row + 1}: brand_id {_quoted(names[codes[row]])} is not an id: {ID_IN_WORDS}")
     return Auctions(numbers["t_s"], codes, [str(name) for name in names], *(numbers[name] for name in MONEY))
 
 
@@ -134,10 +135,11 @@ def _quoted(text: str) -> str:
 
 
 def read_market(path: Path | None, names: list[str], default: AuctionTerms | None = None) -> Market:
-    """
+    """The terms of the brands of an auctions file.
+
     Args:
-        path: brands.json; None: every brand stands alone on the default.
-        default: for brands that the document does not name.
+        path: brands.json; None: every brand has the default terms and no portfolio.
+        default: terms of brands that the document does not name.
 
     Raises:
         BadInput: the document is wrong, or a brand has no terms.
@@ -147,9 +149,9 @@ def read_market(path: Path | None, names: list[str], default: AuctionTerms | Non
     for name in names:
         mine = document.brands.get(name, default)
         if mine is None:
-            raise BadInput(f"{path}: nothing on brand {name}, and no --target-roas")
+            raise BadInput(f"{path}: nothing on brand {name}; add it there, or give --target-roas for such brands")
         if mine.portfolio_id is not None and mine.portfolio_id not in document.portfolios:
-            raise BadInput(f"{path}: brand {name} is in portfolio {mine.portfolio_id}, which is not there")
+            raise BadInput(f"{path}: brand {name} is in portfolio {mine.portfolio_id}, which the file does not define")
         terms.append(mine)
     return Market(
         names,

@@ -1,4 +1,4 @@
-"""λ from logged opportunities: a brand's price of cost under its ROAS target and its budget, and its portfolio's. Pure.
+"""Fits κ, a brand's price of cost under its own and its portfolio's ROAS target and budget, to opportunities. Pure.
 
 Maximise Σ revenue over the opportunities that are won, subject for the brand (b) and its portfolio (p) to
 Σ revenue ≥ τ · Σ cost and Σ cost ≤ budget. With multipliers μ on the first and ν on the second constraint an
@@ -8,10 +8,9 @@ The LP that may win an opportunity in part has the dual Σ max(0, (1 + μ_b + μ
 It is convex and piecewise linear, with kinks where κ = revenue ÷ cost, and its derivative by a multiplier is the slack
 of that multiplier's constraint. `fit` descends it by projected gradient, a block of multipliers at a time, with the
 exact step: opportunities sorted by revenue ÷ cost, slacks as prefix sums, the step ends at the kink where the slope
-turns. A brand's best revenue is concave in its cost, so its limits ask for one least price whatever the portfolio
+turns. A brand's best revenue is concave in its cost, so its limits need one least price whatever the portfolio
 charges, and the portfolio's price is a floor under those of its members: two rounds are exact. That is not taken on
-trust. A round ends with the KKT residual and the duality gap of multipliers and wins, and they decide whether the fit
-has converged.
+trust: after each round the KKT residual and the duality gap are computed, and decide whether the fit has converged.
 """
 
 from __future__ import annotations
@@ -27,23 +26,24 @@ import numpy as np
 from training.arrays import Flags, Floats
 
 LEAST_OPPORTUNITIES = 200
-"""Fewer logged opportunities say too little: the brand keeps its cold start."""
+"""With fewer logged opportunities a brand is not fitted, and starts from its target."""
 TOLERANCE = 1e-6
 """A fit has converged when its KKT residual and its duality gap are within this share."""
 ROUNDING = 1e-9
-"""A limit holds when it is exceeded by no more than this share; ratios within it are one."""
+"""A limit is kept if it is exceeded by no more than this share; ratios that differ by less are equal."""
 MOST_MU = 1e9
-"""A target that nothing can reach would have no finite multiplier; at this one κ is the target but for ROUNDING."""
+"""Largest multiplier: a target that cannot be reached would need an infinite one; at this one κ equals the target
+within ROUNDING."""
 MOST_RATIO = 1e12
-"""Revenue ÷ cost beyond this is as good as free; κ stays finite."""
+"""Largest revenue ÷ cost, so that κ stays finite."""
 SAMPLE = 5_000
-"""Opportunities in one check against the LP."""
+"""Most opportunities in one check against the LP."""
 TINY = 1e-300
 
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """Of a brand or a portfolio."""
+    """The limits of a brand or a portfolio."""
 
     target_roas: float | None  # None: no target
     budget_micros: float | None  # over the time of the opportunities; None: unlimited
@@ -51,7 +51,7 @@ class Constraint:
 
 @dataclass(frozen=True, slots=True)
 class Opportunities:
-    """One brand's; n of each."""
+    """One brand's n opportunities."""
 
     revenue_micros: Floats  # predicted, ≥ 0
     cost_micros: Floats  # predicted, ≥ 0
@@ -59,10 +59,10 @@ class Opportunities:
 
 
 class Convergence(NamedTuple):
-    """How far multipliers and wins prove each other's optimality."""
+    """How close a fit is to the optimum."""
 
     rounds: int
-    kkt_residual: float  # the worst excess of a limit, or what its multiplier charges for its slack; shares
+    kkt_residual: float  # largest excess of a limit, or multiplier × slack, as a share
     duality_gap: float  # 1 − revenue won ÷ dual value
     converged: bool
 
@@ -71,24 +71,24 @@ class BrandFit(NamedTuple):
     """A brand's κ, and how it was found."""
 
     brand_id: str
-    kappa: float  # of the policy: whole opportunities, so that the targets hold
-    mu_brand: float  # the multipliers are the LP's
+    kappa: float  # of the policy that wins whole opportunities, so that the targets hold
+    mu_brand: float  # multipliers of the LP, which wins the last opportunity in part
     mu_portfolio: float
     nu_brand: float
     nu_portfolio: float
     opportunities: int
     limit: Constraint
     shared: Constraint | None  # the portfolio's
-    unreachable: bool  # no opportunity reaches the target: κ is the target, and nothing costly is won
-    convergence: Convergence  # of the brand and all that it shares a portfolio with
+    unreachable: bool  # no opportunity reaches the target: κ is the target, and nothing that costs is won
+    convergence: Convergence  # of the brand and all brands of its portfolio
 
 
 class LpCheck(NamedTuple):
-    """A sample fitted anew, beside the LP's optimum as HiGHS finds it. Shares of that optimum."""
+    """A sample fitted again, compared with the LP's optimum as HiGHS finds it; shares of that optimum."""
 
     opportunities: int
-    lp_gap: float  # how far dual value or revenue won (in part) are from it
-    policy_loss: float  # what κ loses because it wins opportunities whole; below 0 a budget is exceeded by the last one
+    lp_gap: float  # difference of the fit's dual value, or of the revenue won in part, from the optimum
+    policy_loss: float  # what κ loses by winning whole opportunities; below 0 the last one exceeds a budget
 
 
 Brands = Mapping[str, tuple[Opportunities, Constraint]]
@@ -96,13 +96,13 @@ NO_LIMIT = Constraint(None, None)
 
 
 def fit(brands: Brands, portfolio: Constraint | None = None) -> list[BrandFit]:
-    """κ of every brand with enough opportunities; together, when they share a portfolio.
+    """κ of every brand with enough opportunities; jointly, if they share a portfolio.
 
-    A brand with too few of them has no fit of its own, but spends its part of the portfolio's budget.
+    A brand with too few of them gets no fit, but uses its part of the portfolio's budget.
 
     Args:
-        brands: brand_id → what it could have won, and its own limits.
-        portfolio: the limits that they share; None when each stands alone.
+        brands: brand_id → its opportunities and its own limits.
+        portfolio: the limits that they share; None: each brand is fitted by itself.
 
     Returns:
         One fit a brand, in the order of their ids. Against the LP that wins in part, κ loses at most one marginal
@@ -132,7 +132,7 @@ def fit(brands: Brands, portfolio: Constraint | None = None) -> list[BrandFit]:
 
 
 def sample(brands: Brands, seed: int, most: int = SAMPLE) -> dict[str, tuple[Opportunities, Constraint]]:
-    """At most so many of the opportunities, of every brand its part, with weights that make up for the others."""
+    """At most `most` of the opportunities, drawn from every brand in proportion, with weights raised accordingly."""
     random = np.random.default_rng(seed)
     share = min(1.0, most / max(1, sum(len(seen.weight) for seen, _ in brands.values())))
     drawn = {}
@@ -145,7 +145,7 @@ def sample(brands: Brands, seed: int, most: int = SAMPLE) -> dict[str, tuple[Opp
 
 
 def lp_gap(brands: Brands, portfolio: Constraint | None = None) -> LpCheck:
-    """Fit the given opportunities and solve their LP, each without a look at the other.
+    """Fit the given opportunities, solve their LP independently, and compare.
 
     Args:
         brands, portfolio: as for `fit`; thousands of opportunities, not millions (see `sample`).
@@ -153,7 +153,7 @@ def lp_gap(brands: Brands, portfolio: Constraint | None = None) -> LpCheck:
     Returns:
         The relative differences; NaN where HiGHS finds no optimum.
     """
-    from scipy.optimize import linprog  # takes a second to import, and only the night needs it
+    from scipy.optimize import linprog  # importing it takes a second, and only the night needs it
 
     group = _Group(dict(sorted(brands.items())), portfolio)
     fitted = group.descend()
@@ -174,16 +174,16 @@ def lp_gap(brands: Brands, portfolio: Constraint | None = None) -> LpCheck:
 
 
 class _Cut(NamedTuple):
-    """What a pair of limits leaves of opportunities: everything above a price."""
+    """What a target and a budget let through: all opportunities above a price."""
 
     share: Floats  # (n,) of each that is won
     price: float
-    binding: Literal["target", "budget"] | None
-    overflows: bool = False  # won as they come, its opportunities outlast the budget
+    binding: Literal["target", "budget"] | None  # the limit that decided
+    overflows: bool = False  # its opportunities cost more than the budget, which is spent before the day ends
 
 
 Last = Literal["in part", "stays", "goes"]
-"""What becomes of the marginal opportunity: the LP's answer; won whole where that pays; never won."""
+"""What happens to the marginal opportunity: won in part, as in the LP; won whole if that pays; never won."""
 
 
 class _Fitted(NamedTuple):
@@ -198,7 +198,7 @@ class _Fitted(NamedTuple):
 
 
 class _Group:
-    """The brands that share a portfolio, or one that stands alone: their opportunities in one flat array."""
+    """The brands that share a portfolio, or one without: their opportunities in one flat array."""
 
     def __init__(self, brands: Brands, portfolio: Constraint | None) -> None:
         self.names, self.portfolio, self.shared = list(brands), portfolio, portfolio or NO_LIMIT
@@ -213,9 +213,9 @@ class _Group:
             not all((np.isfinite(column) & (column >= 0)).all() for column in (revenue, cost, weight))
             or not weight.all()
         ):
-            raise ValueError("opportunities need finite revenue ≥ 0, cost ≥ 0 and weight > 0")
+            raise ValueError("opportunities must have finite revenue ≥ 0, cost ≥ 0 and weight > 0")
         self.revenue, self.cost, self.ratio = revenue * weight, cost * weight, _ratio(revenue, cost)  # (n,) each
-        self.least = max(TOLERANCE * float(self.revenue.sum()), TINY)  # no optimum is measured by less
+        self.least = max(TOLERANCE * float(self.revenue.sum()), TINY)  # least scale that differences are divided by
         ends = np.cumsum([0, *self.counts])
         self.rows = [slice(start, end) for start, end in itertools.pairwise(ends)]
 
@@ -231,7 +231,7 @@ class _Group:
         ]
 
     def descend(self) -> _Fitted:
-        """Projected gradient on the dual: the brands' multipliers; then, unless that was enough, the portfolio's."""
+        """Projected gradient on the dual: the brands' multipliers; then, if that has not converged, the portfolio's."""
         own, won = self._brands_step(["in part"] * len(self.own))
         shared = _Cut(np.ones(len(won)), 0.0, None)
         fitted = self._judged(1, own, shared, won)
@@ -249,11 +249,11 @@ class _Group:
             floored = [b for b, cut in enumerate(own) if cut.overflows and cut.price < shared.price]
             if not floored:
                 return [max(cut.price, shared.price) for cut in own], won * shared.share
-            for b in floored:  # what was to stay does not: its money is free for the better ones
+            for b in floored:  # the portfolio's price excludes their marginal opportunities: spend on better ones
                 last[b] = "goes"
 
     def limits(self) -> list[tuple[Floats, float]]:
-        """The LP's rows: (what winning each opportunity uses of a limit, the limit)."""
+        """The constraints of the LP: (what winning each opportunity uses of a limit, the limit)."""
         rows = []
         for members, limit in [*zip(self.rows, self.own, strict=True), (slice(None), self.shared)]:
             mine = np.zeros(len(self.revenue))
@@ -275,7 +275,7 @@ class _Group:
         return _cut(self.ratio, self.revenue * won, self.cost * won, self.shared, last)
 
     def _judged(self, rounds: int, own: Sequence[_Cut], shared: _Cut, won: Floats) -> _Fitted:
-        """The multipliers that make the cuts' prices, and how far they and the wins are from optimal."""
+        """The multipliers that give the cuts' prices, and how far they and the wins are from the optimum."""
         mu_p, nu_p = _multipliers(shared, self.shared, shared.price)
         floor = ((self.shared.target_roas or 0.0) * mu_p + nu_p) / (1 + mu_p)
         pairs = [
@@ -311,23 +311,23 @@ class _Group:
 
 
 def _ratio(revenue: Floats, cost: Floats) -> Floats:
-    """(n,) revenue ÷ cost; infinite where winning is free."""
+    """(n,) revenue ÷ cost; infinite where the cost is 0."""
     with np.errstate(all="ignore"):
         return np.where(cost > 0, np.minimum(revenue / cost, MOST_RATIO), np.inf)
 
 
 def _cut(ratio: Floats, revenue: Floats, cost: Floats, limit: Constraint, last: Last) -> _Cut:
-    """The exact step: best opportunities first, as far as the limits allow.
+    """The exact step: take opportunities, best first, as far as the limits allow.
 
     Args:
         ratio: (n,) revenue ÷ cost of the opportunities.
-        revenue, cost: (n,) what they bring, by weight, and by the share that other limits have left of them.
-        last: what becomes of the marginal opportunity, and of all that tie with it.
+        revenue, cost: (n,) in micros, × weight × the share that other limits have left of them.
+        last: what happens to the marginal opportunity and to all that tie with it.
 
     Returns:
-        What is won, and the price that says so: in part, the marginal opportunity's ratio; whole, between it and the
-        next better one. A target is kept by leaving the marginal ones out. A budget is kept by the ledger anyway: they
-        stay where everything together, won as it comes until the money is gone, earns more than doing without them.
+        What is won, and the price that selects it: in part, the marginal opportunity's ratio; whole, a price between it
+        and the next better one. A target is kept by leaving the marginal ones out. A budget is kept by the ledger
+        anyway: they are won if everything together, until the money is spent, earns more than without them.
     """
     n = len(ratio)
     order = np.argsort(-ratio, kind="stable")
@@ -358,7 +358,7 @@ def _cut(ratio: Floats, revenue: Floats, cost: Floats, limit: Constraint, last: 
 
 
 def _crossing(slack: Floats, size: Floats) -> float:
-    """How many opportunities a limit allows, the last in part. Slack, (n + 1,), once below zero stays there."""
+    """How many opportunities a limit allows, the last one in part. `slack`: (n + 1,), which once negative stays so."""
     exceeded = np.flatnonzero(slack < -ROUNDING * size)
     if not len(exceeded):
         return math.inf
@@ -368,7 +368,7 @@ def _crossing(slack: Floats, size: Floats) -> float:
 
 
 def _multipliers(cut: _Cut, limit: Constraint, charge: float) -> tuple[float, float]:
-    """(μ, ν) of the limit that binds, for what it has to charge on top of the price that all pay."""
+    """(μ, ν) of the binding limit, so that it charges `charge` on top of the portfolio's price."""
     if cut.binding == "budget":
         return 0.0, charge
     if cut.binding == "target" and limit.target_roas is not None and charge > 0:

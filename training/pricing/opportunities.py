@@ -1,4 +1,4 @@
-"""λ of the night, pure: logged opportunities become what a day brings, brands become groups, groups are fitted."""
+"""The night's fit of λ: scales logged opportunities to a day, groups brands by portfolio, and fits each group. Pure."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ from training.pricing.lagrange import BrandFit, Brands, Constraint, LpCheck, Opp
 
 LEAST_SPAN_DAYS = 1 / 24
 MOST_SILENCE_DAYS = 1.0
-"""A brand that is not heard of for longer was away: that time does not count among its days."""
+"""A longer time without opportunities of a brand is a pause, and does not count as part of its days."""
 MOST_CHECKS = 20
-"""Groups of brands whose fits are checked against their LPs, drawn anew every night."""
+"""Groups of brands whose fits are checked against their LPs; others every night."""
 
 
 class Logged(NamedTuple):
-    """Rows of the score log; n of each."""
+    """The n rows of the score log that are fitted to."""
 
     brand: list[str]
-    at_days: Floats  # since 1970
-    revenue_micros: Floats
+    at_days: Floats  # days since 1970, with fraction
+    revenue_micros: Floats  # predicted, per impression
     cost_micros: Floats
-    weight: Floats
+    weight: Floats  # how many bids a row stands for
 
 
 class NightFits(NamedTuple):
-    """κ of the night's brands, and how well LPs agree."""
+    """κ of all fitted brands, and the checks against LPs."""
 
     fits: list[BrandFit]
     checks: list[LpCheck]
 
     @property
     def usable(self) -> list[BrandFit]:
-        """Those that converged."""
+        """The fits that converged."""
         return [one for one in self.fits if one.convergence.converged]
 
     def rows(self) -> list[dict[str, Any]]:
-        """What is stored of each: the fit and the limits it was made for."""
+        """Rows of the table `lambda_fits`: each fit, with the limits it was made for."""
         return [_row(fit) for fit in self.fits]
 
     def summary(self) -> dict[str, Any]:
-        """For the night's summary line: JSON, so numbers that there are none of are None."""
+        """For the night's summary line; figures that do not exist are None."""
         return {
             "fitted": len(self.usable),
             "not_converged": [one.brand_id for one in self.fits if not one.convergence.converged],
@@ -59,25 +59,26 @@ class NightFits(NamedTuple):
         }
 
     def warnings(self) -> list[str]:
-        """One line for each brand whose fit is not used, or cannot do what it should."""
+        """A warning for each brand whose fit is not used, or whose target cannot be reached."""
         lost = [
             f"warning: the λ fit of {one.brand_id} did not converge (KKT residual {one.convergence.kkt_residual:.2g},"
-            f" duality gap {one.convergence.duality_gap:.2g}): its last good one stays"
+            f" duality gap {one.convergence.duality_gap:.2g}): its last good fit stays in force"
             for one in self.fits
             if not one.convergence.converged
         ]
         return lost + [
-            f"warning: the target of {one.brand_id} cannot be reached: no logged opportunity is worth it"
+            f"warning: the target ROAS of {one.brand_id} cannot be reached: no logged opportunity is predicted to "
+            "reach it, so the brand wins nothing that costs; lower target_roas or check its prices"
             for one in self.fits
             if one.unreachable
         ]
 
 
 def daily(logged: Logged) -> dict[str, Opportunities]:
-    """What each brand is offered in a day: a row's weight is how many such opportunities a day of the brand's brings.
+    """Each brand's opportunities of an average day: a row's weight is how many such opportunities a day brings.
 
-    A brand's days begin with its first row and end with the log: budgets are daily, and one that came yesterday, or
-    was away, has not been offered a week's worth. Rows that are no numbers are left out.
+    A brand's days are counted from its first row to the end of the log, without pauses: budgets are per day, and a
+    brand that started yesterday has not been offered a week's worth. Rows that are not finite are left out.
     """
     if not logged.brand:
         return {}
@@ -98,7 +99,7 @@ def daily(logged: Logged) -> dict[str, Opportunities]:
 
 
 def logged_of(rows: Sequence[Any], times: float) -> Logged:
-    """Rows of the score log as columns: (brand_id, at, revenue, cost, weight), the weight multiplied by `times`."""
+    """Rows of the score log (brand_id, at, revenue, cost, weight) as columns, with weights multiplied by `times`."""
     brand, at, revenue, cost, weight = zip(*rows, strict=True) if rows else ((),) * 5
     return Logged(
         list(brand),
@@ -112,10 +113,10 @@ def logged_of(rows: Sequence[Any], times: float) -> Logged:
 def groups_of(
     seen: Mapping[str, Opportunities], members: Sequence[Any], shared: Mapping[str, Constraint], now: dt.datetime
 ) -> list[tuple[str | None, Brands]]:
-    """(portfolio_id, its active brands) and (None, one brand that stands alone), by their ids."""
+    """(portfolio_id, its brands) of each portfolio, and (None, one brand) of each brand without one, ordered by id."""
     groups: dict[tuple[str, str], dict[str, tuple[Opportunities, Constraint]]] = defaultdict(dict)
     for brand in members:
-        moved = brand.next_from is not None and brand.next_from <= now  # the row still says where it was
+        moved = brand.next_from is not None and brand.next_from <= now  # the row still names the former portfolio
         portfolio_id = brand.next_portfolio_id if moved else brand.portfolio_id
         if brand.brand_id in seen:
             key = (portfolio_id, "") if portfolio_id in shared else ("", brand.brand_id)
@@ -128,8 +129,8 @@ def fit_groups(groups: Sequence[tuple[str | None, Brands]], shared: Mapping[str,
 
     Args:
         groups: see `groups_of`.
-        shared: portfolios' limits.
-        seed: of which groups, and which of their opportunities, are checked.
+        shared: limits by portfolio_id.
+        seed: decides which groups, and which of their opportunities, are checked.
     """
     fits: list[BrandFit] = []
     fitted: list[tuple[Brands, Constraint | None]] = []
@@ -165,7 +166,7 @@ def _row(fit: BrandFit) -> dict[str, Any]:
 
 
 def limits_of(row: Any) -> Constraint:
-    """Of a row of `brands` or `portfolios`."""
+    """The limits in a row of `brands` or `portfolios`."""
     return Constraint(row.target_roas, row.daily_budget_micros)
 
 

@@ -1,4 +1,4 @@
-"""Recorded auctions, decided by the live controller and ledger code under a simulated clock."""
+"""Replays recorded auctions through the live controller and ledger code, under a simulated clock."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ DAY = dt.date(2024, 1, 1)
 """A budget needs a day; which one does not matter here."""
 PROGRESS_S = 5.0
 STALE = 0.01
-"""A group without news is solved again after this share of the day all the same: time has passed."""
+"""A group without new opportunities is solved again after this share of the day, because time has passed."""
 FEW = 12
-"""The summary has a line a brand up to so many."""
+"""Up to so many brands, the summary has a line for each."""
 
 
 @dataclass(slots=True)
 class Account:
-    """A brand's or a portfolio's budget, as it stands."""
+    """A brand's or a portfolio's budget in its present state."""
 
     budget: Budget
 
 
 class Purse:
-    """What a brand pays from: its own account and its portfolio's, both or neither. Leases could stand here instead."""
+    """What a brand pays from: its own account and its portfolio's, both or neither."""
 
     __slots__ = ("_accounts", "_owed")
 
     def __init__(self, accounts: Sequence[Account]) -> None:
         self._accounts = tuple(accounts)
-        self._owed = 0.0  # of a micro: the ledger knows whole ones only
+        self._owed = 0.0  # a fraction of a micro, since the ledger only books whole ones
 
     def reserve(self, predicted_cost_micros: float) -> int | None:
-        """Micros held for a win, its predicted cost rounded up; None when an account does not have them."""
+        """Micros held for a win, its predicted cost rounded up; None if an account does not have them."""
         held = math.ceil(predicted_cost_micros)
         for account in self._accounts:
             if account.budget.available_micros is not None and held > account.budget.available_micros:
@@ -57,7 +57,7 @@ class Purse:
         return held
 
     def settle(self, held_micros: int, cost_micros: float) -> None:
-        """A win's cost replaces its hold; a fraction of a micro waits for the next one's."""
+        """Replace a win's hold by its cost; a fraction of a micro is carried over to the next win."""
         paid = math.floor(cost_micros + self._owed)
         self._owed += cost_micros - paid
         for account in self._accounts:
@@ -65,7 +65,7 @@ class Purse:
 
 
 class Decided(NamedTuple):
-    """Of every auction, (n,) in the order of the file."""
+    """The decision on each of n auctions, in the order of the file."""
 
     won: Flags
     lambda_: Floats
@@ -74,14 +74,15 @@ class Decided(NamedTuple):
 def simulate(
     auctions: Auctions, market: Market, horizon_s: float, realised: bool = False, say: Say = lambda _line: None
 ) -> Decided:
-    """One pass: every auction is decided on what was known before it.
+    """Decide every auction in one pass, on what was known before it.
 
     Args:
         horizon_s: length of the budget day.
         realised: the controller learns from realised revenue; else from the predicted revenue of what was won.
+        say: shows progress.
 
     Raises:
-        LedgerError: money beyond what an account can hold.
+        LedgerError: an amount beyond what an account can hold.
     """
     n = len(auctions)
     run = _Pass(market)
@@ -101,7 +102,7 @@ def simulate(
     begin, said_s = 0, time.monotonic()
     while begin < n:
         now = float(at[begin])
-        # Where times are coarse, a decision stands until the next of them.
+        # If times are coarse, a λ stays in force until the next distinct time.
         reach = max(reach_at(now), now / float(distinct[begin]))
         run.look(now, reach)
         end = max(int(np.searchsorted(at, now + reach_at(now))), int(np.searchsorted(at, now, side="right")))
@@ -116,7 +117,7 @@ def simulate(
 
 
 class _Pass:
-    """The controller's and the ledger's state of one pass, by position of the brand."""
+    """The state of controller and ledger during one pass, by position of the brand."""
 
     def __init__(self, market: Market) -> None:
         self.brands = [BrandState(*pair) for pair in zip(market.limits, market.lambda0, strict=True)]
@@ -139,7 +140,7 @@ class _Pass:
             self._looked.append(-math.inf)
 
     def look(self, at: float, reach: float) -> None:
-        """Hand in what was seen and earned since the last look, and let the groups concerned be solved again."""
+        """Give the controller what was seen and earned since the last look, and solve the groups concerned again."""
         for b in self._news:
             self.brands[b].saw(self._deltas[b])
             self._deltas[b] = Sketch()
@@ -154,7 +155,11 @@ class _Pass:
         self._news = set()
 
     def decide(self, columns: Sequence[list[float]]) -> list[bool]:
-        """Auctions between two looks, as lists: brand, predicted revenue and cost, revenue fed back, cost."""
+        """Whether each auction between two looks is won.
+
+        Args:
+            columns: lists of brand, predicted revenue, predicted cost, revenue to learn from, cost.
+        """
         kappas, purses, sums, deltas = self.kappas, self._purses, self._sums, self._deltas
         self._news.update(columns[0])  # type: ignore[arg-type]  # positions are integers
         won: list[bool] = []
@@ -180,7 +185,8 @@ def _account(owner: str, name: str, limits: Limits) -> Account:
 
 
 def fitted(path: Path, terms: AuctionTerms | None, brands: Path | None, horizon_s: float | None) -> dict[str, float]:
-    """λ0 of every brand of an earlier file with enough opportunities; budgets scaled by its length ÷ horizon."""
+    """λ0 by brand, fitted to an earlier file, for brands with enough opportunities; budgets are scaled by the file's
+    length ÷ the horizon."""
     auctions = read_auctions(path)
     market = read_market(brands, auctions.names, terms)
     length_s = float(auctions.t_s[-1])

@@ -1,4 +1,4 @@
-"""A synthetic day of auctions with known odds, to try the controller on and to judge it by."""
+"""Generates a synthetic day of auctions, to test and judge the controller with."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DAY_S = 86_400.0
 def make_market(
     seed: int, brands: int = 100, portfolios: int = 20, rows_a_brand: int = 10_000, sigma: float = 1.0
 ) -> tuple[pd.DataFrame, dict[str, object]]:
-    """Brands in portfolios that share budgets, lognormal values; the same for the same seed.
+    """Brands in portfolios that share budgets, with lognormal values; the same market for the same seed.
 
     Args:
         sigma: of the log of an opportunity's revenue ÷ cost.
@@ -48,10 +48,11 @@ def make_market(
 def _terms(
     draw: np.random.Generator, spent: Floats, earned: Floats, home: Indices, portfolios: int
 ) -> dict[str, object]:
-    """Targets around what everything together earns, and budgets for a part of it.
+    """Random targets around what all auctions together earn, and budgets for a part of their cost.
 
     Args:
-        spent, earned, home: by brand; the last is its portfolio.
+        spent, earned: (brands,) micros of all auctions.
+        home: (brands,) the brand's portfolio.
     """
 
     def brand(b: int) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""Which version is live, which was, and how one becomes it."""
+"""Publishes model versions, makes one live, and tells which is live or was at any time."""

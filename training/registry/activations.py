@@ -1,7 +1,7 @@
-"""Which model and which λ are live, and were: the rows that say so.
+"""Tells which model and which λ are live now, or were at a time, from the database.
 
-The newest row of `model_activations` is live. A brand's λ is kept twice: the κ of the night's fit that was in
-force, and the λ that its bids were scored with, which is solved anew all day and recorded when it has moved.
+The newest row of `model_activations` is live. A brand's λ is recorded twice: the κ of each night's fit, and the λ that
+its bids were scored with, which is solved again all day and recorded when it has changed.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from db.session import Database
 from db.tables import lambda_fits, lambda_history, model_activations
 
 REMEMBERED = dt.timedelta(days=90)
-"""How long λ by day is kept."""
+"""How long the λ of each day is kept."""
 RECORDED_WITHIN = dt.timedelta(days=2)
-"""λ by day is recorded at least once a day while a ledger runs: what is older was not in force."""
+"""λ is recorded at least once a day while a ledger runs: an older record was not in force."""
 
 
 class Activation(NamedTuple):
-    """A version was made live."""
+    """The moment at which a version was made live."""
 
     version: str
     activated_at: dt.datetime
@@ -33,10 +33,10 @@ class LivePrice(NamedTuple):
     """A brand's λ at a time."""
 
     brand_id: str
-    night_kappa: float | None  # of the fit in force; None: there was none, so λ began at the brand's target
+    night_kappa: float | None  # of the nightly fit in force; None: there was none, so λ began at the brand's target
     fitted_at: dt.datetime | None
-    lambda_: float | None  # that its bids were scored with; None: nothing was recorded within two days
-    kappa: float | None  # as solved by day; None: the night's was in force
+    lambda_: float | None  # that its bids were scored with; None: none was recorded in the two days before
+    kappa: float | None  # as solved during the day; None: the nightly fit's was in force
     since: dt.datetime | None  # when it was recorded
 
 
@@ -48,7 +48,7 @@ class AsOf(NamedTuple):
     prices: list[LivePrice]
 
     def as_json(self) -> dict[str, Any]:
-        """For JSON; what `GET /api/models?at=…` shows as `as_of`."""
+        """As `GET /api/models?at=…` shows it under `as_of`."""
         model = self.model
         return {
             "at": self.at,
@@ -63,7 +63,7 @@ class AsOf(NamedTuple):
 
 
 async def current(database: Database) -> str | None:
-    """The live version, None before the first."""
+    """The live version; None before the first. Raises: SQLAlchemyError, OSError."""
     newest = select(model_activations.c.version).order_by(desc(model_activations.c.seq)).limit(1)
     async with database.read() as connection:
         version: str | None = (await connection.execute(newest)).scalar_one_or_none()
@@ -71,13 +71,13 @@ async def current(database: Database) -> str | None:
 
 
 async def live_at(database: Database, at: dt.datetime) -> str | None:
-    """Which version was live then."""
+    """The version that was live at that time; None before the first."""
     found = await _activation(database, at)
     return None if found is None else found.version
 
 
 async def activated(database: Database) -> list[str]:
-    """Every version that was ever live, the last one first."""
+    """Every version that was ever live, the most recent first."""
     last = func.max(model_activations.c.seq)
     asked = select(model_activations.c.version).group_by(model_activations.c.version).order_by(desc(last))
     async with database.read() as connection:
@@ -85,10 +85,10 @@ async def activated(database: Database) -> list[str]:
 
 
 async def as_of(database: Database, at: dt.datetime, brand_id: str | None = None) -> AsOf:
-    """What was live then.
+    """What was live at that time.
 
     Args:
-        brand_id: whose λ; None: every brand's.
+        brand_id: the brand whose λ is wanted; None: every brand's.
     """
     fit, record = lambda_fits.c, lambda_history.c
     fits = select(func.max(fit.seq)).where(fit.converged, fit.fitted_at <= at).group_by(fit.brand_id)
@@ -109,7 +109,7 @@ async def as_of(database: Database, at: dt.datetime, brand_id: str | None = None
 
 
 async def forget(database: Database, before: dt.datetime) -> None:
-    """The record of λ by day, of earlier times; models and nightly fits are never forgotten."""
+    """Delete the record of λ from before that time; activations and nightly fits are kept for ever."""
     old = delete(lambda_history).where(lambda_history.c.at < before)
 
     async def write(connection: AsyncConnection) -> None:

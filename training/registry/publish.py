@@ -1,7 +1,7 @@
-"""Versions are published and made live: directory, database, Redis, Git. `activations.py` says what is, and was, live.
+"""Publishes model versions and makes them live: directory, database, Redis, Git. See `activations.py` for what is live.
 
-Nothing half-published is ever served: a version can be activated only when its files are whole, and the activation is
-one row. Redis and Git carry copies: when they fail, that is a warning.
+A half-published version is never served: only a version whose files are complete can be made live, by one row in the
+database. Redis and Git hold copies; if they fail, that is a warning.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ from training.registry.replication import to_git
 from training.registry.version_files import VersionFiles, model_key
 
 MOST_NAME = 64
-"""Characters of a version's name, and of the reason of an activation."""
+"""Most characters of a version's name, and of the reason of an activation."""
 
 
 class UnknownVersion(UserError):
-    """There is no such published version."""
+    """No version of that name has been published."""
 
     def __init__(self, version: str) -> None:
         super().__init__(version)
         self.version = version
 
     def __str__(self) -> str:
-        return f"no published model version {self.version}"
+        return f"no model version {self.version} has been published"
 
 
 class ModelRegistry:
     """The published versions: their rows in the database, their files, and the copies in Redis and Git.
 
     Args:
-        redis_url: None: no copy is kept in Redis, nor looked for there.
-        say: takes a line for whoever watches; a warning begins with `warning: `.
+        redis_url: where copies are kept; None: nowhere.
+        say: shows a line to whoever watches; a warning begins with `warning: `.
     """
 
     def __init__(self, database: Database, state: State, redis_url: str | None = None, say: Say = print) -> None:
@@ -54,21 +54,22 @@ class ModelRegistry:
         self.files = VersionFiles(state, redis_url, say)
 
     async def publish(self, model: Model, *, accepted: bool = True, lambdas: Iterable[Mapping[str, Any]] = ()) -> None:
-        """Make a version known. It is not live before `activate`; one that lost at the gate is kept to look at.
+        """Store a version, which `activate` can then make live. A rejected one is stored to look at.
 
-        Doing it again changes nothing: a version that the database knows stays as it is, and so does what is whole.
+        Publishing it again changes nothing: its row stays as it is, and so do complete files.
 
         Args:
-            lambdas: the night's fits as `NightFits.rows`. λ is fitted to the log, not to the trees: they count
-                whichever version is live. One that did not converge is stored to look at, and not used.
+            accepted: whether it passed the gate.
+            lambdas: the night's fits as `NightFits.rows`. λ is fitted to the score log, not to the trees, so the fits
+                count whichever version is live. One that did not converge is stored, but not used.
 
         Raises:
-            OSError: the directory cannot be written; the database does not hear of the version.
-            ModelRefused, ModelUnavailable: it does not work in a process of its own; likewise.
+            OSError: the directory cannot be written; the version is not in the database then.
+            ModelRefused, ModelUnavailable: it failed its test in a child process; the same.
         """
         parts = await asyncio.to_thread(lambda: model.parts(model_key(self.state)))
         await asyncio.to_thread(self.files.save, model.version, parts)
-        if accepted:  # what replicas will want to know of it at once, once it is live
+        if accepted:  # so that replicas find the test's result as soon as it is live
             await asyncio.to_thread(self.files.verify_ahead, parts)
         await self._record(model, accepted, lambdas)
         if accepted:
@@ -77,19 +78,22 @@ class ModelRegistry:
             await asyncio.to_thread(to_git, self.state, model.version, bundle, self.say)
 
     async def is_published(self, version: str) -> bool:
-        """Whether the database knows it, accepted or not."""
+        """Whether the version is in the database, accepted or not."""
         async with self.database.read() as connection:
             return await _is_known(connection, version)
 
     async def activate(self, version: str, *, reason: str = "operator") -> None:
-        """Make a published version the live one: forward or back.
+        """Make a published version live; an older one, too.
+
+        Args:
+            reason: stored with the activation.
 
         Raises:
-            UnknownVersion: there is none of that name.
-            ModelRefused: it lost at the gate, or nowhere is it what was published; the live version stays.
-            ModelUnavailable: it could not be had just now; the live version stays.
+            UnknownVersion: no version of that name was published.
+            ModelRefused: it lost at the gate, or its files and Redis's copy are damaged; the live version stays.
+            ModelUnavailable: it cannot be read or tested just now; the live version stays.
         """
-        if not version.isascii() or len(version) > MOST_NAME:  # no name of ours, and nothing to ask a database for
+        if not version.isascii() or len(version) > MOST_NAME:  # cannot be a version, and some databases refuse to look
             raise UnknownVersion(version)
         async with self.database.read() as connection:
             asked = select(model_versions.c.status).where(model_versions.c.version == version)
@@ -97,44 +101,44 @@ class ModelRegistry:
         if status is None:
             raise UnknownVersion(version)
         if status != "published":
-            raise ModelRefused(version, "it lost at the gate")
+            raise ModelRefused(version, "it lost at the gate; GET /api/models says why")
         await self._make_live(version, await self.files.intact_bundle(version), reason)
 
     async def announce(self) -> str | None:
-        """Tell an empty Redis what is live (after a start).
+        """Write the live version into Redis, which is empty after a start.
 
-        Where the live version is damaged beyond repair, the last one before it that is whole goes live.
+        If the live version is damaged beyond repair, the most recent earlier one that is complete is made live.
 
         Returns:
-            The live version; None when there is none, or none that can be served.
+            The live version; None if there is none, or none that can be served.
         """
         live = await current(self.database)
         for version in await activated(self.database):
             try:
                 bundle = await self.files.intact_bundle(version)
             except ModelRefused as error:
-                self.say(f"warning: {error}")
+                self.say(f"warning: {error}; looking for an earlier version")
                 continue
             except ModelUnavailable as error:
-                self.say(f"warning: {error}")
                 if version == live:
-                    return live  # no reason to go back: who serves it tries again
+                    self.say(f"warning: {error}; it stays live, and replicas try again to load it")
+                    return live
+                self.say(f"warning: {error}; looking for an earlier version")
                 continue
             if version == live:
                 await self.files.redis.make_current(version, bundle)
             else:
-                self.say(f"warning: falling back from model {live} to {version}")
+                self.say(f"warning: model {live} cannot be used; the earlier model {version} is made live instead")
                 await self._make_live(version, bundle, "fallback")
             return version
         return None
 
     async def prune(self, keep: int) -> None:
-        """Remove directories and Redis's copies of all but the newest versions, the live one and its parent.
-
-        What the database and Git know of them stays.
+        """Remove the directories and Redis's copies of all versions but the newest, the live one and its parent; their
+        rows in the database and their commits in Git stay.
 
         Args:
-            keep: how many of the newest.
+            keep: how many of the newest versions.
         """
         newest_first = select(model_versions.c.version, model_versions.c.parent).order_by(
             desc(model_versions.c.created_at), desc(model_versions.c.version)

@@ -1,4 +1,5 @@
-"""Copies of what is published: Redis for nodes without the folder, Git for the record. Neither decides what is live."""
+"""Copies published versions to Redis (for nodes without the folder) and Git (for the record); neither decides what is
+live."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ IDENTITY = {
 
 
 def redis_key(version: str) -> str:
-    """Where Redis holds a version's bundle."""
+    """The key under which Redis holds a version's bundle."""
     return f"roas_model:{version}"
 
 
@@ -41,17 +42,17 @@ def repository(state: State) -> Path:
 
 
 class RedisCopies:
-    """The bundles of accepted versions, one of them pointed at as the live one.
+    """The bundles of accepted versions in Redis, and the pointer to the live one.
 
     Args:
-        url: None: there is no Redis; nothing is kept, and nothing is found.
+        url: None: there is no Redis; nothing is stored, and nothing is found.
     """
 
     def __init__(self, url: str | None, say: Say) -> None:
         self.url, self._say = url, say
 
     async def get(self, version: str) -> str | None:
-        """The version's bundle, unchecked.
+        """The version's bundle, unchecked; None if Redis has none.
 
         Raises:
             ModelUnavailable: Redis does not answer.
@@ -62,29 +63,29 @@ class RedisCopies:
             async with client_of(self.url) as client:
                 stored = await client.get(redis_key(version))
         except (RedisError, OSError) as error:
-            reason = f"not whole in the state folder, and Redis does not answer: {error}"
+            reason = f"its files in the state folder are missing or damaged, and Redis does not answer: {error}"
             raise ModelUnavailable(version, reason) from None
         except UnicodeDecodeError:
-            return None  # as good as none
+            return None  # not a bundle
         return None if stored is None else str(stored)
 
     async def put(self, version: str, bundle: str) -> None:
-        """Keep a published version; a Redis that is away is a warning, here and below."""
+        """Store a published version; if Redis does not answer, that is a warning, here and below."""
         await self._set({redis_key(version): bundle})
 
     async def make_current(self, version: str, bundle: str) -> None:
-        """Keep it, as the live one: the pointer goes with what it points at."""
+        """Store it and point to it as the live one, in one transaction."""
         await self._set({redis_key(version): bundle, DOCUMENT: bundle, CURRENT: version})
 
     async def remove(self, versions: Sequence[str]) -> None:
-        """Forget these versions' bundles."""
+        """Delete these versions' bundles."""
         if self.url is None or not versions:
             return
         try:
             async with client_of(self.url) as client:
                 await client.unlink(*map(redis_key, versions))
         except (RedisError, OSError) as error:
-            self._say(f"warning: Redis keeps its old models ({error})")
+            self._say(f"warning: Redis keeps its old models, the next night tries again to delete them: {error}")
 
     async def _set(self, values: dict[str, str]) -> None:
         """In one transaction."""
@@ -96,21 +97,24 @@ class RedisCopies:
                     pipe.set(key, value)
                 await pipe.execute()
         except (RedisError, OSError) as error:
-            self._say(f"warning: Redis did not take the model ({error}); the database and the folder have it")
+            self._say(
+                f"warning: the model was not copied to Redis, so nodes without the state folder cannot load it until "
+                f"the next start: {error}"
+            )
 
 
 def client_of(url: str) -> Any:
-    """A client that gives up after a while, and reads text."""
+    """A Redis client with timeouts that returns text."""
     return redis.asyncio.from_url(
         url, socket_timeout=REDIS_TIMEOUT_S, socket_connect_timeout=REDIS_TIMEOUT_S, decode_responses=True
     )
 
 
 def to_git(state: State, version: str, bundle: str, say: Say) -> None:
-    """One commit a version; pushed where a remote is set. The same version again changes nothing.
+    """Commit a version, and push it if there is a remote. The same version again changes nothing.
 
-    Only the holder of the night's lock calls it: what a killed night left locked in the state folder's own repository
-    belongs to nobody.
+    Called only while the night's lock is held, so that Git's lock files in the state folder's own repository are those
+    of a killed night and can be removed.
     """
     registry = repository(state)
     try:
@@ -128,11 +132,14 @@ def to_git(state: State, version: str, bundle: str, say: Say) -> None:
         if (remote := remote_of(registry)) is not None:
             git(registry, "push", "--quiet", remote, "HEAD")
     except (OSError, subprocess.SubprocessError) as error:
-        say(f"warning: the model registry in Git did not take {version}: {last_line(error)}")
+        say(
+            f"warning: model {version} was not committed to the Git repository {registry}, or not pushed; "
+            f"it can go live all the same: {last_line(error)}"
+        )
 
 
 def remote_of(registry: Path) -> str | None:
-    """The remote that is pushed to: the first; None where none is set."""
+    """The remote that is pushed to, the first one; None if there is none."""
     return next(iter(git(registry, "remote").split()), None)
 
 
@@ -145,7 +152,7 @@ def _is_repository(folder: Path) -> bool:
 
 
 def last_line(error: Exception) -> str:
-    """What Git, or the system, says of a failure."""
+    """The last line of what Git, or the operating system, says of a failure."""
     output = getattr(error, "stderr", None)
     return (output.strip().splitlines() or [str(error)])[-1] if isinstance(output, str) else str(error)
 
@@ -154,12 +161,12 @@ def git(registry: Path, *arguments: str) -> str:
     """Run Git in that repository.
 
     Returns:
-        What it prints.
+        Its standard output.
 
     Raises:
-        OSError, subprocess.SubprocessError: it cannot, in time.
+        OSError, subprocess.SubprocessError: it failed, or took longer than GIT_TIMEOUT_S.
     """
-    # A repository around the state folder must not be taken for the registry, nor its hooks' environment.
+    # A repository that contains the state folder must not be taken for the registry, nor a hook's environment be used.
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     environ = inherited | IDENTITY | {"GIT_TERMINAL_PROMPT": "0", "GIT_CEILING_DIRECTORIES": str(registry.parent)}
     done = subprocess.run(

@@ -1,6 +1,6 @@
-"""The files of published versions: a directory each in the state folder, and Redis's copy where that one is lost.
+"""Reads and writes the files of published versions: a directory in the state folder each, with a copy in Redis.
 
-A directory appears by one rename. One that was damaged is made anew from Redis's copy.
+A directory appears by one rename, so it is never half-written. A damaged one is restored from Redis's copy.
 """
 
 from __future__ import annotations
@@ -21,11 +21,15 @@ from training.registry.replication import RedisCopies
 from training.settings import model_settings
 
 DRAFT_S = 3600.0
-"""A directory that is still being written after so long is nobody's."""
+"""A directory that is still incomplete after this time was left by a killed process."""
 
 
 def model_key(state: State) -> bytes:
-    """What signs manifests: `PACELINE_MODEL_KEY`, else the state folder's, made on first use."""
+    """The key that signs manifests: `PACELINE_MODEL_KEY`, else the state folder's, made on first use.
+
+    Raises:
+        OSError: the state folder's key cannot be read or written.
+    """
     given = model_settings().key
     if given is not None:
         return given.get_secret_value().encode()
@@ -33,7 +37,7 @@ def model_key(state: State) -> bytes:
 
 
 class VersionFiles:
-    """What this node can have of the published versions; which of them is live, the database says.
+    """The published versions that this node can read. (Which of them is live is in the database.)
 
     Args:
         redis_url: where copies are; None: nowhere.
@@ -43,7 +47,7 @@ class VersionFiles:
         self.state, self.redis, self._say = state, RedisCopies(redis_url, say), say
 
     def save(self, version: str, parts: Parts) -> None:
-        """The version's directory, written unless it is there and whole: replicas may be reading it.
+        """Write the version's directory, unless it is complete already: replicas may be reading it.
 
         Raises:
             OSError: it cannot be written.
@@ -54,29 +58,30 @@ class VersionFiles:
         write_version(self.state.models, version, parts)
 
     def verify_ahead(self, parts: Parts) -> None:
-        """Find out now what this node's replicas will want to know of a version once it is live.
+        """Test a version now, so that this node's replicas find the result when it goes live.
 
         Raises:
-            ModelRefused: it does not work in a process of its own.
-            ModelUnavailable: it could not be tried just now.
+            ModelRefused: it failed its test in a child process.
+            ModelUnavailable: it could not be tested just now.
         """
         SandboxCache.of(self.state, model_key(self.state)).verify_ahead(parts.body, parts.texts)
 
     async def fetch(self, version: str, *, verify: bool = True) -> Model:
-        """A version for serving: from its directory, else from Redis (a node without the folder, or a damaged one).
+        """Load a version for serving: from its directory, else from Redis (on a node without the folder, or if the
+        directory is damaged).
 
         Args:
-            verify: have a child process predict its golden rows first, unless one has done so on this node.
+            verify: test it in a child process first, unless that was done on this node.
 
         Raises:
-            ModelRefused: neither holds it as it was published, or it does not work here.
-            ModelUnavailable: a place that may hold it, or the check of its golden rows, failed for now.
+            ModelRefused: neither holds it as published, or it failed its test.
+            ModelUnavailable: the directory or Redis cannot be read just now, or the test could not run.
         """
         parts, _ = await self._whole(version)
         return await asyncio.to_thread(self._opened, parts, verify)
 
     async def fetch_parts(self, version: str) -> Parts:
-        """What `fetch` finds where a replica can load it.
+        """The files of a version that a replica on this node can load.
 
         Raises:
             ModelRefused, ModelUnavailable: as `fetch`.
@@ -86,8 +91,8 @@ class VersionFiles:
         return parts
 
     async def intact_bundle(self, version: str) -> str:
-        """The bundle of a version that can go live: whole, and tried where it is to be served. Where its directory is
-        damaged or missing, that is made anew from Redis's copy.
+        """The bundle of a version that can go live: complete, and tested on this node if it serves. A missing or
+        damaged directory is restored from Redis's copy.
 
         Raises:
             ModelRefused, ModelUnavailable: as `fetch`.
@@ -96,15 +101,15 @@ class VersionFiles:
         await asyncio.to_thread(self.verify_ahead, parts)
         if damage is not None:
             try:
-                await asyncio.to_thread(Model.opened, parts.body, parts.texts)  # what cannot be read is not kept
+                await asyncio.to_thread(Model.opened, parts.body, parts.texts)  # nothing unreadable is written
                 await asyncio.to_thread(write_version, self.state.models, version, parts)
-                self._say(f"warning: {damage}; its directory is made anew from Redis's copy")
+                self._say(f"warning: {damage}; its directory was restored from Redis's copy")
             except OSError as error:
-                self._say(f"warning: {damage}; Redis has it, but its directory cannot be made anew: {error}")
+                self._say(f"warning: {damage}; Redis has a copy, but the directory cannot be restored: {error}")
         return await asyncio.to_thread(parts.bundle)
 
     async def tell_redis(self, version: str) -> None:
-        """That this version is live, once more.
+        """Write again into Redis that this version is live.
 
         Raises:
             ModelRefused, ModelUnavailable: as `fetch`.
@@ -113,20 +118,20 @@ class VersionFiles:
         await self.redis.make_current(version, await asyncio.to_thread(parts.bundle))
 
     async def remove(self, versions: Sequence[str]) -> None:
-        """The directories of these versions, and Redis's copies."""
+        """Delete the directories of these versions, and Redis's copies."""
         for version in versions:
             await asyncio.to_thread(shutil.rmtree, self.state.models / version, ignore_errors=True)
         await self.redis.remove(versions)
 
     def remove_drafts(self) -> None:
-        """Directories that nobody is writing any more: whoever did was killed."""
+        """Delete incomplete directories that were left by killed processes."""
         for draft in self.state.models.glob(".*"):
             with contextlib.suppress(OSError):
                 if draft.stat().st_mtime < time.time() - DRAFT_S:
                     shutil.rmtree(draft)
 
     async def _whole(self, version: str) -> tuple[Parts, Exception | None]:
-        """(what was published, why it comes from Redis); golden rows are not looked at.
+        """(the version's files as published, why they had to come from Redis or None); it is not tested.
 
         Raises:
             ModelRefused, ModelUnavailable: as `fetch`.
@@ -134,7 +139,7 @@ class VersionFiles:
         try:
             key = model_key(self.state)
         except OSError as error:
-            reason = f"the key of its signature cannot be read: {error.strerror or error}"
+            reason = f"the key that signs models cannot be read: {error.strerror or error}"
             raise ModelUnavailable(version, reason) from None
         try:
             parts = await asyncio.to_thread(parts_of, self.state.models / version)

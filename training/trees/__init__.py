@@ -1,1 +1,1 @@
-"""A model's trees: the libraries that grow them, their text, and the kernel that evaluates them."""
+"""A model's trees: the libraries that grow them, their text format, and the kernel that evaluates them fast."""

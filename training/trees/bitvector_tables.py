@@ -1,8 +1,8 @@
-"""All trees as the arrays that `kernel.py` walks through: made of a model's text, checked, and handed on.
+"""Makes the arrays that `kernel.py` evaluates from a model's text, checks them, and packs them for other processes.
 
-Making them of 300 trees takes Python a third of a second, in which a replica would answer slowly. So the process that
-checks a version makes them, and every replica of the node takes them as they are (`training/model/sandbox_cache.py`).
-No numba here, which that process can do without.
+For 300 trees that takes Python a third of a second, in which a replica would answer slowly. So the sandbox's process
+makes them once per node, and every replica loads them (`training/model/sandbox_cache.py`). This module does not import
+numba, which the sandbox does not need.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 MOST_LEAVES = 64
 BYTES = MOST_LEAVES // 8
 MOST_CUTS = 254
-"""A byte tells 255 places between 254 thresholds, and one value is kept for MISSING."""
+"""Thresholds of a column: a byte distinguishes the 255 intervals between them, and one value is left for MISSING."""
 MOST_COLUMNS = 256
 TABLE = 256
 MISSING = 255
@@ -33,14 +33,14 @@ NONE, ZERO = int(Missing.NONE), int(Missing.ZERO)
 
 
 class Tables(NamedTuple):
-    """All trees, as the kernel reads them. A column is a feature, cut into bytes by at most MOST_CUTS thresholds."""
+    """All trees, as the kernel reads them. A column is a feature, encoded as a byte by at most MOST_CUTS thresholds."""
 
     feature: npt.NDArray[np.uint32]  # (columns,)
     missing: Bytes  # (columns,) `Missing`
     stride: npt.NDArray[np.uint32]  # (columns,) the first step of the search among the cuts, a power of two
-    cuts: Singles  # (columns · TABLE,) ascending, filled up with ∞
-    strikes: Bytes  # (strikes · 4,): column, first byte, how many more, the bits that stay
-    ends: npt.NDArray[np.uint32]  # (trees · BYTES + 1,): where the strikes of a tree's byte begin; they lie in order
+    cuts: Singles  # (columns · TABLE,) thresholds, ascending, padded with ∞
+    strikes: Bytes  # (strikes · 4,) the fields of `Strike`
+    ends: npt.NDArray[np.uint32]  # (trees · BYTES + 1,) where each tree's and byte's strikes begin, in order
     leaves: Floats  # (trees · MOST_LEAVES,)
 
 
@@ -52,7 +52,7 @@ class Cut(NamedTuple):
 
 
 class Strike(NamedTuple):
-    """Rows whose byte lies in low … low + more (255 is followed by 0) keep only the bits of `keep`."""
+    """Clears leaves: rows whose byte is in low … low + more (255 is followed by 0) keep only the bits of `keep`."""
 
     column: int
     low: int
@@ -61,15 +61,16 @@ class Strike(NamedTuple):
 
 
 def tables_of(trees: Sequence[Tree]) -> Tables:
-    """
+    """The tables of these trees.
+
     Raises:
-        NotCompilable: more leaves than bits, or more thresholds than bytes can tell apart.
+        NotCompilable: a tree has more leaves, or a feature more thresholds, than the kernel supports.
     """
     if (most := max((len(tree.leaves) for tree in trees), default=1)) > MOST_LEAVES:
-        raise NotCompilable(f"a tree of {most} leaves, where the kernel has room for {MOST_LEAVES}")
+        raise NotCompilable(f"a tree has {most} leaves, and the kernel supports {MOST_LEAVES} (PACELINE_MODEL_LEAVES)")
     columns, cut_of = _columns(split for tree in trees for split in tree.splits)
     if len(columns) > MOST_COLUMNS:
-        raise NotCompilable("more distinct thresholds than the kernel has room for")
+        raise NotCompilable("the trees have more distinct thresholds than the kernel supports")
     strikes: list[Strike] = []
     ends = [0]
     leaves = np.zeros((len(trees), MOST_LEAVES))
@@ -98,7 +99,7 @@ Key = tuple[int, Missing, float]
 
 
 def _columns(splits: Iterable[Split]) -> tuple[list[Column], dict[Key, Cut]]:
-    """A column for every feature, way of missing, and MOST_CUTS thresholds; and where each threshold went."""
+    """(a column for each feature, way of missing and MOST_CUTS thresholds; the place of each threshold)."""
     thresholds: dict[tuple[int, Missing], set[float]] = {}
     for split in splits:
         thresholds.setdefault((split.feature, split.missing), set()).add(split.threshold)
@@ -114,7 +115,7 @@ def _columns(splits: Iterable[Split]) -> tuple[list[Column], dict[Key, Cut]]:
 
 
 def _strikes(tree: Tree, cut_of: dict[Key, Cut]) -> tuple[list[list[Strike]], list[int]]:
-    """(the strikes on each of BYTES bytes, the leaves in the order of their bits)."""
+    """(a tree's strikes by byte of its bits, BYTES lists; its leaves in the order of their bits)."""
     order: list[int] = []
     by_byte: list[list[Strike]] = [[] for _ in range(BYTES)]
     sizes = _sizes(tree)
@@ -139,7 +140,7 @@ def _strikes(tree: Tree, cut_of: dict[Key, Cut]) -> tuple[list[list[Strike]], li
 
 
 def _sizes(tree: Tree) -> dict[int, int]:
-    """Leaves below each split."""
+    """Number of leaves below each split, by its position."""
     sizes: dict[int, int] = {}
     for position in range(len(tree.splits) - 1, -1, -1):  # children come after their parents
         split = tree.splits[position]
@@ -148,7 +149,7 @@ def _sizes(tree: Tree) -> dict[int, int]:
 
 
 def _side(split: Split, cut_of: dict[Key, Cut], *, left: bool) -> tuple[int, int, int]:
-    """(column, low, more) of the bytes that go left, or of those that go right."""
+    """(column, low, more) of the bytes that go left (`left`), or of those that go right."""
     column, place = cut_of[split.feature, split.missing, split.threshold]
     with_missing = split.default_left == left
     if left:
@@ -164,30 +165,30 @@ class Ready(NamedTuple):
 
 
 Prepared = Mapping[str, Ready | str]
-"""By the sha256 of the text that it was made of; or why it cannot be made."""
+"""sha256 of a model's text → its tables, or why they cannot be made."""
 WHY = "why"
 
 
 def digest(text: str) -> str:
-    """The name of a text's tables."""
+    """The key of a text's tables: its sha256 as 64 hexadecimal digits."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def ready(text: str) -> Ready:
-    """Of a model's text.
+    """The tables of a model's text.
 
     Raises:
-        NotCompilable
+        NotCompilable: the text is damaged, or has trees that the kernel cannot evaluate.
     """
     n_features, trees = read_text(text)
     return checked(Ready(n_features, tables_of(trees)))
 
 
 def checked(made: Ready) -> Ready:
-    """The same, once it is certain that the kernel stays within these arrays, whatever rows it is given.
+    """The same tables, after checking that the kernel cannot leave their arrays, whatever rows it is given.
 
     Raises:
-        NotCompilable: some number leads outside.
+        NotCompilable: an index is out of range, or an array has the wrong type or size.
     """
     n_features, (feature, missing, stride, cuts, strikes, ends, leaves) = made
     columns, trees = len(feature), len(leaves) // MOST_LEAVES
@@ -208,12 +209,13 @@ def checked(made: Ready) -> Ready:
         and int(ends[-1]) * len(Strike._fields) <= len(strikes)
     )
     if not is_sound:
-        raise NotCompilable("tables that lead out of themselves")
+        raise NotCompilable("compiled tables contain out-of-range indices")
     return made
 
 
 def packed(prepared: Prepared) -> bytes:
-    """
+    """Tables as bytes, without pickle.
+
     >>> unpacked(packed({"a1": "too many leaves"}))
     {'a1': 'too many leaves'}
     """
@@ -227,15 +229,16 @@ def packed(prepared: Prepared) -> bytes:
 
 
 def unpacked(data: bytes) -> Prepared:
-    """
+    """Tables from the bytes that `packed` has made, checked.
+
     Raises:
-        NotCompilable: not what `packed` writes, or nothing that the kernel may be given.
+        NotCompilable: the bytes are damaged, or an index is out of range.
     """
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
             return {name: _unpacked(file, name) for name in sorted({name.partition(".")[0] for name in file.files})}
     except (ValueError, KeyError, TypeError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise NotCompilable(f"no tables: {error!r}") from None
+        raise NotCompilable(f"the compiled tables cannot be read: {error!r}") from None
 
 
 def _unpacked(file: Mapping[str, npt.NDArray[Any]], name: str) -> Ready | str:

@@ -1,4 +1,4 @@
-"""The trees in their compiled form, 20 × as fast as the library that grew them, as far as the two agree."""
+"""The compiled form of the trees, 20 times as fast as the library that grew them; used only where the two agree."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ logger = logging.getLogger("paceline.model")
 
 
 class CompiledTrees:
-    """The same trees as tables that `kernel.py` walks through, 64 rows at a time; releases the GIL.
+    """The same trees as tables that `kernel.py` evaluates, 64 rows at a time; releases the GIL.
 
     Args:
-        prepared: tables that are made already; what is not among them is made here, which takes a while.
+        prepared: tables that are made already; if the text's are not among them they are made here, which is slow.
 
     Raises:
-        NotCompilable: the text is damaged, or says something that the kernel cannot do.
-        ImportError and others: numba is not there, or cannot compile here.
+        NotCompilable: the text is damaged, or has something that the kernel cannot do.
+        ImportError and others: numba is missing, or cannot compile on this machine.
     """
 
     def __init__(self, text: str, prepared: Prepared | None = None) -> None:
@@ -36,38 +36,43 @@ class CompiledTrees:
         ready = (prepared or {}).get(bitvector_tables.digest(text)) or bitvector_tables.ready(text)
         if isinstance(ready, str):
             raise NotCompilable(ready)
-        from training.trees import kernel  # numba: half a second that only a process with a model should pay
+        from training.trees import kernel  # imports numba, half a second that only processes with a model should spend
 
         self._n_features, self._tables = ready
         self._evaluate: Callable[..., Floats] = kernel.compiled()
 
     def predict(self, rows: Singles) -> Floats:
-        rows = np.require(rows, np.float32, ("C", "A", "W"))  # the one form that is compiled
+        """(n, features) → (n,) what the trees multiply the expectation with. Raises: ValueError, another shape."""
+        rows = np.require(rows, np.float32, ("C", "A", "W"))  # the one memory layout that is compiled
         if rows.ndim != 2 or rows.shape[1] != self._n_features:
-            raise ValueError(f"rows of shape {rows.shape}, where the trees want (n, {self._n_features})")
+            raise ValueError(f"rows have shape {rows.shape}, but the trees need (n, {self._n_features})")
         return self._evaluate(rows, *self._tables)
 
 
 Form = Callable[[Reference, Singles], Trees]
-"""Which form of the trees predicts: of the reference, tried on some rows."""
+"""(reference, rows to test on) → the form of the trees that predicts."""
 
 
 def fastest(reference: Reference, rows: Singles, prepared: Prepared | None = None) -> Trees:
-    """The compiled form if there is one and it agrees with the reference on `rows`, else the reference and a log line.
+    """The compiled form if it can be made and agrees with the reference on `rows`; else the reference, and a log line.
 
-    Never raises what a compiler may: whoever asks wants predictions.
+    Does not raise what the compiler may raise, since predictions are possible without it.
     """
     try:
         compiled = CompiledTrees(reference.text, prepared)
         said, wanted = compiled.predict(rows), reference.predict(rows)
         agrees = np.allclose(said, wanted, rtol=reference.agreement, atol=0, equal_nan=True)
     except NotCompilable as reason:
-        logger.warning("%s itself predicts, at 20 × the time: %s", reference.engine, reason)
+        logger.warning("%s: the trees cannot be compiled: %s", _slow(reference), reason)
         return reference
-    except Exception as error:  # numba's family is large, and none of it is a reason to have no model
-        logger.warning("%s itself predicts, at 20 × the time: no compiled form here: %r", reference.engine, error)
+    except Exception as error:  # numba has many kinds of errors, and none is a reason to have no model
+        logger.warning("%s: compiling the trees failed, is numba installed? %r", _slow(reference), error)
         return reference
     if not agrees:
-        logger.error("%s itself predicts, at 20 × the time: the compiled form differs on golden rows", reference.engine)
+        logger.error("%s: the compiled trees differ from it on golden rows; report this as a bug", _slow(reference))
         return reference
     return compiled
+
+
+def _slow(reference: Reference) -> str:
+    return f"predicting with {reference.engine} itself, which takes 20 times as long"

@@ -1,4 +1,4 @@
-"""The libraries that grow trees, LightGBM and XGBoost, behind one interface: the reference for every other form."""
+"""LightGBM and XGBoost behind one interface; their predictions are the reference for the compiled form."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ if TYPE_CHECKING:
 
 
 class Trees(Protocol):
-    """Something that evaluates the fitted trees; LightGBM is the reference, compiled forms come beside it."""
+    """Something that evaluates fitted trees: the library that grew them, or their compiled form."""
 
-    def predict(self, rows: Singles) -> Floats: ...
+    def predict(self, rows: Singles) -> Floats:
+        """(n, features) → (n,) what the trees multiply the expectation with."""
+        ...
 
 
 class Reference(Trees, Protocol):
@@ -24,22 +26,24 @@ class Reference(Trees, Protocol):
 
     engine: ClassVar[str]
     agreement: ClassVar[float]
-    """How far another form's predictions may be from these, relative."""
+    """Largest relative difference that another form's predictions may have from these."""
 
     @property
     def text(self) -> str:
-        """What is kept of the trees; `reference` makes them again."""
+        """The trees as text, as a version stores them; `reference` loads them again."""
 
     def contributions(self, rows: Singles) -> Floats:
-        """(n, features + 1) SHAP values on the log scale, the last column is the base."""
+        """(n, features + 1) SHAP values on the log scale; the last column is the base."""
 
     def importance(self) -> Floats:
         """(features,) total gain of each feature's splits."""
 
 
 class LightGbmTrees:
+    """Trees of LightGBM."""
+
     engine: ClassVar[str] = "lightgbm"
-    agreement: ClassVar[float] = 1e-9  # both add the same doubles in the same order, so that only `exp` may differ
+    agreement: ClassVar[float] = 1e-9  # both add the same doubles in the same order; only `exp` may differ
 
     def __init__(self, booster: lgb.Booster, text: str | None = None) -> None:
         self.booster = booster
@@ -49,7 +53,7 @@ class LightGbmTrees:
     def of(cls, text: str) -> Self:
         """
         Raises:
-            lightgbm.basic.LightGBMError: it cannot be read.
+            lightgbm.basic.LightGBMError: the text cannot be parsed.
         """
         return cls(lgb.Booster(model_str=text), text)
 
@@ -75,8 +79,10 @@ class LightGbmTrees:
 
 
 class XgboostTrees:
+    """Trees of XGBoost."""
+
     engine: ClassVar[str] = "xgboost"
-    agreement: ClassVar[float] = 1e-5  # it adds single floats
+    agreement: ClassVar[float] = 1e-5  # XGBoost adds in single precision
 
     def __init__(self, booster: xgb.Booster, text: str | None = None) -> None:
         self.booster = booster
@@ -86,9 +92,9 @@ class XgboostTrees:
     def of(cls, text: str) -> Self:
         """
         Raises:
-            xgboost.core.XGBoostError: it cannot be read.
+            xgboost.core.XGBoostError: the text cannot be parsed.
         """
-        import xgboost  # a second that only who needs it should pay
+        import xgboost  # takes a second, which only its users should spend
 
         booster = xgboost.Booster({"nthread": 1})
         booster.load_model(bytearray(text, "utf-8"))
@@ -118,16 +124,16 @@ class XgboostTrees:
 
 
 def reference(engine: str, text: str) -> Reference:
-    """The library's own trees from what was kept of them.
+    """The library's own trees from their text.
 
     Raises:
         ValueError: no such engine.
-        Exception: whatever the library says of a text that it cannot read.
+        Exception: what the library raises for a text that it cannot parse.
     """
     engines: dict[str, type[LightGbmTrees] | type[XgboostTrees]] = {
         LightGbmTrees.engine: LightGbmTrees,
         XgboostTrees.engine: XgboostTrees,
     }
     if engine not in engines:
-        raise ValueError(f"no engine {engine!r}")
+        raise ValueError(f"there is no engine {engine!r}, only {', '.join(engines)}")
     return engines[engine].of(text)

@@ -1,12 +1,12 @@
-"""64 rows through all trees at once: no row waits for a branch of its own.
+"""Evaluates all trees for 64 rows at once, as machine code without branches per row.
 
-A row's feature becomes a byte, its place among the thresholds that any tree has for the feature. Every tree keeps 64
-bits a row, one for each leaf from left to right: a split that sends a row to its second side clears the leaves of the
-first, and when all have spoken the lowest bit left is the row's leaf (QuickScorer, Lucchese et al., SIGIR 2015). The
-bits lie byte by byte, 64 rows' beside each other (RapidScorer, Ye et al., KDD 2018): a split costs one comparison and
-one "and" of 64 bytes for every byte it clears, one instruction each where the processor has AVX-512. The smaller side
-of a split is put first, so that few clear more than one byte. Leaves are added in the trees' order: to the bit what
-LightGBM adds.
+A row's feature becomes a byte: its place among the thresholds that any tree has for the feature. Every tree has 64 bits
+per row, one for each leaf from left to right: a split that sends a row to its second side clears the leaves of the
+first, and after all splits the lowest bit left is the row's leaf (QuickScorer, Lucchese et al., SIGIR 2015). The bits
+are stored byte by byte, those of 64 rows beside each other (RapidScorer, Ye et al., KDD 2018): a split costs one
+comparison and one "and" of 64 bytes for every byte it clears, one instruction each on processors with AVX-512. The
+smaller side of a split is put first, so that few clear more than one byte. Leaves are added in the order of the trees,
+so that the sum equals LightGBM's to the bit.
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ from training.trees import bitvector_tables
 if TYPE_CHECKING:
     Bytes = npt.NDArray[np.uint8]
 
-build: Any = cgutils  # half of it is typed
+build: Any = cgutils  # only half of it has type annotations
 
 LANES = 64
-"""Rows of a block: as many bytes as the widest register has."""
+"""Rows of a block: the bytes of the widest register."""
 MOST_LEAVES = 64
-"""As a word has bits. What the machine code holds stands in this file: numba's cache looks at no other."""
+"""The bits of a word. Constants of the machine code are repeated in this file, because numba's cache is only renewed
+when this file changes; the assertion below keeps them equal to those of `bitvector_tables.py`."""
 BYTES = MOST_LEAVES // 8
 TABLE = 256
 MISSING = 255
@@ -51,7 +52,7 @@ assert (
     len(bitvector_tables.Strike._fields),
 ) == (MOST_LEAVES, BYTES, TABLE, MISSING, NONE, ZERO, STRIKE)
 NO_ZERO = np.float32(1e-35)
-"""LightGBM takes what is no greater for zero (its kZeroThreshold)."""
+"""LightGBM takes values up to this one for zero (its kZeroThreshold)."""
 
 
 @functools.cache
@@ -71,9 +72,9 @@ def _evaluate(
     ends: npt.NDArray[np.uint32],
     leaves: Floats,
 ) -> Floats:
-    """(n, features) → (n,) exp(sum of leaves); for numba, which needs every width told.
+    """(n, features) → (n,) exp(sum of leaves). Integer widths are explicit because numba compiles this.
 
-    Nothing is checked: `bitvector_tables.checked` has seen to it that every index is in range.
+    Nothing is checked here: `bitvector_tables.checked` has made sure that every index is in range.
     """
     n = len(rows)
     answer = np.empty(n, np.float64)
@@ -102,7 +103,7 @@ def _encode_lanes(
     cuts: Singles,
     codes: Bytes,
 ) -> None:
-    """How many of a column's cuts are less than each row's value; a binary search for all rows in step."""
+    """Fill `codes`: how many of a column's cuts are less than each row's value, by binary search, all rows in step."""
     values = np.zeros(LANES, np.float32)
     gone = np.zeros(LANES, np.bool_)
     places = np.empty(LANES, np.uint32)
@@ -126,7 +127,7 @@ def _encode_lanes(
 
 
 def _aligned_bytes(n: int) -> Bytes:
-    """n zeros from an address that is a multiple of LANES, or every load would touch two cache lines."""
+    """n zero bytes at an address that is a multiple of LANES, so that no load touches two cache lines."""
     room = np.zeros(n + LANES, np.uint8)
     skip = -room.ctypes.data % LANES
     return room[skip : skip + n]
@@ -137,8 +138,8 @@ def _leaves_in_lanes(
 ) -> tuple[Any, Any]:
     """One tree's leaf for every lane: bytes `codes` → bytes `leaf`, by the strikes whose ends are `ends[at:]`.
 
-    Written as LLVM's vectors, since LLVM finds them in a loop over lanes on some days only, and then at 4 × the time.
-    From the highest byte down, so that the lowest one with a bit left has the last word.
+    Written as LLVM vectors, since LLVM does not always vectorise a loop over lanes, and then takes 4 times as long.
+    Goes from the highest byte down, so that the lowest byte with a bit left decides.
     """
     signature = types.void(codes, strikes, ends, types.uint64, leaf)
 

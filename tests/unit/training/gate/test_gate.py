@@ -138,7 +138,7 @@ def test_all_that_failed_is_told_with_its_figures():
         compared(duel(judged(2.0), judged(1.0)), rows=RowCounts(1, 100.0, 90, 90), brands=worst), ModelSettings()
     )
     assert not verdict.accepted
-    for words in ("1 rows, usual are 100", "deviance 2 on the newest day", "deviance 7 for brand-9"):
+    for words in ("1 rows, usually a day has 100", "deviance 2 on the newest day", "deviance 7 for brand-9"):
         assert words in verdict.reason
 
 
