@@ -1,4 +1,4 @@
-"""`make bench`: all parts, or `python -m bench PART …`; what they find goes into bench/results.md, part by part."""
+"""Runs benchmarks, all (`make bench`) or some (`python -m bench PART …`), and writes bench/results.md."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def record(name: str, found: str) -> None:
-    """Replace a part's results."""
+    """Replace a part's section in bench/results.md."""
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
     ).stdout.strip()

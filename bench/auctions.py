@@ -1,4 +1,4 @@
-"""`python -m bench auctions`: λ by day against what hindsight could have done, in shares of the LP's optimum."""
+"""`python -m bench auctions`: what the live λ controller earns, as a share of the optimum with hindsight (an LP)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SEEDS = (0, 1, 2)
 
 
 def main(argv: Sequence[str]) -> str | None:
-    """Revenue in shares of the optimum, and ROAS in shares of its target."""
+    """Revenue as a share of the optimum, and ROAS as a share of the target."""
     parser = argparse.ArgumentParser(prog="python -m bench auctions", description=main.__doc__)
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="synthetic portfolios (default 3)")
     asked = parser.parse_args(argv)
@@ -92,7 +92,7 @@ def changed() -> str:
 
 
 def too_hopeful() -> str:
-    """Predictions 30 % too high throughout on a smooth market, told only by what is realised."""
+    """Predictions 30 % too high throughout on a smooth market, which only realised revenue shows."""
     found = []
     for seed in SEEDS:
         draw = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""CPU and memory that a system's processes use."""
+"""Measures the CPU and memory that a system's processes use."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Process(NamedTuple):
 
 
 def running(pids: Iterable[int]) -> list[Process]:
-    """Those that have not ended."""
+    """The processes that have not ended."""
     found = []
     for pid in pids:
         with contextlib.suppress(psutil.Error):
@@ -45,7 +45,7 @@ def running(pids: Iterable[int]) -> list[Process]:
 
 
 def title(words: list[str]) -> str:
-    """The short name by which a person knows a process, from its command line.
+    """A short name for a process, made from its command line.
 
     >>> title(["ray::ServeReplica:paceline:Ingress.handle", ""]), title(["/usr/bin/redis-server unixsocket:/tmp/s"])
     ('ray::ServeReplica:paceline:Ingress', 'redis-server')
@@ -68,7 +68,7 @@ def title(words: list[str]) -> str:
 
 
 def cpu_s(processes: Iterable[Process]) -> dict[Process, float]:
-    """Seconds of CPU until now, those of children that have ended included: nobody's are counted twice or lost."""
+    """Seconds of CPU until now, including children that have ended: nothing is counted twice or lost."""
     found = {}
     for process in processes:
         with contextlib.suppress(psutil.Error):
@@ -79,7 +79,7 @@ def cpu_s(processes: Iterable[Process]) -> dict[Process, float]:
 
 
 def spent_s(before: Mapping[Process, float], after: Mapping[Process, float]) -> dict[str, float]:
-    """Seconds of CPU between two looks, by role."""
+    """Seconds of CPU between two measurements, by role."""
     spent: Counter[str] = Counter()
     for process, seconds in after.items():
         spent[process.role] += seconds - before.get(process, 0.0)  # type: ignore[assignment]
@@ -90,7 +90,7 @@ def spent_s(before: Mapping[Process, float], after: Mapping[Process, float]) -> 
 
 
 def uss_mib(processes: Iterable[Process]) -> dict[Process, float]:
-    """Memory that only this process has: what its end would give back."""
+    """USS in MiB: memory that only this process has, and that would be free after its end."""
     found = {}
     for process in processes:
         with contextlib.suppress(psutil.Error):

@@ -1,4 +1,4 @@
-"""`python -m bench etl`: time and memory of the night's ETL and of an import, by the number of rows. No Ray."""
+"""`python -m bench etl`: time and memory of the night's ETL and of an import, by number of rows. Without Ray."""
 
 from __future__ import annotations
 
@@ -71,10 +71,10 @@ def main(argv: Sequence[str]) -> str | None:
 
 
 WORDS = (
-    f"Goal: 1 M within {GOAL_S:g} s. One run in a process of its own each: seconds passed, CPU-seconds of the "
-    f"process (not of MySQL, whose buffer pool has {BUFFER_POOL}), and its greatest resident size, what the libraries "
-    f"take included. Events are 90 % impressions, 6 % clicks, 3 % conversions and 1 % updates over {DAYS} days and "
-    f"{PLACES:,} places; late ones are conversions of any of these days. The CSV's rows have a key each."
+    f"Goal: 1 M within {GOAL_S:g} s. Each run is a process of its own: elapsed seconds, CPU-seconds of the process "
+    f"(not of MySQL, whose buffer pool has {BUFFER_POOL}), and its peak resident size, libraries included. Events are "
+    f"90 % impressions, 6 % clicks, 3 % conversions and 1 % updates over {DAYS} days and {PLACES:,} placements; late "
+    "ones are conversions of any of these days. Every row of the CSV has its own key."
 )
 
 
@@ -88,7 +88,7 @@ class Run(NamedTuple):
 
 
 def _slopes(found: Mapping[tuple[str, int], Mapping[str, Run]]) -> Iterator[str]:
-    """How seconds grow from one size to the next, as the exponent of the rows."""
+    """How the seconds grow from one size to the next, as an exponent of the rows."""
     for ((kind, small), before), ((other, large), after) in itertools.pairwise(found.items()):
         if kind == other:
             ratio = math.log(large / small)
@@ -99,7 +99,7 @@ def _slopes(found: Mapping[tuple[str, int], Mapping[str, Run]]) -> Iterator[str]
 
 @contextmanager
 def _empty_database(is_mysql: bool) -> Iterator[tuple[str, Path]]:
-    """At the newest migration, with a folder for files beside it."""
+    """A database at the newest migration, and a folder for files beside it."""
     with tempfile.TemporaryDirectory(prefix="paceline-bench-") as folder:
         if is_mysql:
             with MySqlServer(BUFFER_POOL) as server:
@@ -189,7 +189,7 @@ def read_database(url: str, folder: Path) -> None:
 
 
 def places(random: np.random.Generator, number: int) -> tuple[pd.DataFrame, Any]:
-    """PLACES places, and which of them each of `number` rows has."""
+    """(PLACES placements; which of them each of `number` rows has)."""
     partner = random.integers(0, PARTNERS, PLACES)
     slot = random.integers(0, SLOTS, PLACES)
     score = np.round(random.uniform(0, 1, PLACES), 2)
@@ -208,7 +208,7 @@ def places(random: np.random.Generator, number: int) -> tuple[pd.DataFrame, Any]
 
 
 def write_csv(path: Path, rows: int) -> None:
-    """So many keys, by the hour."""
+    """Write a CSV with so many keys, by the hour."""
     random = np.random.default_rng(1)
     every, _ = places(random, 0)
     hours, where = np.divmod(np.arange(rows), len(every))
@@ -226,10 +226,10 @@ def write_csv(path: Path, rows: int) -> None:
 
 
 def write_events(url: str, number: int, first_id: int = 0, late: bool = False) -> None:
-    """Events, and the rows that the ledger would have made of them.
+    """Write events, and the rows that the ledger would have made of them.
 
     Args:
-        late: conversions of any day, on top of what is there.
+        late: further conversions, of any day, added to what is there.
     """
     frame = events(number, first_id, late)
     _with_database(url, lambda database: _write(database, frame, late))
@@ -306,7 +306,7 @@ def _event_columns(frame: pd.DataFrame) -> dict[str, Sequence[Any]]:
 
 
 def _rows(frame: pd.DataFrame) -> dict[str, list[Any]]:
-    """What the events add up to by the hour: columns of `performance_hourly`, apart from what is measured."""
+    """What the events add up to by the hour, as columns of `performance_hourly`; computed independently of the ETL."""
     updates = frame[frame["type"] == "conversion_update"].set_index("conversion")["revenue_micros"]
     shown = frame[frame["type"] != "conversion_update"].copy()
     is_conversion = shown["type"] == "conversion"
@@ -329,7 +329,7 @@ def _rows(frame: pd.DataFrame) -> dict[str, list[Any]]:
 
 
 def _put(connection: Connection, rows: dict[str, list[Any]], add: bool) -> None:
-    """Insert rows; `add`: to what is there under their keys."""
+    """Insert rows; `add`: add them to rows with the same keys."""
     p = t.performance_hourly
     for hashes in chunks(rows["key_hash"]) if add else ():
         position = {hash_: number for number, hash_ in enumerate(rows["key_hash"])}

@@ -1,4 +1,4 @@
-"""The least that Ray Serve can serve: what `bench startup` compares with. `python -m bench.hello PORT`."""
+"""The smallest Ray Serve application, with which `bench startup` compares. `python -m bench.hello PORT`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Hello:
 
 
 def main(port: int) -> None:
-    """Until a signal."""
+    """Serve until a signal arrives."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     ray.init(namespace="hello", log_to_driver=False, logging_level=logging.ERROR)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # Ray has put its own there

@@ -1,4 +1,4 @@
-"""`python -m bench http`: Paceline beside what one would write instead, in turns, as ratios of medians."""
+"""`python -m bench http`: Paceline compared with a hand-written service (the peer), in turns, as ratios of medians."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ FIGURES = {
 
 @dataclass
 class Found:
-    """What the blocks found, as far as they were asked."""
+    """What the blocks that were run have measured."""
 
     figures: dict[str, float] = field(default_factory=dict)
     runners: list[list[str]] = field(default_factory=list)
@@ -80,7 +80,7 @@ class Peers(NamedTuple):
 
 
 def main(argv: Sequence[str]) -> str | None:
-    """Requests/s, latency, CPU and memory beside what one would write instead."""
+    """Requests/s, latency, CPU and memory, compared with a hand-written service."""
     asked = _asked(argv)
     if refused([peer.PEER, DATA]):
         return None
@@ -198,7 +198,7 @@ def _rates(systems: Iterable[tuple[str, System]], turns: Turns, load: Load) -> l
 
 
 def _marginal(turns: Turns, systems: Sequence[System], connections: int, found: Found) -> None:
-    """Of one more bid, in µs."""
+    """The marginal cost of a bid, in µs."""
     more = MANY - FEW
     for system in systems:
         few, many = (turns.of(system, Load(1, bids)) for bids in (FEW, MANY))
@@ -292,20 +292,20 @@ def _how(asked: Asked, found: Found) -> str:
         f"{asked.connections} connections unless said otherwise, {TREES} trees of {LEAVES} leaves on both sides. "
         f"Medians of {asked.rounds} turns of {asked.seconds} s; a ratio is one of medians of the same block. Blocks, "
         "whose systems run side by side and take turns, every other round in opposite order: the peer and Paceline "
-        "(local); the peer and Paceline (pool); Paceline with and without its ledger, "
-        f"{LEDGER_ROUNDS} times as many turns. A system that waits for its turn stays up: an idle peer takes no CPU, "
-        f"an idle Ray cluster some, as said below. {WARM_UP_S} s of load before the first turn of each. The load is "
-        "score.lua's: 64 bodies in a circle, whose tuples Paceline comes to know; what it does with tuples that it has "
-        "never met has a table of its own.",
+        f"(local); the peer and Paceline (pool); Paceline with and without its ledger, with {LEDGER_ROUNDS} times as "
+        "many turns. A system that waits for its turn keeps running: an idle peer takes no CPU, an idle Ray cluster "
+        f"takes some (see below). {WARM_UP_S} s of load before the first turn of each. The load is score.lua's: 64 "
+        "bodies, sent again and again, whose predictions Paceline caches; placements that are new each time have a "
+        "table of their own.",
         f"Replicas: {'; '.join(found.replicas)}." if found.replicas else "",
-        f"Void would be a turn with an answer that is not 2xx, a sample of answers without a win, or fewer than "
-        f"{RECORDED_LEAST:.0%} of its requests with a recorded reservation"
+        f"A turn is void if an answer is not 2xx, if a sample of answers has no win, or if fewer than "
+        f"{RECORDED_LEAST:.0%} of its requests have a recorded reservation"
         + (f"; the least was {min(min(found.recorded), 1.0):.2%}." if found.recorded else ".")
         + " CPU-seconds are utime + stime of all of a system's processes (Ray, HAProxy and Redis included, wrk not), "
-        "from the turn's start until its last win is on record; the idle second that this takes counts against "
+        "from the turn's start until its last win is recorded; the idle second that this takes counts against "
         "Paceline.",
-        "Without ledger means `bench/no_ledger.py`: every claim is granted from memory; no leases, records, sessions, "
-        "sketches, beats or score log.",
+        "Without ledger means `bench/no_ledger.py`: every win is granted from memory; there are no leases, records, "
+        "sessions, sketches, beats or score log.",
     ]
     partial = sorted(SECTIONS.keys() - asked.only)
     if partial or asked.rounds < ROUNDS or asked.seconds < SECONDS:
@@ -326,7 +326,7 @@ def _bids(asked: Asked, found: Found) -> str:
         f"CPU, {asked.connections} connections",
     ]
     how = (
-        f"The marginal cost of a bid is the difference of two medians, of requests with {MANY:,} bids and with {FEW}, "
-        f"divided by {MANY - FEW}: of p50 at 1 connection, of 1 ÷ (requests/s), of CPU-seconds a request."
+        f"The marginal cost of a bid is the difference between the medians of requests with {MANY:,} and with {FEW} "
+        f"bids, divided by {MANY - FEW}: of p50 at 1 connection, of 1 ÷ (requests/s), of CPU-seconds per request."
     )
     return f"{tables.table(head, found.bids)}\n\n{how}"

@@ -1,4 +1,4 @@
-"""A paced load whose every answer is held against the version that it names: nothing failed, nothing mixed."""
+"""A paced load that checks every answer against the model version it names: no failures, no mixed versions."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Shot(NamedTuple):
 
     @property
     def took_s(self) -> float:
-        """Since it was due: a late request has waited, too."""
+        """Seconds since it was due, including the time that a late request waited."""
         return self.done - self.due
 
 
@@ -66,12 +66,12 @@ read_answer = msgspec.json.Decoder(Answer).decode
 
 
 class Bodies:
-    """What is sent: the same few lists of bids again and again, as partners do."""
+    """The request bodies: a few lists of bids, sent again and again as partners do."""
 
     def __init__(self, bids: int = 50, bodies: int = BODIES, brands: Sequence[str] = ()) -> None:
         """
         Args:
-            brands: whose bids; none are those of the benchmarks' history.
+            brands: whose bids to send; none given: those of the benchmarks' history.
         """
         random_ = random.Random(7)
         self._bids = [[bid(random_, number) for number in range(bids)] for _ in range(bodies)]
@@ -94,7 +94,7 @@ class Bodies:
 
 
 class Judge:
-    """Knows what each version says of each body, from the version's own files."""
+    """Knows what each version predicts for each body, from the version's own files."""
 
     def __init__(self, bodies: Bodies) -> None:
         self.bodies = bodies
@@ -102,7 +102,7 @@ class Judge:
         self._said: dict[tuple[str, int, int], list[float]] = {}
 
     def learn(self, model: Model) -> None:
-        """Now, and not when its first answer comes: the load must be on time."""
+        """Predict now, and not when the first answer arrives, so that the load stays on time."""
         self._models[model.version] = model
         for number in range(len(self.bodies)):
             self._expected(model.version, number, _hour())
@@ -140,7 +140,7 @@ class Judge:
 
 
 class Connection(asyncio.Protocol):
-    """One connection, one request at a time, as little Python as possible: the load shares the cores."""
+    """One connection, one request at a time, with little Python, since the load shares the cores with the system."""
 
     def __init__(self) -> None:
         self._transport: asyncio.WriteTransport | None = None
@@ -193,7 +193,7 @@ class Load:
         self.shots: list[Shot] = []
 
     async def send(self, due: Iterator[float], connections: int) -> None:
-        """All that is due, each when its time (of `time.monotonic`) has come, or as soon as a connection is free."""
+        """Send each request when its time (of `time.monotonic`) has come, or as soon as a connection is free."""
         gc.collect()
         gc.disable()  # a collection here takes as long as many requests, and would be told as the system's
         try:
@@ -249,7 +249,7 @@ def _hour() -> int:
 
 
 def paced(began: float, per_s: float, until: Callable[[], bool]) -> Iterator[float]:
-    """Times, evenly apart, until it is enough."""
+    """Evenly spaced times, until told to stop."""
     number = 0
     while not until():
         yield began + number / per_s
@@ -257,14 +257,14 @@ def paced(began: float, per_s: float, until: Callable[[], bool]) -> Iterator[flo
 
 
 def at_once(seconds: float) -> Iterator[float]:
-    """As fast as answers come: each is due when it is asked for."""
+    """Times for a load without pauses: each request is due when it is asked for."""
     end = time.monotonic() + seconds
     while (now := time.monotonic()) < end:
         yield now
 
 
 async def activate(url: str, token: str, version: str) -> int:
-    """POST /api/models/{version}/activate, without a client's weight. Returns: the status."""
+    """POST /api/models/{version}/activate without an HTTP library; returns the status."""
     parts = urlsplit(url)
     _, connection = await asyncio.get_running_loop().create_connection(
         Connection, parts.hostname or "127.0.0.1", parts.port or 80
@@ -278,7 +278,7 @@ async def activate(url: str, token: str, version: str) -> int:
 
 
 def publish_variants(state: State, number: int) -> list[Model]:
-    """The live version and so many new ones of it, published: no tuple is predicted alike by any two of them."""
+    """The live version and published variants of it, of which no two predict the same for any placement."""
 
     async def publish() -> list[Model]:
         database = Database(DatabaseSettings(url=f"sqlite+aiosqlite:///{state.database}"))
@@ -298,7 +298,7 @@ def publish_variants(state: State, number: int) -> list[Model]:
 
 
 def varied(model: Model, number: int) -> Model:
-    """The same trees under another calibration, which every revenue is multiplied by."""
+    """The same trees with another calibration, by which every predicted revenue is multiplied."""
     factor = model.manifest["calibration"] * (1 + STEP * number)
     changed = model.with_manifest(version=f"{model.version}.{number:03d}", parent=model.version, calibration=factor)
     return changed.with_manifest(golden=changed.golden())

@@ -1,4 +1,4 @@
-"""`python -m bench learning`: a night on Ray Train by the number of rows, beside a bare `lgb.train` on its matrix."""
+"""`python -m bench learning`: a night on Ray Train by number of rows, compared with a bare `lgb.train`."""
 
 from __future__ import annotations
 
@@ -93,10 +93,11 @@ HEAD = [
     "all processes",
 ]
 WORDS = (
-    f"Goal at 1 M: night ≤ {GOAL_TIMES:g} × bare + {GOAL_S:g} s, peak ≤ {GOAL_MATRICES:g} × the matrix. `python -m "
-    "training.nightly`, a new state folder: all days are read for the first time, Ray is started and stopped, two fits "
-    "(with and without the newest day), gate, λ, publish and verify. Bare: one fit of the same trees on the ready "
-    f"matrix, one thread as in a worker. {DAYS} days, {BRANDS} brands, {PARTNERS} partners of {SLOTS} slots, SQLite."
+    f"Goal at 1 M: night ≤ {GOAL_TIMES:g} × bare + {GOAL_S:g} s, peak ≤ {GOAL_MATRICES:g} × the matrix. The night is "
+    "`python -m training.nightly` in a new state folder: it reads all days for the first time, starts and stops Ray, "
+    "fits twice (with and without the newest day), and runs gate, λ, publish and verify. Bare is one fit of the same "
+    f"trees on the ready matrix, with one thread as in a worker. {DAYS} days, {BRANDS} brands, {PARTNERS} partners of "
+    f"{SLOTS} slots, SQLite."
 )
 
 
@@ -131,7 +132,7 @@ def _slopes(found: dict[int, tuple[Bare, Night]]) -> list[str]:
 
 
 def write_rows(folder: Path, rows: int, seed: int = 0) -> None:
-    """A database with as many daily rows as from an import; straight into SQLite: imports are measured elsewhere."""
+    """Make a database with daily rows, written directly into SQLite, since imports are measured elsewhere."""
     url = f"sqlite+aiosqlite:///{folder / 'paceline.sqlite'}"
     upgrade(str(DatabaseSettings(url=url).url))
     dice = np.random.default_rng(seed)
@@ -181,7 +182,7 @@ INSERT = (
 
 
 def bare(folder: Path) -> Bare:
-    """The matrix made ready and one fit on it, in a process of its own."""
+    """Prepare the matrix and fit once on it, in a process of its own."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_bare, (folder,))
 
@@ -212,7 +213,7 @@ def _bare(folder: Path) -> Bare:
 
 
 def night(folder: Path, workers: int = 1) -> Night:
-    """A whole night in a new state folder, watched from outside."""
+    """Run a whole night in a new state folder, measured from outside."""
     with tempfile.TemporaryDirectory(prefix="pl-state-") as state:
         environ = os.environ | {
             "PACELINE_STATE": state,
@@ -240,7 +241,7 @@ def night(folder: Path, workers: int = 1) -> Night:
 
 
 def idle_mib() -> float:
-    """What a night's process holds before it has read a row."""
+    """Memory of a night's process before it has read a row, in MiB."""
     load = (
         "import training.nightly.pipeline, training.fitting.ray_fit, ray.train, lightgbm, numba, pyarrow.parquet;"
         "import pathlib;"
@@ -251,7 +252,7 @@ def idle_mib() -> float:
 
 
 class Watch(threading.Thread):
-    """Memory of a process and all that it starts, in MiB (PSS: what processes share is counted once)."""
+    """Memory of a process and its descendants, in MiB (PSS: shared memory is counted once)."""
 
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)

@@ -1,4 +1,4 @@
-"""`python -m bench ledger`: what leases cost, and what they waste. No Ray."""
+"""`python -m bench ledger`: CPU cost of leases, and how much budget they leave unspent. Without Ray."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ DEAREST = 1000
 
 
 def main(argv: Sequence[str]) -> str | None:
-    """Lease draw, keeping leases, the last cent, a restart with many open reservations."""
+    """Drawing wins, keeping leases, spending the last cent, a restart with many open reservations."""
     parser = argparse.ArgumentParser(prog="python -m bench ledger", description=main.__doc__)
     parser.add_argument("--only", choices=("draw", "keep", "last-cent", "restart"))
     parser.add_argument("--seconds", type=int, default=20, help="of keeping leases (default 20)")
@@ -74,7 +74,7 @@ _running: list[asyncio.Task[None]] = []
 
 
 class Replica:
-    """Leases against a ledger in this process."""
+    """A replica's leases, with the ledger in this process."""
 
     def __init__(self, ledger: Ledger) -> None:
         self.leases, self._requests = LeaseCache(LIVES), 0
@@ -139,7 +139,7 @@ async def draw(url: str, rounds: int = 200, each: int = 1000) -> str:
 
 
 async def keep(url: str, seconds: int, brands: int = 10_000, replicas: int = 4, active: int = 500) -> str:
-    """CPU of the ledger and of all replicas' leases together, of one core."""
+    """CPU of the ledger and of all replicas' leases together, as a share of one core."""
     found = []
     database, ledger = await opened(url, brands, 10**12)
     group = [Replica(ledger) for _ in range(replicas)]
@@ -201,7 +201,7 @@ async def last_cent(url: str, replicas: int = 8, holds: int = 10_000) -> str:
 
 
 def restart(url: str, number: int) -> str:
-    """A ledger that opens on a database with so many open reservations, in a process of its own."""
+    """Open a ledger on a database with so many open reservations, in a process of its own."""
     now = dt.datetime.now(dt.UTC).replace(tzinfo=None)
     engine = create_engine(url.replace("+aiosqlite", "").replace("+aiomysql", "+pymysql"))
     brands, amount = 1000, 100

@@ -1,4 +1,4 @@
-"""The load: wrk with a script, and what it says it saw."""
+"""Runs the load generator wrk with a script, and reads what it reports."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Load(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What wrk saw. Its requests are named `w-RUN-NUMBER`; RUN is a second between `first_run` and `last_run`."""
+    """What wrk measured. Requests are named `w-RUN-NUMBER`; RUN is a second between `first_run` and `last_run`."""
 
     requests: int
     requests_per_s: float
@@ -54,14 +54,14 @@ class Seen(NamedTuple):
 
 
 def missing() -> str | None:
-    """Why nothing can be measured here."""
+    """Why nothing can be measured on this machine; None if it can."""
     if not KNOWN.exists():
         return f"{KNOWN} is not there"
     return None if shutil.which("wrk") else "wrk is not installed"
 
 
 def refused(needed: Iterable[Path] = ()) -> bool:
-    """Whether something is missing, which is said."""
+    """Whether something is missing; prints what."""
     reason = missing() or next((f"{path} is not there" for path in needed if not path.exists()), None)
     if reason is not None:
         print(f"cannot run: {reason}", file=sys.stderr)
@@ -71,7 +71,7 @@ def refused(needed: Iterable[Path] = ()) -> bool:
 def send(url: str, bearer: str, load: Load, seconds: int) -> Seen:
     """
     Raises:
-        RuntimeError: something else than 2xx was answered, or nothing, and statuses were not to be counted.
+        RuntimeError: an answer was not 2xx, or there was none, and the load does not count statuses.
     """
     script = FRESH if load.is_fresh else KNOWN
     environ = os.environ | {"TOKEN": bearer, "NB": str(load.bids), "LOAD": str(script)}

@@ -1,4 +1,4 @@
-"""`python -m bench memory`: whether memory stays flat over many requests, process by process."""
+"""`python -m bench memory`: memory of each process over many requests, which should stay flat."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def _report(name: str, load: Load, looks: Mapping[int, Look]) -> str:
     rows.append(_row("**all**", [list(look.values()) for look in looks.values()], looks))
     head = ["USS, MiB", *(f"{answered // 1000}k" if answered else "idle" for answered in looks)]
     return (
-        f"{name}, {cost.cpu_model()}: {last:,} requests of {BIDS} bids, {load}; columns are requests answered, growth "
-        f"is from {settled // 1000}k requests on.\n\n{table([*head, 'growth'], rows)}"
+        f"{name}, {cost.cpu_model()}: {last:,} requests of {BIDS} bids, {load}; columns are requests answered so far, "
+        f"growth is counted from {settled // 1000}k requests on.\n\n{table([*head, 'growth'], rows)}"
     )
 
 

@@ -1,4 +1,4 @@
-"""`python -m bench night`: a night's λ fit, how long it takes and how far from the LP's optimum it ends."""
+"""`python -m bench night`: how long a night's λ fit takes, and how far it is from the LP's optimum."""
 
 from __future__ import annotations
 

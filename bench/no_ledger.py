@@ -1,7 +1,7 @@
-"""The application with no ledger behind it: what leases, records, sessions and λ cost is what it does not.
+"""The application without a ledger, to measure what leases, records, sessions and λ cost.
 
-For the benchmark alone. `serve_app.run.main(application="bench.no_ledger:build")` starts it as `make run` would.
-Nothing is recorded, every win is granted: its reservations mean nothing to anybody.
+For the benchmark only. `serve_app.run.main(application="bench.no_ledger:build")` starts it as `make run` would.
+Every win is granted and nothing is recorded, so its reservations are worth nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TTL = dt.timedelta(minutes=30)
 
 
 class Granting(LedgerClient):
-    """In the place of `LedgerClient`: the terms of the benchmark's brands, and a win for whoever asks."""
+    """Replaces `LedgerClient`: has the terms of the benchmark's brands, and grants every win."""
 
     def __init__(self) -> None:
         super().__init__([])  # nobody is connected to, nothing beats
@@ -56,21 +56,21 @@ class Granting(LedgerClient):
         return Win(offer.bid_id, f"{self._granted:056}", offer.amount_micros, dt.datetime.now(dt.UTC) + TTL)
 
     def saw(self, opportunities: Sequence[Opportunity]) -> None:
-        """λ learns nothing."""
+        """Nothing is learned."""
 
     def release(self, wins: Collection[tuple[str, str]]) -> None:
-        """Nothing is held."""
+        """Nothing was reserved."""
 
 
 class WithoutLedger(IngressReplica):
-    """The ingress replica as it is, its ledger apart."""
+    """The ingress replica, with another ledger."""
 
     def ledger(self, settings: Settings, decided_at: float) -> LedgerClient:
         return Granting()
 
 
 def build(args: dict[str, Any]) -> Application:
-    """The application that `serve_app.app` builds, with other ingress replicas."""
+    """The application of `serve_app.app`, with these ingress replicas."""
     deployment = serve_app.app.build(args)._bound_deployment
     made = deployment._replica_config
     return deployment.options(func_or_class=WithoutLedger).bind(*(made.init_args or ()), **(made.init_kwargs or {}))

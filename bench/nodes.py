@@ -1,4 +1,4 @@
-"""More nodes for a system that runs: raylets of their own on this machine, and as many replicas as are wanted."""
+"""Adds Ray nodes (raylets on this machine) to a running system, and deploys as many replicas as wanted."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Replica(NamedTuple):
 
 
 class Cluster:
-    """A running system's Ray, by its dashboard's HTTP interface: what an operator sees and does from outside."""
+    """A running system's Ray, through its dashboard's HTTP interface, as an operator uses it."""
 
     def __init__(self, state: State) -> None:
         self.run = state.running()
@@ -75,17 +75,17 @@ class Cluster:
 
     @property
     def environ(self) -> dict[str, str]:
-        """What every process of it was started with: Serve's settings, the token's file, the system's mark."""
+        """The environment that all its processes were started with: Serve's settings, token file, the system's mark."""
         (first, *_) = processes.marked(self.run["system"], "raylet")
         return psutil.Process(first).environ()
 
     def nodes(self) -> list[str]:
-        """Ids of those that are alive."""
+        """Ids of the nodes that are alive."""
         found = self.get("/api/v0/nodes")["data"]["result"]["result"]
         return [node["node_id"] for node in found if node["state"] == "ALIVE"]
 
     def calls(self, actor: str = "LedgerActor") -> dict[str, int]:
-        """Calls of an actor's methods since Ray's start, as Ray's own record of tasks has them."""
+        """Number of calls of an actor's methods since Ray's start, by Ray's own record of tasks."""
         found = self.get("/api/v0/tasks/summarize")["data"]["result"]["result"]["node_id_to_summary"]
         summary: dict[str, Any] = found["cluster"]["summary"]
         return {
@@ -95,7 +95,7 @@ class Cluster:
         }
 
     def replicas(self) -> list[Replica]:
-        """Those that run. Ones that are about to stop are not among them."""
+        """Number of running replicas, without those that are about to stop."""
         deployments = self._application()["deployments"]
         return [
             Replica(name, replica["pid"], replica["node_id"])
@@ -105,13 +105,13 @@ class Cluster:
         ]
 
     def deploy(self, wanted: Wanted, settings: dict[str, Any] | None = None) -> list[Replica]:
-        """What `serve deploy` does: the same application, composed otherwise. The environment still wins over it.
+        """Deploy the same application with another composition, as `serve deploy` does. The environment overrides it.
 
         Args:
             settings: other sections of the deploy file's `args`.
 
         Raises:
-            RuntimeError: it does not run as wanted after `DEPLOY_S`.
+            RuntimeError: it does not run as wanted within `DEPLOY_S`.
         """
         before = self._application()["last_deployed_time_s"]
         serve = {
@@ -153,7 +153,7 @@ class Cluster:
         return found
 
     def _alive(self) -> int:
-        """Processes that are replicas, whatever Serve thinks of them."""
+        """Number of processes that are replicas, whatever Serve says of them."""
         return sum("ServeReplica" in one.title for one in cost.running(processes.marked(self.run["system"])))
 
     def _is_ready(self) -> bool:
@@ -165,10 +165,10 @@ class Cluster:
 
 @contextlib.contextmanager
 def joined(cluster: Cluster, number: int, logs: Path) -> Iterator[None]:
-    """So many nodes more. All of this machine's address, each with ports and sockets of its own.
+    """Start more nodes. All have this machine's address, each has its own ports and sockets.
 
     Args:
-        logs: a folder for what they say.
+        logs: a folder for their logs.
 
     Raises:
         RuntimeError: one did not start.
@@ -189,7 +189,7 @@ def joined(cluster: Cluster, number: int, logs: Path) -> Iterator[None]:
 
 
 def _start(cluster: Cluster, environ: dict[str, str], number: int, logs: Path) -> subprocess.Popen[bytes]:
-    """One node. Returns when it has its socket: two that start at once would choose the same name for it."""
+    """Start one node. Returns when its socket exists, since two that start at once would choose the same name."""
     ports = free_ports(len(PORTS), salt=os.getpid() + 37 * number)
     options = {
         "--address": cluster.run["ray_address"],

@@ -1,4 +1,4 @@
-"""A load of so many requests a second, whatever the answers take: for what must not grow with the replicas."""
+"""A load with a fixed number of requests per second, to measure what must not grow with the number of replicas."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TRIES = 3
 
 
 class Paced(NamedTuple):
-    """What was sent and answered. Requests are named `{name}-NUMBER`."""
+    """What was sent, and what was answered. Requests are named `{name}-NUMBER`."""
 
     name: str
     seconds: float
@@ -36,7 +36,7 @@ class Paced(NamedTuple):
 def send(url: str, token: str, per_s: float, seconds: float, bids: int = 50, is_fresh: bool = False) -> Paced:
     """
     Args:
-        is_fresh: no (tuple, placement_score) is met twice: every bid has to be predicted.
+        is_fresh: no placement and score are sent twice, so that every bid has to be predicted.
     """
     return asyncio.run(_send(url, token, per_s, seconds, bids, is_fresh))
 
@@ -73,7 +73,7 @@ class _Run:
         self.took_s: list[float] = []
 
     async def keep_sending(self, due: Iterator[float]) -> None:
-        """One connection: the next request when its time has come, until none is due any more."""
+        """Use one connection: send the next request when its time has come, until all are sent."""
         connection = None
         for at in due:
             await asyncio.sleep(max(at - time.monotonic(), 0.0))
@@ -120,7 +120,7 @@ def _length(head: bytes) -> int:
 
 
 def bid(random_: random.Random, number: int) -> dict[str, object]:
-    """One as score.lua makes them."""
+    """A bid like those of score.lua."""
     placement, banner = random_.choice(PLACEMENTS), random_.choice(BANNERS)
     return {
         "bid_id": f"b-{number}",

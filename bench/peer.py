@@ -1,4 +1,4 @@
-"""What one would write instead: FastAPI, uvicorn and LightGBM, trained and started."""
+"""Trains and starts the peer: what one would write by hand with FastAPI, uvicorn and LightGBM."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ READY_S = 240.0
 
 @contextlib.contextmanager
 def running(folder: Path) -> Iterator[tuple[System, System]]:
-    """Its tuned route and its idiomatic one."""
+    """The running peer's tuned route and its idiomatic one."""
     model, secret = folder / "peer.txt", secrets.token_hex(32)
     if not model.exists():
         subprocess.run([sys.executable, str(PEER), "train", str(DATA), str(model)], check=True)

@@ -1,4 +1,4 @@
-"""`python -m bench scaling`: what grows with the number of replicas, on several raylets of this machine."""
+"""`python -m bench scaling`: which costs grow with the number of replicas, on several raylets of this machine."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ HOT = ("Ingress", "Predictor", "HAProxy", "ledger", "Redis")
 
 
 class Counts(NamedTuple):
-    """What has happened until now, seen from outside the application."""
+    """Counters until now, read from outside the application."""
 
     at_s: float  # monotonic
     calls: Mapping[str, int]  # of the ledger actor, by method: Ray's own record
@@ -51,7 +51,7 @@ class Counts(NamedTuple):
 
 
 class Spell(NamedTuple):
-    """Some seconds of one load on one composition."""
+    """What was measured during some seconds of one load on one composition."""
 
     wanted: Wanted
     nodes: int  # that have a replica
@@ -100,7 +100,7 @@ def main(argv: Sequence[str]) -> str | None:
 
 
 def spells_of(system: System, cluster: Cluster, wanted: Wanted, rates: Sequence[int], seconds: float) -> list[Spell]:
-    """Deploy, warm up, then nothing and each load for so many seconds."""
+    """Deploy, warm up, then measure some seconds without load and with each load."""
     began = time.monotonic()
     nodes = len({replica.node_id for replica in cluster.deploy(wanted)})
     say(f"  {wanted} on {nodes} nodes after {time.monotonic() - began:.0f} s")
@@ -186,13 +186,13 @@ def counts(system: System, cluster: Cluster) -> Counts:
 
 
 def transactions(state: State) -> int:
-    """Write transactions of the embedded database: SQLite counts them in its shared memory (`iChange`, wal.c)."""
+    """Write transactions of the embedded database, which SQLite counts in shared memory (`iChange`, wal.c)."""
     found: int = struct.unpack_from("=I", Path(f"{state.database}-shm").read_bytes(), 8)[0]
     return found
 
 
 def recorded_of(state: State, sent: paced.Paced) -> tuple[int, int]:
-    """(requests with a win on record, wins on record); waits for what follows in beats."""
+    """(requests with a win on record, wins on record); waits for beats that are still to come."""
     until = time.monotonic() + RECORDED_WITHIN_S
     with contextlib.closing(_database(state)) as database:
         while True:
@@ -207,7 +207,7 @@ def recorded_of(state: State, sent: paced.Paced) -> tuple[int, int]:
 
 
 def connections(processes: Iterable[cost.Process]) -> dict[str, list[int]]:
-    """Established TCP connections of each process, by role."""
+    """Number of established TCP connections of each process, by role."""
     found: dict[str, list[int]] = {}
     for process in processes:
         number = 0
@@ -250,23 +250,23 @@ def report(spells: Sequence[Spell], nodes: int) -> str:
     commands = {spell.per_s: spell.redis for spell in usual if spell.wanted == usual[-1].wanted}
     return "\n\n".join(
         [
-            f"{nodes + 1} raylets of one machine, each with ports of its own; replicas spread over them, HAProxy on "
-            "the head's alone, for they share one address. One cluster, deployed anew for each line through "
-            "Serve's REST interface. `local`: the model in each ingress replica; `+ predictor`: two ingress "
-            "replicas before a pool, fresh tuples, so that every bid is predicted.",
+            f"{nodes + 1} raylets on one machine, each with its own ports; replicas spread over them, HAProxy only on "
+            "the head node, since they share one address. One cluster, deployed again for each line through Serve's "
+            "REST interface. `local`: the model is in each ingress replica; `+ predictor`: two ingress replicas with a "
+            "pool, and new placements in each request, so that every bid is predicted.",
             table(head, rows),
-            "Calls: Ray's own record of the ledger actor's tasks. Beats: the numbers in the sessions' rows. Redis: "
-            "INFO commandstats, less our own. Transactions: every writer's, by SQLite's own count; one a second and "
-            "replica may be the score log's.",
-            f"**CPU, µs a request** at {loaded[0].per_s}/s, less what the same seconds cost idle; bytes of a request "
-            "and of its answer, heads included:",
+            "Calls: by Ray's own record of the ledger actor's tasks. Beats: by the numbers in the sessions' rows. "
+            "Redis: by INFO commandstats, without our own. Transactions: of all writers, by SQLite's own count; one "
+            "per second and replica may be the score log's.",
+            f"**CPU, µs per request** at {loaded[0].per_s}/s, without the idle cost of the same seconds; bytes of a "
+            "request and of its answer, headers included:",
             table(["replicas", *roles, "in", "out"], cpu),
-            f"**CPU, µs a request by its bids**, one replica of a kind, {usual[1].per_s}/s:",
+            f"**CPU, µs per request by number of bids**, one replica of each kind, {usual[1].per_s}/s:",
             table(["replicas", "bids", *roles, "in", "out"], by_bids),
-            "**CPU, ms a second**, while nothing is asked:",
+            "**CPU, ms per second**, without requests:",
             table(["replicas", *roles], resting),
-            "**TCP connections** that are established while the load is on or just after it, a process (median; the "
-            "most where that differs), and connections to Redis in all:",
+            "**TCP connections** that are established during the load or just after it, per process (median; also the "
+            "maximum if it differs), and all connections to Redis:",
             table(["replicas", *roles, "to Redis"], tcp),
             f"Redis commands of the last composition ({usual[-1].wanted}), by requests/s:",
             table(
@@ -306,7 +306,7 @@ def _costs(one: Spell, idle: Spell, roles: Sequence[str]) -> list[str]:
 
 
 def _cpu(one: Spell, idle: Spell, role: str) -> str:
-    """µs a request beyond what idle seconds cost."""
+    """CPU of a request in µs, beyond the idle cost."""
     spent = one.cpu_s.get(role, 0.0) - idle.cpu_s.get(role, 0.0) / idle.seconds * one.seconds
     return f"{spent / max(one.accepted, 1) * 1e6:.0f}"
 

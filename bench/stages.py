@@ -1,4 +1,4 @@
-"""`python -m bench stages`: where the time of a request goes in the ingress, stage by stage, in this process alone."""
+"""`python -m bench stages`: time of each stage of a score request in the ingress, measured in this process."""
 
 from __future__ import annotations
 
@@ -42,30 +42,31 @@ HOUR = 500_000
 RANDOM = random.Random(7)
 
 BEFORE_AND_AFTER = """\
-Flame graphs (py-spy, 100–250 samples a second, 16 connections, 50 bids) say where the ingress spent its time.
+Flame graphs (py-spy, 100–250 samples a second, 16 connections, 50 bids) show where the ingress spends its time.
 
-- Before, at 0.39 × the tuned peer (commit 67041b4): ranking, offers and the answer as dicts, every bid looked at in
-  Python ten times, 19 %; our access log, a record a request through Serve's redirected standard error with a look up
-  the stack, 13 %, and Serve's own records 4 %; columns, hash and bookkeeping 13 %; pydantic reading the body 12 %;
-  Starlette's router, request and response 9 %; the call to the predictor 8 %, which spent 13 µs a bid there; encoding
-  4 %, leases 4 %; Serve's layer 12 %, uvicorn 3 %. Beside it, HAProxy's line of syslog a request, read in Python by its
-  manager: 0.1 ms a request.
-- After (commit fd9d9d2): ranking and answer 15 %, bookkeeping, hash and encoding 14 %, what is remembered 11 %, reading
-  bids 9 %, leases and what λ learns 5 %, edge, logs and repetitions 6 %: 60 % ours. Serve's layer 25 %, uvicorn 14 %.
-- Since then Serve's two tasks that wait for the client's leaving are not made, head and body are one write, a body
-  that is there is read without a timer, and a beat's wins are recorded as columns. Of the 490 µs of CPU that a
-  request then took in the ingress, 280 lay between the route's entry and the answer's bytes (sum ÷ count of
-  `score_latency_seconds`, the ledger's part 15 of them), 45 were the kernel's (stime), the other 165 Serve's,
-  uvicorn's and the loop's. By library (perf): interpreter 65 %, kernel 10 %, msgspec 7 %, libc 6 %, numpy 5 %,
-  OpenSSL 2 %, uvloop and the parser of HTTP 2 %.
-- The limit. Serve, uvicorn, kernel and HAProxy take what they take whatever the application does: some 210 µs of the
-  ingress's 490 and HAProxy's 75. What the table above takes in a tight loop takes half as much again there, where
-  caches are cold: of ours, reading and writing 10 kB and 16 kB of JSON is the largest part.
+- Before, at 0.39 × the tuned peer (commit 67041b4): ranking, offers and answer as dicts, with ten passes over the bids
+  in Python, 19 %; our access log, one record per request through Serve's redirected standard error, which inspects the
+  call stack, 13 %, and Serve's own log records 4 %; columns, hash and bookkeeping 13 %; pydantic parsing the body 12 %;
+  Starlette's router, request and response 9 %; the call to the predictor 8 %, which spent 13 µs per bid there; encoding
+  4 %, leases 4 %; Serve's layer 12 %, uvicorn 3 %. In addition HAProxy wrote a syslog line per request, which its
+  manager read in Python: 0.1 ms per request.
+- After (commit fd9d9d2): ranking and answer 15 %, bookkeeping, hash and encoding 14 %, cached predictions 11 %, parsing
+  bids 9 %, leases and opportunities for λ 5 %, token, logs and repeated requests 6 %: 60 % is our code. Serve's layer
+  25 %, uvicorn 14 %.
+- Since then Serve's two tasks that wait for a disconnect are not started, head and body are one write, a body that is
+  there already is read without a timer, and a beat's wins are recorded as columns. Of the 490 µs of CPU that a request
+  took in the ingress then, 280 were between the route's entry and the answer's bytes (sum ÷ count of
+  `score_latency_seconds`, 15 of them for the ledger), 45 were the kernel's (stime), and the other 165 those of Serve,
+  uvicorn and the event loop. By library (perf): interpreter 65 %, kernel 10 %, msgspec 7 %, libc 6 %, numpy 5 %,
+  OpenSSL 2 %, uvloop and the HTTP parser 2 %.
+- The limit: Serve, uvicorn, kernel and HAProxy cost the same whatever the application does: about 210 µs of the
+  ingress's 490, and HAProxy's 75. The stages of the table above, measured in a tight loop, take half as much again in a
+  running system, where caches are cold; the largest part of them is reading and writing 10 kB and 16 kB of JSON.
 """
 
 
 def body(bids: int) -> bytes:
-    """Four placement scores, as score.lua has them."""
+    """A body with four placement scores, like those of score.lua."""
     found = [bid(RANDOM, number) | {"placement_score": round(RANDOM.randint(0, 3) / 3, 4)} for number in range(bids)]
     return json.dumps({"request_id": f"r-{RANDOM.random()}", "bids": found}, separators=(",", ":")).encode()
 
@@ -98,10 +99,10 @@ class Way:
 
     def go(self, number: int) -> None:
         content = self._bodies[number % BODIES]
-        request = self._timed("read the body", lambda: self._read(content))
+        request = self._timed("parse the body", lambda: self._read(content))
         bids, terms = request.bids, self._ledger.terms.brands
-        self._timed("hash it (a repetition has the same)", lambda: hashlib.sha256(content).hexdigest())
-        expectation = self._timed("expectations, remembered", lambda: self._memory.find("v", HOUR, bids.keys)[0])
+        self._timed("hash it, to recognise repetitions", lambda: hashlib.sha256(content).hexdigest())
+        expectation = self._timed("find cached predictions", lambda: self._memory.find("v", HOUR, bids.keys)[0])
         assert expectation is not None
 
         def ranking_of() -> Ranking:
@@ -110,35 +111,33 @@ class Way:
 
         ranking = self._timed("score and rank", ranking_of)
         claim = Claim("bench", f"r-{number}", "0" * 64, 1, Offers(bids, ranking), 1.0)
-        award = self._timed("draw the win on its lease", lambda: self._ledger.reserve_now(claim))
+        award = self._timed("draw the win on a lease", lambda: self._ledger.reserve_now(claim))
         assert award is not None
         assert award.wins
-        self._timed("tell λ what was seen", lambda: self._ledger.saw(opportunities(bids, ranking, award)))
-        items = self._timed("the answer's items", lambda: ranked_items(bids, ranking, award))
+        self._timed("collect opportunities for λ", lambda: self._ledger.saw(opportunities(bids, ranking, award)))
+        items = self._timed("make the answer's items", lambda: ranked_items(bids, ranking, award))
         self._timed("encode it", lambda: encode(ScoreAnswer("r", "v", "EUR", items)))
 
 
 def main(argv: Sequence[str]) -> str | None:
-    """Where the time of a request goes, stage by stage."""
+    """Time of each stage of a score request."""
     parser = argparse.ArgumentParser(prog="python -m bench stages", description=main.__doc__)
     parser.add_argument("--rounds", type=int, default=9, help="medians of so many (default 9)")
     arguments = parser.parse_args(argv)
     sizes = (10, 50, 1000)
     found = asyncio.run(measured(sizes, arguments.rounds))
-    lines = [f"| µs a request, median of {arguments.rounds} | {' | '.join(f'{size:,} bids' for size in sizes)} |"]
+    lines = [f"| µs per request, median of {arguments.rounds} | {' | '.join(f'{size:,} bids' for size in sizes)} |"]
     lines.append("|---" * (len(sizes) + 1) + "|")
     lines += [f"| {stage} | {' | '.join(f'{found[size][stage]:.1f}' for size in sizes)} |" for stage in found[sizes[0]]]
     lines.append(f"| **together** | {' | '.join(f'**{sum(found[size].values()):.0f}**' for size in sizes)} |")
     pydantic = {size: _pydantic_us(size) for size in sizes}
-    lines.append(
-        f"| (pydantic, which judges what is wrong) | {' | '.join(f'{pydantic[size]:.0f}' for size in sizes)} |"
-    )
+    lines.append(f"| (pydantic, which explains mistakes) | {' | '.join(f'{pydantic[size]:.0f}' for size in sizes)} |")
     more = (sum(found[1000].values()) - sum(found[10].values())) / 990
     return "\n".join([*lines, "", f"One more bid: {more:.1f} µs.", "", BEFORE_AND_AFTER.rstrip()])
 
 
 async def measured(sizes: Sequence[int], rounds: int) -> dict[int, dict[str, float]]:
-    """µs a request by size and stage."""
+    """µs per request, by number of bids and stage."""
     with tempfile.TemporaryDirectory(prefix="paceline-bench-") as folder:
         url = f"sqlite+aiosqlite:///{Path(folder) / 'ledger.sqlite'}"
         await asyncio.to_thread(upgrade, url)

@@ -1,4 +1,4 @@
-"""`python -m bench startup`: from nothing to the first 200, beside the least that Ray Serve can serve, in turns."""
+"""`python -m bench startup`: seconds from start to the first 200, compared with the smallest Serve application."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Start(NamedTuple):
 
 
 def main(argv: Sequence[str]) -> str | None:
-    """Seconds to the first 200, and where they go."""
+    """Seconds to the first 200, by stage."""
     parser = argparse.ArgumentParser(prog="python -m bench startup", description=main.__doc__)
     parser.add_argument("--turns", type=int, default=TURNS, help=f"of each (default {TURNS})")
     parser.add_argument("--market", action="store_true", help="simulated history instead of the shared file")
@@ -79,7 +79,7 @@ def ours(state: Path, data: Path | None) -> Start:
     """`make run`'s program, from its start to the line that begins with `ready`; then it is stopped.
 
     Raises:
-        RuntimeError: it was not ready; its own words say why.
+        RuntimeError: it did not become ready; the text has its output.
     """
     environ = _environ() | {"STATE": str(state), "NIGHTLY": "off", "PORT": str(_port())}
     if data is not None:
@@ -200,12 +200,12 @@ def report(found: Mapping[str, Sequence[Start]], is_market: bool) -> str:
     verdict = "met" if middle[AGAIN] - middle[HELLO] <= GOAL_S else "**missed**"
     return "\n\n".join(
         [
-            f"From a program's start to its first 200, medians of {len(found[HELLO])}, in turns. The trivial "
-            "application: `bench/hello.py`, one deployment, with all that `make run` gives Ray "
+            f"Seconds from a program's start to its first 200, medians of {len(found[HELLO])}, in turns. The trivial "
+            "application is `bench/hello.py`, one deployment, with the same Ray settings as `make run` "
             "(HAProxy, throughput mode, token).",
             table(["", "to the first 200", "more than trivial", "all"], rows),
-            f"Goal: a second start within {GOAL_S:g} s of the trivial one: {verdict}.",
-            "Seconds from the program's start (the history is prepared while Ray starts):",
+            f"Goal: a second start takes at most {GOAL_S:g} s more than the trivial one: {verdict}.",
+            "Seconds from the program's start to each stage (the history is prepared while Ray starts):",
             table(["", AGAIN, f"{EMPTY}, {'simulated market' if is_market else DATA.name}"], [*phases, ready]),
         ]
     )

@@ -1,4 +1,4 @@
-"""`python -m bench swap`: a new version every few seconds at half load, and what requests notice of it."""
+"""`python -m bench swap`: a new model version every few seconds at half load, and what requests notice."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Found(NamedTuple):
     deaths: int  # replicas that are no longer there, or new
 
     def live_at(self, number: int) -> float:
-        """When the last answer of an older version was there: from then on every replica answers by the new one."""
+        """When the last answer of an older version arrived; from then on every replica answers by the new one."""
         swap = self.swaps[number]
         end = self.swaps[number + 1].asked if number + 1 < len(self.swaps) else float("inf")
         old = [shot.done for shot in self.shots if swap.asked <= shot.done < end and shot.version != swap.version]
@@ -92,7 +92,7 @@ class Found(NamedTuple):
         return Latency.of(list(itertools.chain.from_iterable(map(self.around, range(len(self.swaps))))))
 
     def around(self, number: int) -> list[Shot]:
-        """What was due from the activation's request until a second after the last replica has swapped."""
+        """Requests that were due from the activation's request until a second after the last replica swapped."""
         end = max(self.live_at(number), self.swaps[number].answered) + AFTER_S
         return [shot for shot in self.shots if self.swaps[number].asked <= shot.due < end]
 
@@ -109,7 +109,7 @@ class Latency(NamedTuple):
 
 
 def main(argv: Sequence[str]) -> str | None:
-    """Hot swaps under half load: failures, mixed answers, time to live, latency meanwhile."""
+    """Model swaps under half load: failures, mixed answers, time until live, latency meanwhile."""
     parser = argparse.ArgumentParser(prog="python -m bench swap", description=main.__doc__)
     parser.add_argument("--swaps", type=int, default=SWAPS, help=f"of each composition (default {SWAPS})")
     parser.add_argument("--every", type=float, default=EVERY_S, help=f"seconds (default {EVERY_S:g})")
@@ -148,7 +148,7 @@ def measured(composition: str, system: System, swaps: int, every_s: float, share
 
 
 def full_load(system: System, bodies: Bodies) -> tuple[str, float]:
-    """(who found it, requests a second)."""
+    """(what measured it, requests per second)."""
     if load.missing() is None:
         load.send(system.url, system.token, load.Load(FULL_CONNECTIONS), 2)
         return "wrk", load.send(system.url, system.token, load.Load(FULL_CONNECTIONS), FULL_S).requests_per_s
@@ -204,12 +204,12 @@ def _words(found: Found) -> str:
 
 def _report(found: Sequence[Found], every_s: float) -> str:
     parts = [
-        f"{cost.cpu_model()}. A version every {every_s:g} s, each new to the system or, the last ones, a rollback to "
-        "one that was live; activated by HTTP. Requests of 50 bids are due at an even pace, and count from when "
-        "they were due. Every answer's every number is held against the files of the version that it names; versions "
-        f"differ in every tuple. Before: {BEFORE_S:g} s without a swap, in the same run. During: from the activation's "
-        f"request until {AFTER_S:g} s after the last answer of an older version. Load, system and children share the "
-        "machine's cores."
+        f"{cost.cpu_model()}. A version is activated by HTTP every {every_s:g} s: new ones, then rollbacks to "
+        "versions that were live. Requests of 50 bids are due at an even pace, and their latency counts from when "
+        "they were due. Every number of every answer is compared with the files of the version that the answer "
+        f"names; versions differ for every placement. Before: {BEFORE_S:g} s without a swap, in the same run. During: "
+        f"from the activation's request until {AFTER_S:g} s after the last answer of an older version. Load, system "
+        "and child processes share the machine's cores."
     ]
     for one in found:
         rows = [figure.row(one.figures[name]) for name, figure in FIGURES.items()]

@@ -1,4 +1,4 @@
-"""A system under load: where it listens, which processes it has, and Paceline's records of its wins."""
+"""Starts a system to be measured, and tells its processes and which of its wins are recorded."""
 
 from __future__ import annotations
 
@@ -51,17 +51,17 @@ class System(NamedTuple):
     has_ledger: bool = False
 
     def processes(self) -> list[cost.Process]:
-        """All of them."""
+        """All processes of the system."""
         pids = {self.root, *processes.descendants(self.root)}
         if self.state is not None:
             pids |= {*processes.marked(self.state.running()["system"])}
         return cost.running(sorted(pids))
 
     def recorded(self, seen: Seen) -> int:
-        """Requests of a turn whose win the ledger has on record. Waits for them: they follow in beats.
+        """Number of requests of a turn whose win the ledger has recorded; waits for beats that are still to come.
 
         Returns:
-            As soon as all that were accepted are there; those that are after `RECORDED_WITHIN_S`.
+            As soon as all accepted requests are recorded, at the latest after `RECORDED_WITHIN_S`.
         """
         assert self.state is not None
         sub = jwt.decode(self.token, options={"verify_signature": False})["sub"]
@@ -107,14 +107,14 @@ def _bid(number: int) -> dict[str, object]:
 
 @contextlib.contextmanager
 def paceline(name: str, folder: Path, settings: dict[str, str], has_ledger: bool = True) -> Iterator[System]:
-    """As `make run` starts it, in a folder of its own.
+    """Start Paceline as `make run` does, in a folder of its own.
 
     Args:
         settings: PACELINE_ variables.
         has_ledger: False: `bench/no_ledger.py` instead of the application.
 
     Raises:
-        RuntimeError: it did not start; its own last line says why.
+        RuntimeError: it did not start; the text is the last line of its output.
     """
     folder.mkdir()
     state = State((folder / "state").resolve())

@@ -1,4 +1,4 @@
-"""What was measured, beside what was wanted, as Markdown."""
+"""Formats measurements and goals as Markdown."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def errors(found: Mapping[tuple[str, int], Turn] | None, ours: str) -> list[str]:
-    """The figures' row of what was answered to many connections."""
+    """The row of the figures' table about errors at many connections."""
     head = ["errors at many connections", "0", "shed with 503 only"]
     if found is None:
         return [*head, "–", UNKNOWN]
@@ -74,14 +74,14 @@ def connections(found: Mapping[tuple[str, int], Turn]) -> str:
         )
     head = ["", "connections", "requests/s", "p50", "p99", "2xx", "503", "other statuses", "socket errors"]
     why = (
-        "All connections are new when a turn begins. uvloop, which both sides run on, accepts one a turn of its loop; "
-        "the last of them wait until the replica has answered the others many times: that is the p99."
+        "All connections are opened when a turn begins. uvloop, which both sides use, accepts one per turn of its "
+        "event loop, so the last ones wait while the others are answered many times: that makes the p99."
     )
     return f"{table([*head, '2xx with a win on record'], rows)}\n\n{why}"
 
 
 def cpu(found: Mapping[str, Medians], bids: int) -> str:
-    """CPU-seconds a million bids, by role."""
+    """CPU-seconds per million bids, by role."""
     of_million = 1e6 / bids
     roles = sorted(
         {role for medians in found.values() for role in medians.cpu_s},
@@ -97,7 +97,7 @@ def _or_dash(value: float | None, factor: float) -> str:
 
 
 def memory(idle: Mapping[cost.Process, float], loaded: Mapping[cost.Process, float]) -> str:
-    """USS by process, large ones first; small ones together."""
+    """USS by process, large ones first, small ones together."""
     every = sorted({*idle, *loaded}, key=lambda process: -max(idle.get(process, 0.0), loaded.get(process, 0.0)))
     large = [one for one in every if max(idle.get(one, 0.0), loaded.get(one, 0.0)) >= MEMORY_SMALL_MIB]
     rows = [[one.title, *(_mib(looked.get(one)) for looked in (idle, loaded))] for one in large]

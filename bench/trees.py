@@ -1,4 +1,4 @@
-"""`python -m bench trees`: what a row costs, compiled and by LightGBM, in turns; and what the compiler costs."""
+"""`python -m bench trees`: time per row of the compiled trees and of LightGBM, in turns; and the time to compile."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ print(time.perf_counter() - began)
 
 
 def main(argv: Sequence[str]) -> str | None:
-    """Microseconds a row, compiled and by LightGBM."""
+    """Microseconds per row, compiled and by LightGBM."""
     parser = argparse.ArgumentParser(prog="python -m bench trees", description=main.__doc__)
     parser.add_argument("--trees", type=int, default=300, help="(default 300)")
     parser.add_argument("--leaves", type=int, default=63, help="(default 63)")
@@ -74,7 +74,7 @@ def main(argv: Sequence[str]) -> str | None:
 
 
 def fitted(settings: ModelSettings) -> tuple[Singles, Reference]:
-    """(distinct rows as the trees see them, in random order; the trees), both as a night makes them."""
+    """(distinct rows of features in random order, the trees), both as a night makes them."""
     read = read_file(DATA, lambda _line: None)
     data = TrainingSet.of(from_import(read.frame, daily=read.daily), settings.pending_share)
     rows = np.unique(data.matrix, axis=0)
@@ -82,7 +82,7 @@ def fitted(settings: ModelSettings) -> tuple[Singles, Reference]:
 
 
 def in_turns(forms: Sequence[Trees], rows: Singles, n: int, rounds: int) -> list[float]:
-    """Median microseconds a row of each form; every turn has other rows."""
+    """Median microseconds per row of each form; every turn uses other rows."""
     took: list[list[float]] = [[] for _ in forms]
     for turn in range(rounds):
         first = turn * n % (len(rows) - n + 1)
@@ -94,7 +94,7 @@ def in_turns(forms: Sequence[Trees], rows: Singles, n: int, rounds: int) -> list
 
 
 def seconds_to_start(cache: Path) -> float:
-    """From nothing to a kernel that can be called, in a process of its own."""
+    """Seconds until the kernel can be called in a new process."""
     found = subprocess.run(
         [sys.executable, "-c", START],
         env=os.environ | {"NUMBA_CACHE_DIR": str(cache)},

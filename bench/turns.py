@@ -1,4 +1,4 @@
-"""Turns: each system under the same load one after the other, round by round, and medians of what was seen."""
+"""Puts systems under the same load in turns, round by round, and computes medians."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ Key = tuple[str, Load]
 def turn(system: System, load: Load, seconds: int) -> Turn:
     """
     Raises:
-        RuntimeError: void. Something else than 2xx was answered (unless the load counts statuses), or wins that were
-            answered are not on record.
+        RuntimeError: the turn is void: an answer was not 2xx (unless the load counts statuses), or wins that were
+            answered are not recorded.
     """
     before = cost.cpu_s(system.processes())
     seen = send(system.url, system.token, load, seconds)
@@ -75,7 +75,7 @@ class Turns:
         self._idle: defaultdict[str, list[float]] = defaultdict(list)
 
     def play(self, plan: Sequence[tuple[Load, Sequence[System]]]) -> None:
-        """Every round has a turn of each system under each load; every other round goes backwards."""
+        """Play all rounds: a turn of each system under each load, in opposite order every other round."""
         clusters = {system.name: system for _, systems in plan for system in systems if system.state is not None}
         for number in range(self._rounds):
             for load, systems in plan:
@@ -92,7 +92,7 @@ class Turns:
 
     @contextlib.contextmanager
     def _watched(self, idle: Sequence[System]) -> Iterator[None]:
-        """What they take from the one whose turn it is."""
+        """CPU that the waiting systems take from the one whose turn it is."""
         before, began = [cost.cpu_s(system.processes()) for system in idle], time.monotonic()
         yield
         passed_s = time.monotonic() - began
@@ -101,7 +101,7 @@ class Turns:
             self._idle[system.name].append(spent_s / passed_s)
 
     def idle_share(self, system: System) -> float | None:
-        """Median share of a core that it took while others had their turns."""
+        """Median share of a core that a system took while others had their turns."""
         return median(self._idle[system.name]) if self._idle[system.name] else None
 
     def of(self, system: System, load: Load) -> Medians:
@@ -119,7 +119,7 @@ class Turns:
 
     @property
     def recorded_least(self) -> float | None:
-        """Of all turns the least share of accepted requests whose win is on record."""
+        """The smallest share, of all turns, of accepted requests whose win is recorded."""
         shares = [one.recorded_share for found in self._found.values() for one in found]
         return min((share for share in shares if share is not None), default=None)
 

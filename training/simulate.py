@@ -170,7 +170,7 @@ def _decided(
 
 
 def _told(chosen: Chosen, auctions: Auctions, market: Market, decided: Decided, seconds: float) -> dict[str, Any]:
-    """What JSON says of a run; people are told on stderr."""
+    """The figures of a run for JSON; without --json, a summary goes to stderr."""
     from training.pricing.decisions import summary
 
     won = decided.won

@@ -1,6 +1,6 @@
-"""Walk forward through past days, one at a time (`backtest.py` is the command).
+"""Predicts each past day from the days before it, and reports how well (`backtest.py` is the command).
 
-Every day is predicted by trees that were fitted on the days before it, by the night's own functions.
+Every day is predicted by trees that are fitted on the days before it, by the same functions as the nightly run.
 """
 
 from __future__ import annotations
@@ -34,18 +34,19 @@ PREDICTED = ("predicted_revenue_micros", "predicted_ctr", "predicted_cvr")
 
 
 class WalkForward(NamedTuple):
-    """Predictions of the days asked for."""
+    """Predictions for the days asked for, per exposure."""
 
-    rows: Integers  # of the training set
+    rows: Integers  # their positions in the training set
     revenue_micros: Floats
     ctr: Floats
     cvr: Floats
-    without_history: int  # days that nothing came before
+    without_history: int  # days that have no day with data before them, and get no prediction
     trees: Reference | None  # of the last day; None: no day had a history
 
 
 def walk_forward(data: TrainingSet, first: int, last: int, settings: ModelSettings, say: Say = print) -> WalkForward:
-    """
+    """Predict each day from the days before it.
+
     Args:
         first, last: days since 1970, both included.
     """
@@ -69,7 +70,7 @@ def walk_forward(data: TrainingSet, first: int, last: int, settings: ModelSettin
 def walk_with(
     engines: Sequence[Engine], data: TrainingSet, first: int, last: int, settings: ModelSettings, say: Say = print
 ) -> dict[Engine, WalkForward]:
-    """The same days by each engine, on the same histories; the better one first, by Tweedie deviance."""
+    """The same days predicted by each engine, on the same histories; the best first, by Tweedie deviance."""
     walks: dict[Engine, WalkForward] = {}
     for engine in engines:
         if len(engines) > 1:
@@ -88,10 +89,10 @@ def _judged(data: TrainingSet, walk: WalkForward, revenue_micros: Floats, settin
 
 
 def report(data: TrainingSet, walks: Mapping[Engine, WalkForward], settings: ModelSettings) -> dict[str, Any]:
-    """What report.json says.
+    """The content of report.json.
 
     Args:
-        walks: the one whose predictions count first.
+        walks: by engine; the first one's predictions are reported.
     """
     engine, walk = next(iter(walks.items()))
     rows = walk.rows
@@ -136,13 +137,17 @@ def run(
     say: Say = print,
     engines: Sequence[Engine] = (),
 ) -> dict[str, Any]:
-    """Predict, judge, write the three files.
+    """Predict, compute metrics, and write predictions.csv, report.json and report.html.
 
     Args:
-        engines: the predictions are those of the best of them; none: the engine of the settings.
+        engines: to compare; the predictions are those of the best. None given: the engine of the settings.
+
+    Returns:
+        The content of report.json.
 
     Raises:
-        Unreadable: the file is no performance file, or has no row of those days.
+        Unreadable: the file is not a performance file, or has no rows for those days.
+        OSError: the files cannot be written.
     """
     started = time.monotonic()
     read = read_file(source, say, keep=True)
@@ -150,9 +155,9 @@ def run(
     frame = from_import(read.frame, daily=read.daily)
     days = frame["day"].to_numpy(np.int64)
     if not ((days >= day_number(first)) & (days <= day_number(last))).any():
-        known = f"it covers {day_of(days.min())} to {day_of(days.max())}" if len(days) else "it has no good row"
+        known = f"it covers {day_of(days.min())} to {day_of(days.max())}" if len(days) else "it has no usable row"
         raise Unreadable(f"{source} has no row from {first} to {last}; {known}")
-    # Days after the last one asked for are never looked at.
+    # Days after the last one asked for are not used.
     past = np.flatnonzero(days <= day_number(last))
     past = past[np.argsort(days[past], kind="stable")]
     data = TrainingSet.of(frame.iloc[past].reset_index(drop=True), settings.pending_share)
@@ -174,7 +179,7 @@ def run(
 def _write_predictions(
     path: Path, header: list[str], kept: list[list[str]], lines: Integers, walk: WalkForward
 ) -> None:
-    """In the order of the file, whose lines they are."""
+    """Write the file's rows with the predictions beside them, in the order of the file."""
     order = np.argsort(lines)
     columns = (values[order].tolist() for values in (walk.revenue_micros, walk.ctr, walk.cvr))
     with path.open("w", newline="", encoding="utf-8") as file:

@@ -109,7 +109,7 @@ class Predictor:
         if self._model is None:
             if self.load_failure is not None:
                 raise NoModel(f"model {self.load_failure.version} cannot be loaded: {self.load_failure.reason}")
-            raise NoModel("no model has been published yet; run python -m training.nightly")
+            raise NoModel("no model has been published yet; run paceline night")
         return self._model
 
     async def _keep_looking(self) -> None:

@@ -32,7 +32,9 @@ def prediction_problems() -> Iterator[None]:
         _predictor.ended()
     except (NoModel, CallLost, RayError, RayServeException, TimeoutError) as error:
         if isinstance(error, NoModel) or isinstance(getattr(error, "cause", None), NoModel):
-            detail = "no model is loaded: publish one (python -m training.nightly), or see the log if one is live"
+            detail = (
+                "no model is loaded: make one with paceline night, or see the log why the live one cannot be loaded"
+            )
             raise unavailable(detail, "no-model", 10) from None
         _predictor.failed(f"predictor unavailable, requests that need it get 503: {_reason(error)}")
         raise unavailable("no predictor answered in time; try again", "predictor-unavailable") from None

@@ -1,4 +1,4 @@
-"""Checks the performance rows against the events, and writes the history's files: `python -m training.etl gather`.
+"""Checks the performance rows against the events, and writes the history's files: `paceline gather`.
 
 What is new since the last run decides which days are processed: events above a watermark (and the days that late events
 affect), imports that were completed since, days with more or fewer rows than before. The events of those days are

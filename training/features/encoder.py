@@ -121,7 +121,7 @@ class Encoder:
             if self._exposures[level].shape != (count, len(HALF_LIVES_DAYS)):
                 raise ValueError(f"level {PATH[level]} has not one row of exposures per key")
             if level <= BRAND and not (self._payout[level].shape == self._clicks[level].shape == (count,)):
-                raise ValueError("the payouts and clicks have not one value per brand")
+                raise ValueError("there is not one payout and one number of clicks for each of the brands")
 
     def _index_keys(self) -> tuple[dict[Key, int], list[Key]]:
         row_of: dict[Key, int] = {(): 0}

@@ -150,11 +150,7 @@ def _walk(
     factors: Singles,
     state: Floats,
 ) -> float:
-    """Fill logs, factors and state (factors by key).
-
-    Returns:
-        The log of the base rate that all factors multiply; NaN without any data.
-    """
+    """Fill logs, factors and state (factors by key); returns the log of the base rate, NaN without any data."""
     variance, widest = _priors(prior, offsets)
     seen, expected, exposure, step = np.empty(widest), np.empty(widest), np.empty(widest), np.empty(widest)
     touched_on, touched, mark = np.full(widest, -1, np.int64), np.empty(widest, np.int64), 0

@@ -59,7 +59,7 @@ class Cluster:
         try:
             self._coming.result()
         except Exception as error:
-            cure = "see its logs, or fit without Ray: python -m training.nightly --in-process"
+            cure = "see its logs, or fit without Ray: paceline night --in-process"
             raise FitFailed(f"the Ray cluster for the fit did not start ({cure}): {error}") from error
 
     def end(self) -> None:

@@ -88,7 +88,7 @@ def _failed(code: int, why: str, progress: Progress) -> int:
 
 
 def _stop_at_signals(state: Any, progress: Progress) -> None:
-    """At once, as if killed, for nothing is lost by it: a fit in a thread would otherwise be waited for."""
+    """End at once, as if killed, which loses nothing; otherwise a fit in a thread would be waited for."""
 
     def stop(number: int, _frame: Any) -> NoReturn:
         words = f"stopped by {signal.Signals(number).name} in step {progress.now or 'etl'}: what is finished is kept"

@@ -39,7 +39,7 @@ async def _read(night: Night) -> tuple[pd.DataFrame, str]:
     """(the history before the date, a line on what is new in it)."""
     gathered = await gather(night.database, night.state, night.progress.relay)
     if gathered.newest is None:
-        raise NothingToLearn("the database holds no history yet; import some: python -m training.etl import FILE")
+        raise NothingToLearn("the database holds no history yet; import some: paceline import FILE")
     through = gathered.newest if night.date is None else night.date - dt.timedelta(days=1)
     frame = await read(night.database, night.state, through)
     if frame.empty:

@@ -58,6 +58,6 @@ async def _activate(registry: ModelRegistry, version: str, parent: str | None) -
     if (live := await current(registry.database)) != parent:
         raise ChampionChanged(
             f"{live} was made live meanwhile, but the new version was compared with {parent}; "
-            "run python -m training.nightly again to compare with what is live now"
+            "run the night again to compare with what is live now"
         )
     await registry.activate(version, reason="nightly")

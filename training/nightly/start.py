@@ -1,4 +1,4 @@
-"""One night as the command starts it: with the database, the cluster and the Redis of its settings."""
+"""Starts a nightly run for the command line: with the database, Ray cluster and Redis of the settings."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def start(date: dt.date | None, in_process: bool, restart: bool, progress: Progr
     """Run a night from its first unfinished step to its end.
 
     Args:
-        date: learn from the days before it; None: from all.
-        in_process: fit here instead of on Ray Train.
-        restart: do every step anew.
+        date: train on the days before it; None: on all days.
+        in_process: fit in this process instead of on Ray Train.
+        restart: repeat steps that an earlier run has finished.
 
     Raises:
-        AnotherNight: one is running on this state folder.
-        UserError, SQLAlchemyError, OSError: the night failed; what is finished is kept.
+        AnotherNight: another run is using this state folder.
+        UserError, SQLAlchemyError, OSError: the night failed; finished steps are kept.
     """
     state, settings, database = State.here(), model_settings(), database_settings()
     require_file(database)
@@ -68,21 +68,22 @@ async def _night(
 
 
 def _redis(state: State, progress: Progress) -> str | None:
-    """None: the embedded one is not running."""
+    """Redis's URL; None if it is the embedded one and that is not running."""
     url = redis_url()
     if url == f"unix://{state.redis_socket}" and not state.redis_socket.exists():
-        progress.say("  the embedded Redis is not running: a system that starts tells it what is live")
+        progress.say("  the embedded Redis is not running, so nothing is copied to it; the next start fills it")
         return None
     return url
 
 
 @contextmanager
 def _ray_fitter(state: State, say: Say, ahead: bool) -> Iterator[Fitter]:
-    """
+    """Fits on Ray; leaving the context stops the cluster that was started for it.
+
     Args:
-        ahead: let the cluster come up while the history is read.
+        ahead: start the cluster in the background while the history is read.
     """
-    from training.fitting.ray_fit import Cluster, fit_on_ray  # Ray takes seconds to import, and only this way needs it
+    from training.fitting.ray_fit import Cluster, fit_on_ray  # importing Ray takes seconds, and only this needs it
 
     with Cluster(state, say) as cluster:
         if ahead:

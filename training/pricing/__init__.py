@@ -1,1 +1,1 @@
-"""λ from logged opportunities, and the live controller tried on recorded auctions."""
+"""Fits λ to logged opportunities, and replays recorded auctions through the live controller."""

@@ -1,4 +1,4 @@
-"""What was decided on every auction of a file: written down, and summed up for people."""
+"""Writes the decisions on the auctions of a file, and summarises them for people."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from training.pricing.simulation import FEW, Decided
 
 
 def write_decisions(path: Path, decided: Decided) -> None:
-    """Write `won,lambda`, one line an auction: all of the file or nothing.
+    """Write `won,lambda`, one line per auction; the file appears completely or not at all.
 
     Raises:
-        OSError: it cannot be written there.
+        OSError: it cannot be written.
     """
     with atomic_path(path) as draft, draft.open("w", encoding="ascii", newline="") as file:
         file.write("won,lambda\n")
@@ -28,7 +28,7 @@ def write_decisions(path: Path, decided: Decided) -> None:
 
 
 def summary(auctions: Auctions, market: Market, won: Flags) -> list[str]:
-    """Lines for people: each brand while they are few, portfolios, and all."""
+    """Lines for people: each brand if they are at most FEW, each portfolio, and all together."""
     lines = []
     for name, members, shared in market.groups():
         if len(market.names) <= FEW:

@@ -1,10 +1,11 @@
-"""Decisions against the best there were, all known ahead: the joint optimum of several brands and their portfolios
+"""Compares decisions with the optimum that is possible with full knowledge, jointly for brands and their portfolios
 (`evaluate.py` is the command).
 
-The LP may win an opportunity in part: maximise Σ predicted revenue so that every brand and portfolio keeps its ROAS and
-its budget. An opportunity belongs to one brand, so bids do not compete. A brand's own limits cut its opportunities,
-best first, at one place; a portfolio's limits cut what is left of its members', best first, at one place again. HiGHS
-says the same (`--solver highs`; it needs scipy and is slow beyond some 100,000 opportunities a portfolio).
+The optimum is that of an LP which may win an opportunity in part: maximise Σ predicted revenue so that every brand and
+portfolio keeps its ROAS target and its budget. An opportunity belongs to one brand, so bids do not compete. A brand's
+own limits cut its opportunities, sorted best first, at one place; a portfolio's limits cut what is left of its
+members', again at one place. The solver HiGHS gives the same result (`--solver highs`; it needs scipy and is slow
+beyond some 100,000 opportunities a portfolio).
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class BrandOffers(NamedTuple):
 
 
 def optimum(brands: Sequence[BrandOffers], shared: Limits) -> float:
-    """The most revenue, in micros, that brands can win under their own limits and those that they share.
+    """The most revenue, in micros, that brands can win within their own and their shared limits.
 
     >>> seen = BrandOffers(np.array([3.0, 1.0]), np.ones(2), Limits(2.5))
     >>> round(optimum([seen], Limits()), 6)
@@ -45,7 +46,7 @@ def optimum(brands: Sequence[BrandOffers], shared: Limits) -> float:
 
 
 def _cut(revenue: Floats, cost: Floats, limits: Limits) -> Floats:
-    """(n,) what part of each opportunity is won: all before a place in the order of revenue ÷ cost, none after it."""
+    """(n,) share of each opportunity that is won: by revenue ÷ cost, 1 before some place and 0 after it."""
     ratio = np.divide(revenue, cost, out=np.full(len(cost), np.inf), where=cost > 0.0)
     order = np.argsort(-ratio, kind="stable")
     room = np.full(len(order), np.inf)
@@ -60,13 +61,13 @@ def _cut(revenue: Floats, cost: Floats, limits: Limits) -> Floats:
 
 
 def _part(used: Floats, room: float) -> Floats:
-    """(n,) what part of each fits, one after the other; what gives room always does."""
+    """(n,) share of each that fits into `room`, taken in order; those that use nothing always fit."""
     before = room - (np.cumsum(used) - used)
     return np.where(used <= 0.0, np.inf, before / np.where(used <= 0.0, 1.0, used))
 
 
 def optimum_by_highs(brands: Sequence[BrandOffers], shared: Limits) -> float:
-    """The same by an LP solver that knows nothing of orders and places."""
+    """`optimum` by a general LP solver."""
     from scipy.optimize import linprog
     from scipy.sparse import csr_matrix, vstack
 
@@ -153,7 +154,7 @@ def read_won(path: Path, rows: int) -> Flags:
     """(rows,) which auctions were won, from a file of decisions.
 
     Raises:
-        BadInput: it is no such file, or one of other auctions.
+        BadInput: it is not such a file, or belongs to other auctions.
     """
     try:
         won = pd.read_csv(path)["won"].to_numpy()
@@ -162,5 +163,7 @@ def read_won(path: Path, rows: int) -> Flags:
     except (ValueError, KeyError):
         raise BadInput(f"{path} has no column won: a file that `paceline simulate --out` wrote is expected") from None
     if len(won) != rows or not np.isin(won, (0, 1)).all():
-        raise BadInput(f"{path}: one row of 0 or 1 for each of {rows:,} auctions is expected")
+        raise BadInput(
+            f"{path} must have a row with won 0 or 1 for each of {rows:,} auctions; is it for other auctions?"
+        )
     return won.astype(bool)

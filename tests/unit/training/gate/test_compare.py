@@ -136,5 +136,5 @@ def test_many_odd_names_are_counted_and_some_told() -> None:
     frame = history()
     poor = pd.concat([frame, history(brands=tuple(f"z-{n}" for n in range(5))).assign(revenue_micros=0.0)])
     assert oddities(frame) == []
-    assert oddities(poor) == ["5 brands without revenue (z-0, z-1, z-2 and 2 more): predicted to earn next to nothing"]
+    assert oddities(poor) == ["5 brands without revenue (z-0, z-1, z-2 and 2 more): predicted revenue is close to zero"]
     assert oddities(frame.head(0)) == []
