@@ -1,1 +1,1 @@
-"""What the system learns. Nothing is imported here: LightGBM and pandas are loaded by whoever uses them."""
+"""Everything that learns from history. Nothing is imported here, since LightGBM and pandas take long to import."""

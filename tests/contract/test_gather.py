@@ -297,7 +297,7 @@ async def test_a_row_too_many_goes_and_a_day_without_any_event_stays(database, b
     told: list[str] = []
     done = await gather(database, state, told.append)
     assert (done.repaired, done.unfounded) == (2, 1)
-    assert "not one event" in told[-1]
+    assert "rows but no event" in told[-1]
     assert (await same_as_the_database(database, state))["day"].min() == 18_262
     async with database.write() as connection:
         await connection.execute(delete(performance_hourly).where(P.key_hash == "1" * 64))

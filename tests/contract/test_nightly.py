@@ -274,7 +274,7 @@ async def test_what_an_operator_made_live_after_the_swap_stays(database, state, 
     await registry_of(database, state).activate(first)
     done = await night(database, state, verify=True)
     assert "swap" in done.kept and done.live == await current(database) == first
-    assert done.problems[0] == f"the database says that {first} is live"
+    assert done.problems[0] == f"in the database {first} is live, not {done.version}"
     assert done.outcome == "unverified"
 
 

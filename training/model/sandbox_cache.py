@@ -100,7 +100,7 @@ class SandboxCache:
         return found.prepared
 
     def _found(self, manifest: dict[str, Any], texts: dict[str, str]) -> Finding:
-        """Raises: ModelUnavailable."""
+        """Test the version; a refusal is a result. Raises: ModelUnavailable, the test could not run."""
         try:
             return Finding(None, self._in_child(manifest, texts))
         except ModelRefused as error:

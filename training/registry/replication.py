@@ -88,7 +88,7 @@ class RedisCopies:
             self._say(f"warning: Redis keeps its old models, the next night tries again to delete them: {error}")
 
     async def _set(self, values: dict[str, str]) -> None:
-        """In one transaction."""
+        """Set these keys in one transaction; if Redis does not answer, that is a warning."""
         if self.url is None:
             return
         try:
