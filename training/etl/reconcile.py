@@ -167,8 +167,8 @@ class _Run:
             self._say(f"warning: {more:,} more rows differed from their events and were repaired")
         if self._unfounded:
             self._say(
-                f"warning: for {self._unfounded:,} (brand, day) pairs there are performance rows but no event, which may "
-                "have been deleted; the rows stay as they are"
+                f"warning: for {self._unfounded:,} (brand, day) pairs there are rows but no event (deleted?); "
+                "the rows stay as they are"
             )
         manifest = Manifest(self._identity, plan.watermark, plan.sources, parts)
         if manifest != known:
