@@ -24,11 +24,12 @@ from typing import Annotated, Any, ClassVar
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from db.errors import UserError, file_error, in_a_line
+from db.errors import UserError, database_cure, file_error, in_a_line
 
 INTERRUPTED, READER_GONE = 130, 141
 """Exit codes as a shell gives them to a program that SIGINT or SIGPIPE has ended."""
 COLUMNS = re.compile(r"(\S+(?: \S+)*) {2,}(\S.*)")
+OURS = ("paceline", "serve_app", "training", "ledger", "db")
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 
 
@@ -211,11 +212,13 @@ def told(error: Exception) -> str | None:
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, SQLAlchemyError):
-        return f"cannot use the database {_database()}: {in_a_line(error)}; {_what_to_check(in_a_line(error))}"
+        return f"cannot use the database {_database()}: {in_a_line(error)}; {database_cure(in_a_line(error))}"
     if isinstance(error, TimeoutError) and not error.args:
-        return f"the database {_database()} did not answer in time; {_what_to_check()}"
+        return f"the database {_database()} did not answer in time; {database_cure()}"
     if isinstance(error, OSError):
         return file_error(error)
+    if isinstance(error, ModuleNotFoundError) and error.name and error.name.split(".")[0] not in OURS:
+        return f"{sys.executable} has no {error.name}; run `make venv`, and use .venv/bin/python or .venv/bin/paceline"
     if isinstance(error, MemoryError):
         return "out of memory; stop other programs, or use a machine with more memory"
     return None
@@ -229,14 +232,6 @@ def _database() -> str:
         return str(without_password(database_settings().url))
     except BadSetting:
         return ""
-
-
-def _what_to_check(reason: str = "") -> str:
-    if "disk is full" in reason:
-        return "free some space"
-    if os.environ.get("PACELINE_DATABASE_URL"):
-        return "check PACELINE_DATABASE_URL, and that the server runs"
-    return "check the state folder (--state)"
 
 
 def _format_help(command: Any, ctx: Any, formatter: Any) -> None:
@@ -309,11 +304,12 @@ def date(text: str) -> dt.date:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Errors of files in the block name this path where the system names none, as where the disk is full."""
+    """Errors of files in the block name this path where the system names none or a draft, as where the disk is full."""
     try:
         yield
     except OSError as error:
-        error.filename = error.filename or str(path)
+        if error.filename is None or str(error.filename).endswith(".draft"):
+            error.filename = str(path)
         raise
 
 

@@ -50,3 +50,21 @@ def file_error(error: OSError) -> str:
     where = f"{os.fspath(error.filename)}: " if isinstance(error.filename, str | os.PathLike) else ""
     cure = f"; {CURES[error.errno]}" if error.errno in CURES else ""
     return f"{where}{words[:1].lower() if where else words[:1]}{words[1:]}{cure}"
+
+
+def database_cure(reason: str = "") -> str:
+    """What to do about a database that cannot be used.
+
+    Args:
+        reason: what its driver says.
+
+    >>> database_cure("database or disk is full")
+    'free some space'
+    """
+    if "disk is full" in reason:
+        return "free some space"
+    if "readonly" in reason:
+        return "run this as a user who may write it"
+    if os.environ.get("PACELINE_DATABASE_URL"):
+        return "check PACELINE_DATABASE_URL, and that the server runs"
+    return "check the state folder (--state)"

@@ -16,7 +16,7 @@ from sqlalchemy import inspect, make_url, text
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from db.errors import CannotMigrate, UserError, in_a_line
+from db.errors import CannotMigrate, UserError, database_cure, in_a_line
 from db.session import Database
 from db.settings import DatabaseSettings
 
@@ -64,14 +64,13 @@ def upgrade(url: str) -> Upgraded:
 
 
 def _reason(url: str, error: Exception) -> str:
+    """Why a database cannot be used, and what to do."""
     file = sqlite_file(url)
-    if file is None or isinstance(error, CommandError):
-        return in_a_line(error)
-    if not file.parent.is_dir():
+    if file is not None and not file.parent.is_dir():
         return f"there is no folder {file.parent}; make it, or name another with --state"
-    if file.is_dir():
+    if file is not None and file.is_dir():
         return "that is a folder; remove it, or name another state folder with --state"
-    return in_a_line(error)
+    return f"{in_a_line(error)}; {database_cure(in_a_line(error))}"
 
 
 def sqlite_file(url: str) -> Path | None:
@@ -123,10 +122,10 @@ def confirm_revision(connection: Connection) -> None:
     if at != newest:
         shown = connection.engine.url.render_as_string(hide_password=True)
         if at is None:
-            raise CannotMigrate(f"the database {shown} has no tables of Paceline; `python -m db.migrate` makes them")
+            raise CannotMigrate(f"the database {shown} has no tables of Paceline; `paceline migrate` makes them")
         raise CannotMigrate(
             f"the database {shown} is at migration {at}, this version works with {newest}: "
-            "run `python -m db.migrate`, or the version that the database belongs to"
+            "run `paceline migrate`, or the version that the database belongs to"
         )
 
 

@@ -20,9 +20,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not all((ROOT / folder / "__init__.py").is_file() for folder in FOLDERS):
         print(NOT_A_REPOSITORY, file=sys.stderr)
         return 1
-    from db.command_line import run
-    from paceline.commands import build
-
+    try:
+        from db.command_line import run
+        from paceline.commands import build
+    except ModuleNotFoundError as error:
+        print(
+            f"paceline: {sys.executable} has no {error.name}; run `make venv`, and use .venv/bin/paceline",
+            file=sys.stderr,
+        )
+        return 1
     return run(build(), "paceline", arguments)
 
 

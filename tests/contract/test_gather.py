@@ -552,7 +552,7 @@ async def test_a_database_of_another_version_is_refused_in_a_line(database, stat
         at = (await connection.execute(text("SELECT version_num FROM alembic_version"))).scalar_one()
         await connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     try:
-        with pytest.raises(CannotMigrate, match=r"9999.*db\.migrate") as told:
+        with pytest.raises(CannotMigrate, match=r"9999.*paceline migrate") as told:
             await gather(database, state, quiet)
     finally:
         async with database.write() as connection:

@@ -258,6 +258,14 @@ def test_a_server_that_is_not_there_is_a_line_without_the_password(module, tmp_p
     assert json.loads(done.stdout) == {"error": done.stderr.strip()}
 
 
+def test_an_interpreter_without_the_libraries_is_a_line():
+    command = [sys.executable, "-S", "-m", "paceline", "run"]  # without site-packages
+    done = subprocess.run(command, capture_output=True, text=True, env=child(), timeout=60)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.endswith(" has no typer; run `make venv`, and use .venv/bin/paceline\n")
+    assert done.stderr.count("\n") == 1
+
+
 def test_a_full_disk_is_told_with_the_name_of_what_was_written(capsys):
     from db.command_line import Command, commands, run, writing
 
