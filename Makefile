@@ -35,27 +35,26 @@ bench: venv-dev ## the benchmarks, with peers beside
 	exec $(VENV) -m bench $(ARGS)
 
 venv: ## make .venv as requirements.lock says
-	$(call with_python,tools/environment.py)
+	$(call environment,)
 
 venv-dev:
-	$(call with_python,tools/environment.py --dev)
+	$(call environment,dev)
 
-LOCK := $(VENV) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-	--no-emit-index-url --no-emit-find-links --no-header --no-annotate pyproject.toml
-
-lock: venv-dev ## resolve pyproject.toml anew into both lock files (UPGRADE=1: to the newest versions)
-	$(LOCK) $(if $(UPGRADE),--upgrade) -o requirements.lock
-	$(LOCK) $(if $(UPGRADE),--upgrade) --extra dev --constraint requirements.lock -o requirements-dev.lock
+lock: ## resolve pyproject.toml anew into requirements.lock (UPGRADE=1: to the newest versions)
+	test -x .venv/bin/uv || $(MAKE) venv-dev
+	.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --all-extras \
+		--no-emit-index-url --no-emit-find-links --no-header --no-annotate $(if $(UPGRADE),--upgrade) \
+		pyproject.toml -o requirements.lock
 
 clean: ## remove .venv and caches; .state stays
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The first interpreter that really runs: a pyenv shim may be on PATH and yet fail.
-define with_python
-for python in $(or $(PYTHON),python3.11 python3.12 python3 python); do \
-	if "$$python" -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' >/dev/null 2>&1; then \
-		exec "$$python" $(1) $(if $(PYTHON),--exact); \
+# The first interpreter that really runs: a pyenv shim may be on PATH and yet fail. That of .venv starts fastest.
+define environment
+for python in $(or $(PYTHON),$(VENV) python3.11 python3.12 python3 python); do \
+	if "$$python" -I -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' >/dev/null 2>&1; then \
+		exec "$$python" -I tools/environment.py $(1) $(if $(PYTHON),--exact); \
 	fi; \
 done; \
 echo "Python 3.11 or 3.12 is needed and was not found$(if $(PYTHON), at $(PYTHON)); PYTHON=/path/to/python3.11 make … names one" >&2; \

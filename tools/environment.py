@@ -1,206 +1,263 @@
-"""Make `.venv` in the repository root what the lock files say: python tools/environment.py [--dev]
+"""Make `.venv` what pyproject.toml asks for, as requirements.lock pins it.
 
-Only the standard library, for it runs before anything is installed. Safe to run twice at once (one waits), after an
-interruption (a half-made environment is made anew) and beside a running system (nothing to do means nothing touched).
+    python tools/environment.py [--exact] [EXTRA …]
+
+Needs only the standard library: uv does the work, and pip installs uv where PATH has none that fits. Two runs at once
+are safe (one waits), and so are an interruption (a half-made environment is made anew) and a running system beside it
+(nothing to do means that nothing is touched). --exact: of this Python's version, where otherwise any supported does.
 """
 
-import argparse
+from __future__ import annotations
+
+import ast
 import fcntl
 import hashlib
-import importlib.util
+import json
 import os
-import queue
 import re
 import shutil
+import signal
 import subprocess
 import sys
-import threading
+import tempfile
 import time
 import venv
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, NoReturn
 
 SUPPORTED = ((3, 11), (3, 12))
-ROOT = Path(__file__).resolve().parents[1]
 REPORT_EVERY_S = 10.0
+ROOT = Path(__file__).resolve().parents[1]
+LOCK, PROJECT, VENV = ROOT / "requirements.lock", ROOT / "pyproject.toml", ROOT / ".venv"
+PYTHON, BASE_PYTHON = f"{VENV}/bin/python", f"{sys.base_prefix}/bin/python{sys.version_info[0]}.{sys.version_info[1]}"
+
+STAMP = VENV / ".installed"
+"""Written last, so that without it the environment is half-made. Three lines: the digest of what was asked for, the
+folder (programs in `bin/` name their interpreter by its whole path: a moved clone needs a new one), the extras."""
+
+PIP_TO_UV = {
+    "index-url": "UV_DEFAULT_INDEX",
+    "extra-index-url": "UV_INDEX",
+    "find-links": "UV_FIND_LINKS",
+    "cert": "SSL_CERT_FILE",
+}
+CAUSES = {
+    "no trusted hash was provided": "requirements.lock does not cover pyproject.toml, `make lock` renews it",
+    "Hash mismatch|DO NOT MATCH THE HASHES": "a package is not the one that requirements.lock pins",
+    "No space left on device": "no space left on the disk, the packages take 1.3 GB",
+    "invalid peer certificate|CERTIFICATE_VERIFY": "the package index's certificate is not trusted, see SSL_CERT_FILE",
+    "dns error|rror sending request|onnect|timed out": "the package index does not answer: check the network, or set "
+    "UV_DEFAULT_INDEX to a mirror",
+}
 
 
 class SetupFailed(Exception):
     """Something that the person at the keyboard has to see to; the text says what."""
 
 
-def main() -> int:
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    arguments.add_argument("--dev", action="store_true", help="also what tests, checks and benchmarks need")
-    arguments.add_argument("--exact", action="store_true", help="of this Python's version; without it, any supported")
-    chosen = arguments.parse_args()
+def main(arguments: Sequence[str]) -> int:
     if sys.version_info[:2] not in SUPPORTED:
-        print(f"Python 3.11 or 3.12 is needed, this is {sys.version.split()[0]}", file=sys.stderr)
+        print(f"environment: Python 3.11 or 3.12 is needed, this is {sys.version.split()[0]}", file=sys.stderr)
         return 1
-    locks = [ROOT / "requirements.lock", *([ROOT / "requirements-dev.lock"] if chosen.dev else [])]
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # SIGINT too where a script's `make &` ignores it
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
+            signal.signal(number, stop)
     try:
-        with only_one_at_a_time(ROOT / ".venv.lock"):
-            prepare(Environment(ROOT / ".venv"), locks, exact=chosen.exact)
-    except (SetupFailed, OSError) as error:
+        with (ROOT / ".venv.lock").open("w") as turn:
+            wait_for(turn.fileno())
+            prepare({argument for argument in arguments if argument != "--exact"}, exact="--exact" in arguments)
+    except SetupFailed as error:
         print(f"environment: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("environment: interrupted; the next run starts it afresh", file=sys.stderr)
-        return 130
+    except OSError as error:
+        print(f"environment: {error.filename or VENV}: {error.strerror or error}", file=sys.stderr)
+        return 1
     return 0
 
 
-class Environment:
-    """A virtual environment and what we noted in it.
-
-    `.installing` is there while pip works: found later, it tells of an interruption, after which nothing in the
-    folder can be trusted. `.installed-<lock>` holds the hash of what was installed, and where: programs in `bin/`
-    name their interpreter by its whole path, so that a moved clone needs a new environment.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.python = folder / "bin" / "python"
-        self._installing = folder / ".installing"
-
-    def fault(self, exact: bool) -> str | None:
-        """Why it must be made anew, or None."""
-        if not self.folder.exists():
-            return "missing"
-        if self._installing.exists():
-            return "left half-made"
-        version = answer_of([str(self.python), "-c", "import sys; print(*sys.version_info[:2])"])
-        if version is None:
-            return "broken"
-        if tuple(map(int, version.split())) not in ((sys.version_info[:2],) if exact else SUPPORTED):
-            return f"of Python {version.replace(' ', '.')}"
-        for stamp in self.folder.glob(".installed-*"):
-            if stamp.read_text().split(maxsplit=1)[1:] != [str(self.folder)]:
-                return "moved from elsewhere"
-        return None
-
-    def create(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir(parents=True)
-        self._installing.touch()
-        # Debian's python3.11 has no ensurepip unless python3-venv is there; then the caller's pip does the work.
-        venv.create(self.folder, with_pip=importlib.util.find_spec("ensurepip") is not None)
-        self._installing.unlink()
-
-    def has(self, lock: Path) -> bool:
-        stamp = self._stamp(lock)
-        return stamp.exists() and stamp.read_text() == self._mark(lock)
-
-    def install(self, lock: Path) -> None:
-        self._installing.touch()
-        environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1"}
-        options = ["--require-hashes", "--no-deps", "--no-compile", "--progress-bar", "off"]
-        run_pip([*self._pip(), "install", *options, "-r", str(lock)], environment, count_requirements(lock))
-        self._compile()
-        self._stamp(lock).write_text(self._mark(lock))
-        self._installing.unlink()
-
-    def _compile(self) -> None:
-        """On all cores, where pip would take one; left undone, every process would where bytecode is not written.
-
-        Whether it succeeds does not matter: some packages carry templates that are not Python.
-        """
-        command = [str(self.python), "-m", "compileall", "-q", "-j", "0", "-x", "/tests?/", str(self.folder / "lib")]
-        subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True)
-
-    def _pip(self) -> list[str]:
-        if answer_of([str(self.python), "-m", "pip", "--version"]):
-            return [str(self.python), "-m", "pip"]
-        if answer_of([sys.executable, "-m", "pip", "--version"]):
-            return [sys.executable, "-m", "pip", "--python", str(self.python)]
-        raise SetupFailed(f"{sys.executable} has neither ensurepip nor pip (Debian, Ubuntu: install python3-venv)")
-
-    def _stamp(self, lock: Path) -> Path:
-        return self.folder / f".installed-{lock.name}"
-
-    def _mark(self, lock: Path) -> str:
-        return f"{hashlib.sha256(lock.read_bytes()).hexdigest()} {self.folder}"
+def stop(number: int, _frame: object) -> NoReturn:
+    print("environment: interrupted; the next run starts it afresh", file=sys.stderr)
+    raise SystemExit(128 + number)
 
 
-def prepare(environment: Environment, locks: list[Path], exact: bool) -> None:
-    if fault := environment.fault(exact):
-        of_version = f"Python {sys.version_info.major}.{sys.version_info.minor}"
-        say(f"making {environment.folder.name} with {of_version}" + ("" if fault == "missing" else f" (was {fault})"))
-        environment.create()
-    for lock in locks:
-        if not environment.has(lock):
-            say(f"installing {count_requirements(lock)} packages from {lock.name} …")
-            began = time.monotonic()
-            environment.install(lock)
-            say(f"installed in {time.monotonic() - began:.0f} s")
-
-
-def run_pip(command: list[str], environment: dict[str, str], total: int) -> None:
-    """Run pip with a line of news every ten seconds, and its last words if it fails."""
-    process = subprocess.Popen(
-        command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    assert process.stdout is not None
-    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-    threading.Thread(target=_pump, args=(process.stdout, lines), daemon=True).start()
-    heard: list[str] = []
-    began, next_report, unpacking, fetched = time.monotonic(), REPORT_EVERY_S, False, 0
+def wait_for(turn: int) -> None:
+    """Lock our turn's file. Children inherit it, so that a run after `kill -9` waits for a uv that was left behind."""
+    os.set_inheritable(turn, True)
     try:
-        while True:
-            try:
-                line = lines.get(timeout=1.0)
-                if line is None:
+        fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        say("waiting for another make to finish the environment …")
+        fcntl.flock(turn, fcntl.LOCK_EX)
+
+
+def prepare(extras: set[str], exact: bool) -> None:
+    asked = digest()
+    if found := fault(exact):
+        say(
+            f"making .venv with Python {sys.version_info[0]}.{sys.version_info[1]}"
+            + (f" (was {found})" * VENV.exists())
+        )
+        STAMP.unlink(missing_ok=True)
+        if VENV.exists():
+            shutil.rmtree(VENV)
+        venv.create(
+            VENV, symlinks=True
+        )  # without pip: Debian's python3.11 has no ensurepip unless python3-venv is there
+    else:
+        installed, _, kept = STAMP.read_text().splitlines()
+        if installed == asked and extras <= set(kept.split()):
+            return
+        extras |= set(kept.split())
+        STAMP.unlink()
+    began = time.monotonic()
+    install(sorted(extras))
+    STAMP.write_text(f"{asked}\n{VENV}\n{' '.join(sorted(extras))}\n")
+    say(f"installed in {time.monotonic() - began:.0f} s")
+
+
+def digest() -> str:
+    """Of what the environment depends on; how the code is formatted or tested is not in it."""
+    import tomllib  # not before the version of Python is known to be one that has it
+
+    project = tomllib.loads(PROJECT.read_text())
+    asked = [project[table] for table in ("project", "build-system")]
+    return hashlib.sha256(LOCK.read_bytes() + json.dumps(asked).encode()).hexdigest()
+
+
+def fault(exact: bool) -> str | None:
+    """Why `.venv` must be made anew, or None."""
+    if not STAMP.exists():
+        return "left half-made"
+    if STAMP.read_text().splitlines()[1] != str(VENV):
+        return "moved from elsewhere"
+    version = answer_of(PYTHON, "-c", "import sys; print(*sys.version_info[:2])")
+    if version is None:
+        return "broken"
+    if tuple(map(int, version.split())) not in ((sys.version_info[:2],) if exact else SUPPORTED):
+        return f"of Python {version.replace(' ', '.')}"
+    return None
+
+
+def install(extras: Sequence[str]) -> None:
+    uv = find_uv()
+    installs = [uv, "pip", "install", "--python", PYTHON, "--color", "never"]
+    say("installing what requirements.lock pins …")
+    variables = {**index_settings(), **os.environ, "UV_PYTHON_DOWNLOADS": "never"}
+    if answer_of(uv, "pip", "freeze", "--python", PYTHON) is None:
+        say("uv's cache folder cannot be written: nothing that is downloaded is kept for the next time")
+        variables["UV_CACHE_DIR"] = f"{VENV}/.cache"
+    pinned = ["--require-hashes", "--requirements", str(PROJECT), "--constraints", str(LOCK)]
+    pinned += [f"--extra={extra}" for extra in extras]
+    try:
+        run([*installs, *pinned, "--offline"], variables)  # where uv's cache has everything, no index has to answer
+    except SetupFailed:
+        run([*installs, *pinned], variables)
+    run([*installs, "--offline", "--no-deps", "--editable", str(ROOT)], variables)
+    shutil.rmtree(f"{VENV}/.cache", ignore_errors=True)
+    # uv's --compile-bytecode takes the packages' own tests along, and 1.6 times as long. Left undone, every process
+    # would compile for itself. Some files are templates, not Python, whence an exit code that says nothing.
+    with suppress(SetupFailed):
+        run([PYTHON, "-m", "compileall", "-q", "-j", "0", "-x", "/tests?/", f"{VENV}/lib"], os.environ)
+
+
+def find_uv() -> str:
+    """The uv of `.venv` or PATH whose version can build Paceline; else the locked one, installed with pip."""
+    built_by = re.search(r"uv_build(>=(\d+)\.(\d+),<(\d+))", PROJECT.read_text())
+    assert built_by
+    low, high = (int(built_by[2]), int(built_by[3])), (int(built_by[4]), 0)
+    for uv in (f"{VENV}/bin/uv", "uv"):
+        version = re.match(r"uv (\d+)\.(\d+)", answer_of(uv, "--version") or "")
+        if version and low <= (int(version[1]), int(version[2])) < high:
+            return uv
+    say("installing uv with pip …")
+    pip = [BASE_PYTHON, "-m", "pip", "--python", PYTHON]
+    if answer_of(*pip, "--version") is None:
+        pip = [PYTHON, "-m", "pip"]
+        if answer_of(PYTHON, "-m", "ensurepip") is None:
+            tried = f"PATH has no uv{built_by[1]}, and {BASE_PYTHON} has neither pip nor ensurepip to install it with"
+            raise SetupFailed(f"{tried} (Debian, Ubuntu: apt install python3-venv)")
+    pin = re.search(r"^uv==.*\n( .*\n)+", LOCK.read_text(), re.MULTILINE)
+    assert pin
+    (VENV / "uv.txt").write_text(pin[0])
+    options = ["--quiet", "--no-input", "--disable-pip-version-check", "--require-hashes", "--no-deps"]
+    run([*pip, "install", *options, "--requirement", f"{VENV}/uv.txt"], {**os.environ, "PIP_USER": "0"})
+    return f"{VENV}/bin/uv"
+
+
+def index_settings() -> dict[str, str]:
+    """pip's indexes for uv, which does not read pip's settings; none where uv has settings of its own."""
+    own = (Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "uv/uv.toml", Path("/etc/uv/uv.toml"))
+    if re.search(r"^UV_(\w*INDEX\w*|FIND_LINKS|CONFIG_FILE)$", "\n".join(os.environ), re.M) or any(
+        map(Path.exists, own)
+    ):
+        return {}
+    listed = answer_of(BASE_PYTHON, "-m", "pip", "config", "list") or ""
+    of_pip = dict(re.findall(r"^(?:global|install)\.([\w-]+)=(.*)$", listed, re.MULTILINE))
+    settings = {"UV_INDEX_STRATEGY": "unsafe-best-match"}  # as pip does; safe, for every file's hash is known
+    for name, of_uv in PIP_TO_UV.items():
+        variable = os.environ.get(f"PIP_{name.upper().replace('-', '_')}")
+        if value := variable or ast.literal_eval(of_pip.get(name, "''")):
+            settings[of_uv] = ("," if name == "find-links" else " ").join(value.split())
+    return settings
+
+
+def run(command: Sequence[str], variables: Mapping[str, str]) -> None:
+    """With a line of news every ten seconds.
+
+    Raises:
+        SetupFailed: its exit code was not 0; the text is one line.
+    """
+    began = time.monotonic()
+    with tempfile.TemporaryFile() as out:
+        child = subprocess.Popen(
+            command, env=variables, stdin=subprocess.DEVNULL, stdout=out, stderr=out, close_fds=False, process_group=0
+        )
+        try:
+            while True:
+                with suppress(subprocess.TimeoutExpired):
+                    code = child.wait(REPORT_EVERY_S)
                     break
-                heard.append(line)
-                fetched += line.startswith(("Collecting ", "Requirement already", "Ignoring "))
-                unpacking |= line.startswith("Installing collected")
-            except queue.Empty:
-                pass
-            elapsed_s = time.monotonic() - began
-            if elapsed_s >= next_report:
-                next_report += REPORT_EVERY_S
-                say(f"  {elapsed_s:.0f} s: " + ("unpacking" if unpacking else f"downloading, {fetched} of {total}"))
-        status = process.wait()
-    finally:
-        if process.poll() is None:
-            process.terminate()
-            process.wait()
-    if status != 0:
-        last_words = [line for line in heard if "ERROR" in line or "error" in line.lower()][-10:] or heard[-10:]
-        raise SetupFailed("pip could not install the packages:\n  " + "\n  ".join(map(str.rstrip, last_words)))
+                said = "compiling" if "compileall" in command else news(text_of(out))
+                say(f"  {time.monotonic() - began:.0f} s: {said}")
+        finally:
+            if child.poll() is None:
+                os.killpg(child.pid, signal.SIGKILL)  # its own children, too
+                child.wait()
+        if code != 0:
+            raise SetupFailed(explain(text_of(out)))
 
 
-def _pump(stream: IO[str], lines: "queue.SimpleQueue[str | None]") -> None:
-    for line in stream:
-        lines.put(line)
-    lines.put(None)
+def text_of(out: IO[bytes]) -> str:
+    """Leaves the place alone at which the child writes on."""
+    return os.pread(out.fileno(), 1 << 20, 0).decode(errors="replace")
 
 
-def count_requirements(lock: Path) -> int:
-    return len(re.findall(r"^[A-Za-z0-9][\w.\[\],-]*\s*==", lock.read_text(), re.MULTILINE))
+def news(said: str) -> str:
+    """What uv is waiting for, of what it has said."""
+    done = set(re.findall(r"^ +Downloaded (\S+)", said, re.MULTILINE))
+    coming = [what for what, name in re.findall(r"^Downloading ((\S+).*)$", said, re.MULTILINE) if name not in done]
+    more = f" and {len(coming) - 4} more" * (len(coming) > 4)
+    return "unpacking" if "Prepared" in said else f"downloading {', '.join(coming[:4]) or '…'}{more}"
 
 
-def answer_of(command: list[str]) -> str | None:
+def explain(said: str) -> str:
+    """One line: what it was, and the program's own words."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    first = next((at for at, line in enumerate(lines) if line.lower().startswith("error")), -2)
+    own_words = "; ".join(lines[first:][:2])
+    cause = next((cause for pattern, cause in CAUSES.items() if re.search(pattern, said)), None)
+    return f"{cause} ({own_words})" if cause else own_words
+
+
+def answer_of(*command: str) -> str | None:
     """What a command prints, or None if it cannot."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
-
-
-@contextmanager
-def only_one_at_a_time(path: Path) -> Iterator[None]:
-    """The kernel lets go of the lock when we end, however we end."""
-    with path.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("waiting for another make to finish the environment …")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def say(text: str) -> None:
@@ -208,4 +265,4 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
