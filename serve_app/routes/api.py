@@ -91,6 +91,8 @@ class Api:
             Route("/readyz", self._ops.readyz, methods=["GET"]),
             Route("/openapi.json", self._docs.openapi, methods=["GET"]),
             Route("/docs", self._docs.docs, methods=["GET"]),
+            Route("/docs/{name}", self._docs.file, methods=["GET"]),
+            Route("/", self._docs.root, methods=["GET"]),
         ]
 
     def app(self, adds_request_id: bool = True) -> ASGIApp:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import html
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+from tests.servers.chromium import CHROMIUM
+
 LOOK = """
 const told = [];
 const overlap = boxes => boxes.some((one, place) => boxes.slice(place + 1).some(other =>

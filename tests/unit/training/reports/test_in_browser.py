@@ -8,8 +8,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from tests.servers.chromium import CHROMIUM
 from tests.unit.training.conftest import make_history
-from tests.unit.training.reports.browser import CHROMIUM, looked_at
+from tests.unit.training.reports.browser import looked_at
 from tests.unit.training.reports.test_backtest_report import ODD, found
 from tests.unit.training.reports.test_night_report import DUEL, brands, named, told
 from training.reports import backtest_report, night_report
