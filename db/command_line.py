@@ -30,6 +30,14 @@ INTERRUPTED, READER_GONE = 130, 141
 """Exit codes as a shell gives them to a program that SIGINT or SIGPIPE has ended."""
 COLUMNS = re.compile(r"(\S+(?: \S+)*) {2,}(\S.*)")
 OURS = ("paceline", "serve_app", "training", "ledger", "db")
+IN_PLAIN_WORDS = {
+    r"Input should be a valid integer.*": "should be a whole number",
+    r"Input should be a valid number.*": "should be a number",
+    "Input should be greater than or equal to": "should be at least",
+    "Input should be less than or equal to": "should be at most",
+    "Input should": "should",
+}
+"""What Typer says about a value that is none."""
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 
 
@@ -183,12 +191,14 @@ def _usage_error(error: typer.TyperException, name: str) -> str:
     words = re.sub(
         r"\. Did you mean '(\w+)'.*", r"; did you mean \1", " ".join(error.format_message().split()).rstrip(".")
     )
+    for pattern, plain in IN_PLAIN_WORDS.items():
+        words = re.sub(pattern, plain, words)
     typed = getattr(error, "option_name", None)
     if typed and context is not None and words.startswith("No such"):
         words = f"no such option: {typed}"
         known = [name for each in context.command.get_params(context) for name in _long_names(each)]
-        near = difflib.get_close_matches(typed, known, n=1)
-        words += f"; did you mean {near[0]}" if near else ""
+        near = difflib.get_close_matches(typed.lstrip("-"), [name.lstrip("-") for name in known], n=1)
+        words += f"; did you mean --{near[0]}" if near else ""
     mark = "?" if "; did you mean" in words else ";"
     return f"{path}: {words[:1].lower()}{words[1:]}{mark} see {path} --help"
 

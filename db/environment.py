@@ -18,6 +18,9 @@ PREFIX = "PACELINE_"
 BARE = "general"
 """The section whose variables have bare names: `PACELINE_CURRENCY`."""
 SECRET_FIELDS = ("secret", "key")
+SECTIONS = ("http", "jwt", "database", "redis", "serve", "score", "ledger", "roas", "model", "new_brand", "test")
+BARE_NAMES = ("PACELINE_JWKS", "PACELINE_STATE", "PACELINE_CURRENCY")
+"""All sections and all bare names, those of packages above this one too: what begins with none of them is a typo."""
 
 
 class BadSetting(UserError):
@@ -51,7 +54,7 @@ class Environment(BaseSettings):
             BadSetting: a line for every variable and every one of `args` that cannot be used.
         """
         known = cls.variables()
-        unknown = [name for name in os.environ if name not in known and cls.owns(name.upper())]
+        unknown = [name for name in os.environ if name not in known and cls.owns(name)]
         problems = [f"{name}: no such setting{did_you_mean(name.upper(), known)}" for name in unknown]
         try:
             settings = cls(**{section: values for section, values in (args or {}).items() if values is not None})
@@ -76,8 +79,13 @@ class Environment(BaseSettings):
 
     @classmethod
     def owns(cls, name: str) -> bool:
-        """Whether a variable must be one of `variables`. Other sections' names are for other programs to judge."""
-        return name.startswith(tuple(f"{PREFIX}{section}_".upper() for section in cls.sections()))
+        """Whether a variable must be one of `variables`. What other sections have is for their programs to judge."""
+        others = [f"{section}_" for section in SECTIONS if section not in cls.sections()]
+        return (
+            name.upper().startswith(PREFIX)
+            and name not in BARE_NAMES
+            and not name.lower().removeprefix(PREFIX.lower()).startswith(tuple(others))
+        )
 
     @classmethod
     def settings_customise_sources(
@@ -132,9 +140,24 @@ IN_PLAIN_WORDS = {
 """Of pydantic's kinds of errors: what is allowed."""
 
 
+LEAST_LIKENESS = 0.6
+"""difflib's ratio, from which on a name may be meant for another."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {near[0]}?" if near else ""
+    """The end of a line about a name that nobody knows.
+
+    >>> did_you_mean("PACELINE_DB_URL", ["PACELINE_DATABASE_URL", "PACELINE_REDIS_URL", "PACELINE_HTTP_PORT"])
+    '; did you mean PACELINE_DATABASE_URL or PACELINE_REDIS_URL?'
+    """
+    matcher = difflib.SequenceMatcher(None, "", name.removeprefix(PREFIX))
+    likeness = {}
+    for each in known:
+        matcher.set_seq1(each.removeprefix(PREFIX))
+        likeness[each] = matcher.ratio()
+    best = max(likeness.values(), default=0.0)
+    near = sorted(each for each, ratio in likeness.items() if ratio >= max(LEAST_LIKENESS, best - 0.02))
+    return f"; did you mean {' or '.join(near[:2])}?" if near else "; docs/settings.md has all that there are"
 
 
 def without_password(value: object) -> object:

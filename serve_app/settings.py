@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from db.brands import BrandSettings, CurrencySettings, in_the_general_currency
-from db.environment import PREFIX, BadSetting, Environment
+from db.environment import BadSetting, Environment
 from db.section import MOST, Count, Seconds, Section, Text
 from db.settings import DatabaseSettings, RedisSettings
 from db.state import State
@@ -117,10 +117,6 @@ class Settings(Environment, use_attribute_docstrings=True):
     """What a brand has that an import meets for the first time, and what a `PUT /api/brands` leaves out."""
 
     _new_brand = field_validator("new_brand", mode="before")(in_the_general_currency)
-
-    @classmethod
-    def owns(cls, name: str) -> bool:
-        return name.startswith(PREFIX) and not name.startswith(f"{PREFIX}TEST_")
 
     @model_validator(mode="after")
     def _one_family_of_tokens(self) -> Self:

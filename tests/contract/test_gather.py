@@ -547,6 +547,14 @@ def test_the_command_says_what_it_did(here, capsys):
         assert "1 rows" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("arguments", [["gather"], ["import", "no-such-file.csv"], ["import", "/"]])
+def test_the_command_makes_no_database_for_nothing(arguments, here, monkeypatch, capsys):
+    monkeypatch.delenv("PACELINE_DATABASE_URL")
+    assert main(arguments) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not (here / "state").exists()
+
+
 async def test_a_database_of_another_version_is_refused_in_a_line(database, state):
     async with database.write() as connection:
         at = (await connection.execute(text("SELECT version_num FROM alembic_version"))).scalar_one()

@@ -1,8 +1,8 @@
 """Whatever lies where a model should: a replica that serves goes on serving what it has, and says why.
 
 Golden rows cannot notice every changed leaf. A version that is signed with the right key and whose golden rows agree is
-what the key's owner vouches for, and is served; nothing that is signed may crash or stop a replica. `PACELINE_MUTANTS`:
-how many changed leaves of this kind are tried (a process each).
+what the key's owner vouches for, and is served; nothing that is signed may crash or stop a replica.
+`PACELINE_TEST_MUTANTS`: how many changed leaves of this kind are tried (a process each).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from training.settings import ModelSettings
 
 ASKED = Columns.of([["b1", "b9"], ["p1", "p1"], ["p1:s1", "x"], ["mobile", "mobile"], ["300x250"] * 2], np.ones(2))
 DIRECTORIES, BUNDLES = 600, 300
-LEAVES = int(os.environ.get("PACELINE_MUTANTS", "4"))
+LEAVES = int(os.environ.get("PACELINE_TEST_MUTANTS", "4"))
 
 
 class Served(NamedTuple):

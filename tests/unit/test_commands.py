@@ -122,6 +122,23 @@ def test_what_is_typed_wrong_is_a_line_and_does_nothing(form, wrong, named, here
     assert list(here.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("typed_", "said"),
+    [
+        (["run", "--port", "eighty"], "invalid value for '--port': should be a whole number;"),
+        (["run", "--port", "0"], "invalid value for '--port': should be at least 1;"),
+        (["run", "--port", "70000"], "invalid value for '--port': should be at most 65535;"),
+        (["simulate", "--target-roas", "six"], "invalid value for '--target-roas': should be a number;"),
+        (["simulate", "--target", "6"], "no such option: --target; did you mean --target-roas?"),
+        (["simulate", "--bogus"], "no such option: --bogus;"),
+    ],
+)
+def test_a_wrong_value_is_told_in_plain_words(typed_, said, here, capsys):
+    assert typed(Form("paceline"), *typed_) == 2
+    assert said in capsys.readouterr().err
+    assert list(here.iterdir()) == []
+
+
 @every_form
 def test_what_is_typed_wrong_is_json_where_json_is_asked_for(form, here, capsys):
     assert typed(form, "--json", "--nonsense") == form.usage_code

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from db.command_line import Command, Json, StateFolder, commands, progress, run
+from db.errors import UserError, file_error
 
 if TYPE_CHECKING:
     from training.etl.importer import Imported
@@ -72,6 +73,7 @@ def import_(
     as_json: Json = False,
 ) -> None:
     with progress(quiet=as_json) as say:
+        _require_readable(file)
         _migrate()
         done = asyncio.run(_import(file, source, say))
     summary = {name: getattr(done, name) for name in ("source", "rows", "keys", "rejected", "brands", "seconds")}
@@ -91,7 +93,11 @@ def gather_(
     state: StateFolder = None,
     as_json: Json = False,
 ) -> None:
+    from db.schema import require_file
+    from db.settings import database_settings
+
     with progress(quiet=as_json) as say:
+        require_file(database_settings())
         _migrate()
         done = asyncio.run(_gather(everything, say))
     if as_json:
@@ -102,6 +108,19 @@ def gather_(
         f"{done.refreshed:,} of {done.days:,} days written, {done.vanished:,} gone, {done.rows:,} rows, "
         f"{done.seconds:.1f} s"
     )
+
+
+def _require_readable(file: Path) -> None:
+    """Before a database is made for it.
+
+    Raises:
+        UserError: there is no such file, or it may not be read.
+    """
+    try:
+        with file.open("rb"):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot read {file_error(error)}") from None
 
 
 def _migrate() -> None:

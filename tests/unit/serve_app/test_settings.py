@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
 
 from db.brands import new_brand
-from db.environment import SECRET_FIELDS, BadSetting
+from db.environment import BARE, BARE_NAMES, SECRET_FIELDS, SECTIONS, BadSetting
 from db.settings import database_settings, redis_url
 from db.state import State
 from serve_app.settings import Settings, with_state
@@ -50,6 +51,10 @@ def problems(environ: dict[str, str], args: dict[str, object] | None = None) -> 
         ("PACELINE_NEW_BRAND_PORTFOLIO_ID", "a b", "pattern"),
         ("PACELINE_HTTP", '{"port": 80}', "no such setting"),
         ("PACELINE_GENERAL_CURRENCY", "EUR", "no such setting"),
+        ("PACELINE_DB_URL", "mysql+aiomysql://u:p@h/x", "did you mean PACELINE_DATABASE_URL"),
+        ("PACELINE_PORT", "80", "did you mean PACELINE_HTTP_PORT?"),
+        ("paceline_state", "/tmp", "did you mean PACELINE_STATE?"),
+        ("PACELINE_XYZZY", "1", "docs/settings.md"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_is_allowed(name: str, value: str, said: str) -> None:
@@ -153,3 +158,15 @@ def test_the_variables_of_the_contract_exist() -> None:
         ROAS_WINDOW ROAS_MIN_IMPRESSIONS SCORE_IDEMPOTENCY_S
     """
     assert {f"PACELINE_{name}" for name in wanted.split()} <= set(Settings.variables())
+
+
+def test_every_section_has_its_place_among_those_that_any_program_knows() -> None:
+    bare = {name for name, (section, _) in Settings.variables().items() if section == BARE}
+    assert (set(SECTIONS), set(BARE_NAMES)) == ({*Settings.model_fields, "test"} - {BARE}, bare)
+
+
+@pytest.mark.parametrize("name", ["PACELINE_DB_URL", "PACELINE_DATABASES_URL", "PACELINE_XYZZY"])
+@pytest.mark.parametrize("read", [database_settings, redis_url, model_settings, new_brand])
+def test_programs_that_know_some_sections_refuse_what_no_program_knows(name: str, read: Callable[[], object]) -> None:
+    with paceline_variables({name: "x", "PACELINE_TEST_MYSQL_URL": "x"}), pytest.raises(BadSetting, match=name):
+        read()
