@@ -86,7 +86,9 @@ def shards(settings: Settings, decided_at: float) -> list[ShardClient]:
     addresses = [
         ShardAddress(database, redis_url, ledger, settings.roas, shard, decided_at) for shard in range(ledger.shards)
     ]
-    return [ShardClient(address.connect, ledger, address.replace) for address in addresses]
+    return [
+        ShardClient(address.connect, ledger, address.replace, shard=shard) for shard, address in enumerate(addresses)
+    ]
 
 
 def configure_logging() -> None:

@@ -154,7 +154,7 @@ class LedgerClient:
                 await shard.next_beat()  # what is given back must have been recorded
                 await shard.call_within(30.0, LedgerCalls.release, [reservation_id for _, reservation_id in ids])
         except LedgerError as error:
-            logger.warning("%d reservations stay until they expire: %s", len(wins), error)
+            logger.warning("cannot release %d undelivered wins, their holds end when they expire: %s", len(wins), error)
 
     def _spawn(self, work: Awaitable[Any]) -> None:
         task = asyncio.ensure_future(work)

@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 from ray.exceptions import RayError, RayTaskError
 
 from db.errors import in_a_line
+from db.outage import Outage
 from ledger.bidding.demand import Demand
 from ledger.client.lease_cache import LeaseCache
 from ledger.domain.errors import LedgerError, LedgerUnavailable, OtherShard
@@ -41,7 +42,8 @@ class ShardClient:
 
     Args:
         connect: see `Connect`.
-        replace: blocking: puts a new ledger in the place of one that is silent.
+        replace: blocking: replaces a silent ledger by its next generation, and returns the handle of that.
+        clock: monotonic seconds.
     """
 
     def __init__(
@@ -50,8 +52,12 @@ class ShardClient:
         settings: LedgerSettings,
         replace: Callable[[], Any] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        shard: int = 0,
     ) -> None:
         self._connect, self._replace, self._settings, self._clock = connect, replace, settings, clock
+        self._shard = shard
+        self._outage = Outage(logger, f"ledger shard {shard} answers again")
+        self._bug = Outage(logger)  # never ended: a traceback a minute is enough
         self.leases = LeaseCache(Lifetimes(settings.reservation_ttl_s, settings.conversion_days))
         self.on_terms: Callable[[Mapping[str, BrandTerms]], None] = lambda _: None
         self.seen = Demand()
@@ -79,13 +85,13 @@ class ShardClient:
             cause = getattr(error, "cause", None)
             if isinstance(cause, LedgerError):
                 raise cause from None
-            logger.exception("the ledger failed")
-            raise LedgerUnavailable("it failed; its log has the reason") from None
+            logger.exception("ledger shard %d failed in %s, the caller gets an error", self._shard, call.__name__)
+            raise LedgerUnavailable(f"shard {self._shard} failed in {call.__name__}; the log has the reason") from None
         except (RayError, ValueError) as error:  # dead, restarting or unreachable; ValueError: no such actor yet
             self._handle = None
             reason = in_a_line(error)
-            logger.warning("the ledger is unreachable: %s", reason)
-            raise LedgerUnavailable(reason) from None
+            self._outage.failed(f"ledger shard {self._shard} unreachable, connecting again until it answers: {reason}")
+            raise LedgerUnavailable(f"shard {self._shard} unreachable: {reason}") from None
 
     async def _connected(self) -> Any:
         """One attempt for all who need it."""
@@ -107,7 +113,7 @@ class ShardClient:
                 async with asyncio.timeout(max(0.0, end - self._clock())):
                     return await self.call(call, *args, **kwargs)
             except TimeoutError:
-                raise LedgerUnavailable("the ledger did not answer in time") from None
+                raise LedgerUnavailable(f"shard {self._shard} did not answer within {seconds:g} s") from None
             except OtherShard:
                 raise
             except LedgerUnavailable:
@@ -164,7 +170,7 @@ class ShardClient:
                 await self.next_beat()
 
     async def beat(self, is_last: bool = False) -> None:
-        """One beat, or the few that open a session; errors are logged once an outage. None follows the last."""
+        """Send one beat, or the few that open a session. Errors are logged, once a minute. After the last: no more."""
         async with self._beating:
             if self._is_closed and not is_last:
                 return
@@ -179,13 +185,15 @@ class ShardClient:
                 while not is_last and not self.leases.is_open:
                     await self._beat()
             except (LedgerError, TimeoutError) as error:
-                if not self._is_away:
-                    logger.warning("no answer from the ledger: %s", str(error) or repr(error))
+                reason = error.reason if isinstance(error, LedgerUnavailable) else in_a_line(error)
+                self._outage.failed(f"ledger shard {self._shard} did not answer a beat, sending another: {reason}")
                 self._is_away = True
-            except Exception:
-                logger.exception("a beat failed")
+            except Exception as error:
+                line = f"ledger shard {self._shard}: a beat could not be sent or its answer not used, sending another"
+                self._bug.failed(line, logging.ERROR, error)
                 self._is_away = True
             else:
+                self._outage.ended()
                 self._is_away = False
             finally:
                 self._release_waiting()
@@ -221,13 +229,14 @@ class ShardClient:
             while not call.done():
                 now_s = self._clock()
                 if now_s - began_s > BEAT_S:
-                    raise LedgerUnavailable("the ledger did not answer in time")
+                    raise LedgerUnavailable(f"shard {self._shard} did not answer within {BEAT_S:g} s")
                 if self._handle is None:
                     heard_s = now_s  # still on the way to it: one that starts is not silent
                 if now_s - heard_s > self._settings.silence_s and self._replace is not None:
-                    logger.error("the ledger has been silent for %.0f s: replacing it", now_s - heard_s)
+                    silent_s = now_s - heard_s
+                    logger.error("ledger shard %d has been silent for %.0f s, replacing it", self._shard, silent_s)
                     self._handle = await asyncio.to_thread(self._replace)
-                    raise LedgerUnavailable("the ledger was silent and has been replaced")
+                    raise LedgerUnavailable(f"shard {self._shard} was silent and has been replaced")
                 await asyncio.wait([call], timeout=self._settings.silence_s / 3)
                 if call.done() or self._handle is None:
                     continue

@@ -31,7 +31,9 @@ class Fenced(LedgerError):
         self.shard, self.epoch, self.newest = shard, epoch, newest
 
     def __str__(self) -> str:
-        return f"shard {self.shard}: epoch {self.epoch} has been replaced by {self.newest}"
+        if not self.epoch:
+            return f"shard {self.shard}: a younger generation of its ledger runs"
+        return f"shard {self.shard}: another ledger has taken epoch {self.newest}, epoch {self.epoch} may not write"
 
 
 @pickled_as("ledger.errors")
@@ -42,9 +44,7 @@ class LayoutReplaced(Fenced):
         self.shards = shards
 
     def __str__(self) -> str:
-        return (
-            f"shard {self.shard}: a layout of {self.shards} shards, decided later, has replaced the one it belongs to"
-        )
+        return f"shard {self.shard}: this ledger's number of shards is out of date, there are {self.shards} now"
 
 
 @pickled_as("ledger.errors")
@@ -60,13 +60,13 @@ class LedgerUnavailable(LedgerError):
 @pickled_as("ledger.errors")
 class StatementRefused(LedgerUnavailable):
     def __str__(self) -> str:
-        return f"the ledger's database refused: {self.reason}"
+        return f"the database refused the ledger's statement: {self.reason}"
 
 
 @pickled_as("ledger.errors")
 class OtherShard(LedgerUnavailable):
     def __init__(self, kind: str, id_: str, shard: int) -> None:
-        super().__init__(f"{kind} {id_} is another shard's")
+        super().__init__(f"{kind} {id_} belongs to shard {shard}; try again")
         self.args = (kind, id_, shard)  # pickle rebuilds from these
         self.kind, self.id, self.shard = kind, id_, shard
 
@@ -89,7 +89,7 @@ class MoneyOutOfRange(LedgerError):
         self.micros = micros
 
     def __str__(self) -> str:
-        return f"{self.micros} µ is beyond what an account can hold exactly (2^53 − 1)"
+        return f"{self.micros} µ is out of range: amounts and their sums stay within ±(2^53 − 1) µ"
 
 
 @pickled_as("ledger.errors")
@@ -109,7 +109,7 @@ class CurrencyFixed(LedgerError):
         self.kind, self.id, self.currency = kind, id_, currency
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.id}: money has moved in {self.currency}, its currency cannot change any more"
+        return f"{self.kind} {self.id}: its currency stays {self.currency}, because money has moved in it"
 
 
 @pickled_as("ledger.errors")
@@ -130,6 +130,6 @@ class PortfolioMismatch(LedgerError):
 
     def __str__(self) -> str:
         return (
-            f"portfolio {self.portfolio_id} and its member {self.brand_id} must share {self.field}: "
-            f"{self.wanted} against {self.has}"
+            f"portfolio {self.portfolio_id} and its member {self.brand_id} must have the same {self.field}: "
+            f"the portfolio's is {self.wanted}, the member's {self.has}"
         )

@@ -11,8 +11,11 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from redis.asyncio import Redis
+from sqlalchemy.exc import SQLAlchemyError
 
 from db.brands import BrandSettings, PortfolioSettings
+from db.errors import in_a_line
+from db.outage import Outage
 from db.session import Database
 from db.settings import DatabaseSettings
 from ledger.bidding.revenue_completion import DaySums
@@ -82,13 +85,17 @@ class LedgerActor:
 
     async def _boot(self) -> None:
         """Open without being asked: holds expire even while nobody calls."""
+        outage = Outage(logger)
         while self._ledger is None:
             try:
                 await self.start()
             except Exception as error:
-                logger.warning("the ledger cannot open yet: %s", error)
                 if self._stepping_down is not None:
                     return
+                expected = isinstance(error, LedgerUnavailable)
+                reason = error.reason if isinstance(error, LedgerUnavailable) else in_a_line(error)
+                line = f"ledger of shard {self._shard} cannot open, retrying every {RETRY_S:g} s: {reason}"
+                outage.failed(line, error=None if expected else error)
                 await asyncio.sleep(RETRY_S)
 
     async def start(self) -> int:
@@ -99,7 +106,7 @@ class LedgerActor:
                 one's successor.
         """
         if self._stepping_down is not None:
-            raise LedgerUnavailable("another ledger has taken over")
+            raise _taken_over(self._shard)
         if self._ledger is None:
             if self._opening is None or self._opening.done():
                 self._opening = asyncio.create_task(self._open())
@@ -116,7 +123,7 @@ class LedgerActor:
             )
         except Fenced as error:
             self._leave(error)
-            raise LedgerUnavailable("another ledger has taken over") from error
+            raise _taken_over(self._shard) from error
         self._writer = WriteQueue(ledger)
         self._loops = [
             asyncio.create_task(self._writer.keep_writing()),
@@ -134,7 +141,7 @@ class LedgerActor:
                 asyncio.create_task(self._controller_loop.keep_steering()),
             ]
         self._ledger = ledger
-        logger.info("shard %d is open in epoch %d", self._shard, ledger.epoch)
+        logger.info("ledger of shard %d is open in epoch %d", self._shard, ledger.epoch)
 
     # `LedgerCalls`
 
@@ -219,21 +226,24 @@ class LedgerActor:
             return await work(self._writer)
         except Fenced as error:
             self._leave(error)
-            raise LedgerUnavailable("another ledger has taken over") from error
+            raise _taken_over(self._shard) from error
 
     async def _keep(self, work: Callable[[], Awaitable[Any]], every_s: float) -> None:
-        """Runs until it is cancelled: `work` again and again, whatever happens."""
+        """Call `work` every so many seconds until cancelled, whatever it raises."""
+        task = f"shard {self._shard}: background task {getattr(work, '__qualname__', work)}"
+        outage = Outage(logger, f"{task} works again")
         while True:
             try:
                 await work()
+                outage.ended()
             except Fenced as error:
                 self._leave(error)
-            except LedgerUnavailable as error:
-                logger.warning("%s", error)
+            except (LedgerUnavailable, SQLAlchemyError, OSError) as error:
+                reason = error.reason if isinstance(error, LedgerUnavailable) else in_a_line(error)
+                outage.failed(f"{task} waits for the database, retrying in {RETRY_S + every_s:g} s: {reason}")
                 await asyncio.sleep(RETRY_S)
-            except Exception:
-                task = getattr(work, "__qualname__", work)
-                logger.exception("background task %s failed, retrying in %.1f s", task, every_s)
+            except Exception as error:
+                outage.failed(f"{task} failed, retrying in {every_s:g} s", logging.ERROR, error)
             await asyncio.sleep(every_s)
 
     def _leave(self, error: Fenced) -> None:
@@ -242,7 +252,7 @@ class LedgerActor:
         Two ledgers that each started the other's successor would never end; a younger generation never gives way.
         """
         if self._stepping_down is None:
-            logger.error("%s: leaving", error)
+            logger.error("%s; this process ends", error)
             self._stepping_down = asyncio.get_running_loop().create_task(self._go(error))
 
     async def _go(self, error: Fenced) -> None:
@@ -263,6 +273,10 @@ class LedgerActor:
 
 _LEDGER_CALLS: type[LedgerCalls] = LedgerActor
 """It answers every call, with the arguments and answers that its callers were promised: mypy says so."""
+
+
+def _taken_over(shard: int) -> LedgerUnavailable:
+    return LedgerUnavailable(f"a newer ledger of shard {shard} has taken over; try again")
 
 
 def _end_for_good() -> None:

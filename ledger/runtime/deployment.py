@@ -80,7 +80,7 @@ ActorSettings = tuple[DatabaseSettings, str | None, LedgerSettings, RoasSettings
 
 def _connect(settings: ActorSettings, decided_at: float | None, seen: int) -> Reached[Any]:
     wanted = Identity(digest_of(*settings), BORN_AT if decided_at is None else decided_at)
-    reached = agree(wanted, _RayGenerations(settings, wanted.decided_at), seen)
+    reached = agree(wanted, _RayGenerations(settings, wanted.decided_at), seen, shard=settings[-1])
     if reached.identity.digest == wanted.digest:
         _retire_beyond(settings[2].shards)
     return reached
@@ -113,19 +113,22 @@ class _RayGenerations:
         try:
             return actor.remote(*self._settings, self._decided_at, generation)
         except ValueError as error:  # the name is not free yet
-            raise LedgerUnavailable(in_a_line(error)) from None
+            raise LedgerUnavailable(
+                f"Ray cannot start {name_of(self._shard, generation)}: {in_a_line(error)}"
+            ) from None
 
     def identity(self, handle: Any) -> Identity:
         from ray.exceptions import GetTimeoutError, RayActorError
 
+        silence_s = self._settings[2].silence_s
         try:
-            return _answer(remote(handle, LedgerCalls.identity), self._settings[2].silence_s)
+            return _answer(remote(handle, LedgerCalls.identity), silence_s)
         except GetTimeoutError:
             if _has_started(handle):
-                raise Silent("its actor does not answer") from None
-            raise LedgerUnavailable("its actor is still starting") from None
+                raise Silent(f"no answer within {silence_s:g} s") from None
+            raise LedgerUnavailable(f"the actor of shard {self._shard} is still starting; try again") from None
         except RayActorError as error:  # it starts again, or was killed a moment ago
-            raise LedgerUnavailable(in_a_line(error)) from None
+            raise LedgerUnavailable(f"the actor of shard {self._shard} has died: {in_a_line(error)}") from None
 
     def kill(self, generation: int) -> None:
         _kill(name_of(self._shard, generation))
@@ -155,7 +158,7 @@ def _retire_beyond(shards: int) -> None:
     """End the ledgers that only a larger layout had; nobody calls them any more."""
     for shard, generations in living_generations().items():
         for generation in generations if shard >= shards else ():
-            logger.warning("there are %d shards now: ending the ledger of shard %d", shards, shard)
+            logger.warning("there are only %d shards now, ending the ledger of shard %d", shards, shard)
             _kill(name_of(shard, generation))
 
 

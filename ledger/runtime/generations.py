@@ -83,16 +83,21 @@ def agree(
     generations: Generations[Handle],
     seen: int = 0,
     sleep: Callable[[float], None] = time.sleep,
+    shard: int = 0,
 ) -> Reached[Handle]:
     """The youngest generation, if it has the wanted settings or newer ones and is younger than `seen`; else the next.
 
     Whatever is older than the one that is met is killed before it is asked: a stopped process may hold a lock. Only one
     is given up for its silence in one call.
 
+    Args:
+        shard: named in log lines and errors.
+
     Raises:
-        LedgerUnavailable: there was none to meet, for as long as it was tried.
+        Silent: two generations in a row did not answer.
+        LedgerUnavailable: none could be reached in CONNECT_TRIES tries; try again.
     """
-    reason = LedgerUnavailable("it has been replaced again and again")
+    reason = LedgerUnavailable(f"shard {shard}: each of {CONNECT_TRIES} generations had been replaced; try again")
     has_given_up = False
     for _ in range(CONNECT_TRIES):
         living = generations.living()
@@ -101,13 +106,14 @@ def agree(
             handle = generations.get_or_start(generation)
             for older in sorted(living):
                 if older < generation:
-                    logger.warning("ledger generation %d replaces %d", generation, older)
+                    logger.warning("ledger shard %d: generation %d replaces %d", shard, generation, older)
                     generations.kill(older)
             found = generations.identity(handle)
         except Silent as error:
-            logger.warning("ledger generation %d is silent: %s", generation, error)
             if has_given_up:
                 raise  # perhaps it is we who hear nothing
+            line = "ledger shard %d: generation %d is silent (%s), starting the next one"
+            logger.warning(line, shard, generation, error.reason)
             seen, has_given_up = generation, True
             continue
         except LedgerUnavailable as error:
@@ -117,7 +123,8 @@ def agree(
                 continue  # somebody has made a younger one meanwhile
             if found.digest == wanted.digest or found.decided_at >= wanted.decided_at:
                 return Reached(handle, generation, found)
-            logger.warning("ledger generation %d runs with older settings", generation)
+            line = "ledger shard %d: generation %d runs with older settings, starting the next one"
+            logger.warning(line, shard, generation)
             seen = generation
             continue
         sleep(CONNECT_RETRY_S)

@@ -206,7 +206,7 @@ class Beats:
                     reply, [(line.brand_id, leasing.grant(session.session_id, line)) for line in beat.lines]
                 )
             except LeaseMismatch as error:
-                logger.error("%s: the session ends", error)
+                logger.error("%s; the session ends, its leases are quarantined", error)
                 status = LAPSED
         renewed_at = now if status == OPEN else session.renewed_at
         after = session._replace(status=status, beat=beat.number, renewed_at=renewed_at)

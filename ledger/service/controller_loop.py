@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 
+from db.outage import Outage
 from ledger.bidding.brand_state import Limits
 from ledger.bidding.controller import Controller, DayResults, Rules, traffic_of
 from ledger.bidding.demand import DemandColumns, added_up, unpacked
@@ -47,6 +48,7 @@ class ControllerLoop:
         self._shaped_s: float | None = None
         self._frozen: dict[str, str] = {}
         self._inherited: dict[str, tuple[dt.date, ControlSignal]] | None = None
+        self._outage = Outage(logger, f"shard {ledger.shard}: λ is solved for again")
 
     @property
     def frozen(self) -> Mapping[str, str]:
@@ -60,18 +62,25 @@ class ControllerLoop:
         try:
             self._waiting.append(unpacked(seen))
         except ValueError:
-            logger.exception("what a replica saw cannot be read")
+            line = "shard %d: %d bytes of a replica's demand cannot be decoded, λ is solved without them"
+            logger.exception(line, self._ledger.shard, len(seen))
 
     async def keep_steering(self) -> None:
-        """Runs until it is cancelled. Whatever goes wrong is tried again."""
+        """Solve every `resolve_s` seconds until cancelled; errors are logged, and the next turn tries again."""
+        shard = self._ledger.shard
         while True:
             await asyncio.sleep(self._settings.resolve_s)
             try:
                 await self.step()
+                self._outage.ended()
             except LedgerUnavailable as error:
-                logger.warning("λ stays as it is: %s", error)
-            except Exception:
-                logger.exception("λ could not be solved for")
+                self._outage.failed(
+                    f"shard {shard}: λ keeps its last values until the database answers: {error.reason}"
+                )
+            except Exception as error:
+                again = f"retrying in {self._settings.resolve_s:g} s"
+                line = f"shard {shard}: solving for λ failed, λ keeps its last values, {again}"
+                self._outage.failed(line, logging.ERROR, error)
 
     async def step(self) -> None:
         """Solve for the brands with news, and tell the ledger."""
@@ -94,9 +103,9 @@ class ControllerLoop:
         }
         steering = self._controller.step(rules, results, shared)
         for brand_id in steering.frozen.keys() - self._frozen.keys():
-            logger.error("%s is frozen at last night's λ: %s", brand_id, steering.frozen[brand_id])
+            logger.error("brand %s is frozen at last night's λ: %s", brand_id, steering.frozen[brand_id])
         for brand_id in self._frozen.keys() - steering.frozen.keys():
-            logger.warning("%s is steered again", brand_id)
+            logger.warning("brand %s: λ is steered by day again", brand_id)
         self._frozen = steering.frozen
         self._ledger.terms.steer(self._with_inherited(steering.steered, rules))
 

@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from db.brands import BrandSettings
+from db.outage import Outage
 from ledger.bidding.revenue_completion import (
     Completed,
     DaySums,
@@ -57,7 +58,7 @@ class RoasCounters:
         self._last_days: dict[str, dict[int, DaySums]] = {}
         self.frozen: Callable[[], Mapping[str, str]] = dict
         """Brands that were taken off steering, and why."""
-        self._is_away = False
+        self._outage = Outage(logger, f"shard {ledger.shard}: ROAS and gauges are refreshed again")
 
     # What the loop does
 
@@ -71,7 +72,7 @@ class RoasCounters:
             await asyncio.sleep(FLUSH_S)
 
     async def beat(self) -> None:
-        """One turn of the loop; errors are logged, once an outage."""
+        """One turn of the loop; errors are logged, once a minute."""
         try:
             await self._day_counters.flush()
             now = self._ledger.now()
@@ -80,14 +81,15 @@ class RoasCounters:
             elif self._changed() and _seconds(now, self._shown_at) >= self._ledger.settings.gauges_s:
                 await self.show()
         except (RedisError, OSError, LedgerUnavailable) as error:
-            if not self._is_away:
-                missing = "the database" if isinstance(error, LedgerUnavailable) else "Redis"
-                logger.warning("ROAS and gauges wait for %s: %s", missing, error)
-            self._is_away = True
-        except Exception:
-            logger.exception("ROAS and gauges could not be refreshed")
+            missing = "the database" if isinstance(error, LedgerUnavailable) else "Redis"
+            reason = error.reason if isinstance(error, LedgerUnavailable) else error
+            shard = self._ledger.shard
+            self._outage.failed(f"shard {shard}: ROAS and gauges stand still until {missing} answers: {reason}")
+        except Exception as error:
+            line = f"shard {self._ledger.shard}: ROAS and gauges could not be refreshed, retrying in {FLUSH_S:g} s"
+            self._outage.failed(line, logging.ERROR, error)
         else:
-            self._is_away = False
+            self._outage.ended()
 
     async def tick(self) -> None:
         """The current ROAS of every brand and portfolio, from the counters; then the throttle; then the gauges."""

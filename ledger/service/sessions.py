@@ -62,7 +62,8 @@ class Sessions:
         """End the sessions that have been silent for too long; those that hold nothing any more are closed."""
         now = self._clock()
         for session in self.silent(connection, now):
-            logger.warning("session %d is silent: its leases wait until its wins have expired", session.session_id)
+            line = "shard %d: no beat of session %d for %g s, its leases are quarantined until its wins have expired"
+            logger.warning(line, self._directory.shard, session.session_id, self._lease_s + LAPSE_GRACE_S)
             self._store.sessions.put(connection, [session._replace(status=LAPSED)])
             self.quarantine(connection, session.session_id, now)
             self._recalled.pop(session.session_id, None)

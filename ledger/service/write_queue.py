@@ -101,7 +101,9 @@ class WriteQueue:
                 for call in calls:
                     _fail(call.answers, error)
                 return
-            logger.exception("a batch of %d calls failed; trying them one by one", len(calls))
+            name = getattr(do, "__name__", do)
+            line = "shard %d: %s failed for %d callers in one transaction, trying them one by one"
+            logger.exception(line, self._ledger.shard, name, len(calls))
             for call in calls:
                 await _answer(call.answers, partial(do, call.items))
         else:

@@ -165,7 +165,9 @@ class LeaseGranting:
                 self._remember(request, win, known.status)
             return
         if drawn is None or drawn.session_id != session_id:
-            logger.error("a win of session %d has an id of another: %s", session_id, win.reservation_id)
+            logger.error(
+                "session %d reports a win that is not its own, not recorded: %s", session_id, win.reservation_id
+            )
             return
         key = LeaseKey(session_id, win.where.brand_id, drawn.day)
         reservation = self._reservation(win.where, win.reservation_id, drawn, win.award_id)
@@ -301,8 +303,8 @@ class LeaseMismatch(Exception):
 
     def __str__(self) -> str:
         return (
-            f"session {self.key.session_id} says that it holds {self.holds_micros} µ of {self.key.brand_id} "
-            f"({self.key.day}), but {self.leased_micros} µ are lent"
+            f"session {self.key.session_id} says that it holds {self.holds_micros} µ of brand {self.key.brand_id} "
+            f"for {self.key.day}, but the ledger has lent it {self.leased_micros} µ"
         )
 
 

@@ -255,7 +255,7 @@ async def test_without_redis_money_goes_on_and_one_line_is_logged(ledger, clock,
     assert [record.message for record in caplog.records if record.name == "paceline.counters"] == [
         caplog.records[0].message
     ]
-    assert "wait for Redis" in caplog.records[0].message
+    assert "stand still until Redis answers" in caplog.records[0].message
     assert math.isnan(counters.roas("b"))
     await away.aclose()
 
@@ -278,7 +278,7 @@ async def test_without_the_database_gauges_wait_and_one_line_is_logged(ledger, c
             await counters.beat()
             clock.forward(MINUTE)
     assert [record.message for record in caplog.records if record.name == "paceline.counters"] == [
-        "ROAS and gauges wait for the database: the ledger is not available: gone"
+        "shard 0: ROAS and gauges stand still until the database answers: gone"
     ]
     await counters.beat()
     assert "b" in (await gauges_of(redis)).brands

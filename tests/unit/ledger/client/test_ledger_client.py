@@ -1,6 +1,7 @@
 """A request's way to its money: in memory while there is a lease, a moment's wait where there is none yet."""
 
 import asyncio
+import logging
 from collections.abc import Callable
 from types import SimpleNamespace
 
@@ -295,6 +296,20 @@ async def test_an_unreachable_ledger_is_not_waited_for(serve):
     await soon(client.beat_within(LONG_S))
     assert shard.is_reachable
     assert won(await soon(client.reserve(request(bid("a"), bid("b"))))) == ["bid-a"]
+
+
+async def test_an_unreachable_ledger_is_two_lines_in_the_log_that_name_its_shard(serve, caplog):
+    caplog.set_level(logging.INFO, "paceline.reserve")
+    ledger = Fake(a=10**6)
+    client = await serve(ledger, shard=3)
+    ledger.error = RayActorError()
+    for _ in range(5):
+        await soon(client.beat_within(LONG_S))
+    ledger.error = None
+    await soon(client.beat_within(LONG_S))
+    away, back = [record.message for record in caplog.records if record.name == "paceline.reserve"]
+    assert away.startswith("ledger shard 3 unreachable, connecting again until it answers: ")
+    assert back == "ledger shard 3 answers again"
 
 
 async def test_a_caller_that_leaves_takes_nothing_with_it(serve):

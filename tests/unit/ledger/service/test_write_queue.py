@@ -17,6 +17,8 @@ POISON, REFUSED = 1000, 1001
 class FakeLedger:
     """Answers a beat with its number, and remembers what shared a transaction."""
 
+    shard = 0
+
     poisons: ClassVar = {
         "poison": RuntimeError("poison"),
         "refused": StatementRefused("too long"),
