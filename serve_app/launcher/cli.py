@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,19 +59,18 @@ def run_(
     from serve_app.launcher.signals import Stop, heed_stop_signals
 
     heed_stop_signals()
+    from serve_app.launcher import terminal
+    from serve_app.launcher.waiting import result_of
+
     given = {"DATA": data, "PORT": port, "NIGHTLY": None if nightly is None else ("on" if nightly else "off")}
     os.environ.update({name: str(value) for name, value in given.items() if value is not None})
     try:
-        from serve_app.launcher.start import start
-
-        start(application)
+        result_of(lambda: importlib.import_module("serve_app.launcher.start"), "imports").start(application)
     except Stop:
-        return
+        terminal.leave(0)
     except (UserError, OSError) as error:
-        from serve_app.launcher import terminal
-
         terminal.refuse(file_error(error) if isinstance(error, OSError) else str(error))
-        raise typer.Exit(1) from None
+        terminal.leave(1)
 
 
 def main(arguments: Sequence[str] | None = None, application: str = APPLICATION) -> int:

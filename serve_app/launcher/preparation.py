@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -32,11 +31,6 @@ class Preparation:
             return False
         self._done.result()
         return True
-
-    def wait(self) -> None:
-        """Until it has ended. Raises: CannotRun, it has failed."""
-        while not self.has_ended():  # in slices: a signal is seen between them
-            time.sleep(0.05)
 
     def _run(self) -> None:
         from serve_app.launcher.bootstrap import CannotPrepare, prepare

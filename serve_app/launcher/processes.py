@@ -28,12 +28,30 @@ def adopt_orphans() -> None:
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
-def descendants(pid: int) -> list[int]:
-    """Ids of all processes below one; none if it has ended."""
-    try:
-        return [child.pid for child in psutil.Process(pid).children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return []
+def descendants(pid: int, title: str = "") -> list[int]:
+    """Ids of all processes below one, or of those whose title begins so; none if it has ended."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return [
+            child.pid for child in psutil.Process(pid).children(recursive=True) if title_of(child).startswith(title)
+        ]
+    return []
+
+
+def group(leader: int) -> list[int]:
+    """Ids of the processes of a process group, wherever they hang."""
+    found = []
+    for pid in psutil.pids():
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if os.getpgid(pid) == leader:
+                found.append(pid)
+    return found
+
+
+def title_of(process: psutil.Process) -> str:
+    """Its command line, or the title that it has given itself; empty if it has ended."""
+    with contextlib.suppress(psutil.Error):
+        return " ".join(process.cmdline())
+    return ""
 
 
 def marked(name: str, program: str | None = None) -> list[int]:

@@ -1,4 +1,7 @@
-"""What stops a running system: Ctrl-C, SIGTERM, a terminal that closes, a make that was interrupted."""
+"""What stops a running system: Ctrl-C, SIGTERM, a terminal that closes, a make that was interrupted.
+
+Only the standard library is imported, so that signals are heeded before anything that takes long to import.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ import threading
 import time
 from pathlib import Path
 
+from serve_app.launcher.terminal import say
+
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LOOK_S = 0.25
 
@@ -16,29 +21,34 @@ class Stop(BaseException):
     """Ctrl-C or SIGTERM."""
 
 
-def raise_stop(_number: int, _frame: object) -> None:
-    raise Stop
-
-
 def heed_stop_signals() -> None:
-    """From now on a stop signal raises `Stop` in the main thread, one that only make has received, too."""
+    """From now on a stop signal raises `Stop` in the main thread, one that only make has received, too.
+
+    SIGINT is heeded as well where a script's `&` had it ignored; SIGHUP is not after `nohup`.
+    """
     for number in STOP_SIGNALS:
-        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
-            signal.signal(number, raise_stop)
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _stop)
     threading.Thread(target=heed_make, daemon=True).start()
 
 
 def ignore_stop_signals() -> None:
-    """While everything is being stopped."""
+    """While everything is being stopped: a second signal changes nothing."""
     for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, lambda _number, _frame: None)  # not SIG_IGN, which every child would inherit
+
+
+def _stop(number: int, _frame: object) -> None:
+    ignore_stop_signals()
+    say(f"stopping ({signal.Signals(number).name})")
+    raise Stop
 
 
 def heed_make() -> None:
     """GNU make waits for its child without handing SIGINT on: Ctrl-C reaches both, a lone `kill -INT` only make.
 
     make takes its handler off when the signal has come: that can be seen from here. A make that never had one was
-    started with SIGINT ignored, as a script's `make run &` is.
+    started with SIGINT ignored, as a script's `make run &` is: the signal leaves no trace in it.
     """
     parent = Path(f"/proc/{os.getppid()}")
     try:
@@ -47,6 +57,8 @@ def heed_make() -> None:
     except OSError:  # no parent here: a container's first process
         return
     had_one = _catches_sigint(parent)
+    if had_one is False:
+        say(f"make was started with SIGINT ignored, as a script's `make run &` is; stop it with: kill {os.getpid()}")
     while True:
         time.sleep(LOOK_S)
         has_one = _catches_sigint(parent)

@@ -10,6 +10,7 @@ from db.state import State
 from serve_app.launcher import environment, processes, terminal
 from serve_app.launcher.errors import CannotRun
 from serve_app.launcher.ports import is_free
+from serve_app.launcher.signals import ignore_stop_signals
 from serve_app.launcher.state_folder import check_room, end_leftovers, locked
 from serve_app.launcher.system import System
 from serve_app.settings import load, with_state
@@ -42,4 +43,7 @@ def start(application: str) -> None:
         os.environ.update(environment.keys(state, settings) | {processes.MARK: name})
         settings = with_state(load(), state)
         terminal.say(f"state {state.root}")
-        System(settings, state, name, data, nightly, stack, application).serve()
+        try:
+            System(settings, state, name, data, nightly, stack, application).serve()
+        finally:
+            ignore_stop_signals()  # what was started is now stopped, by the stack

@@ -14,13 +14,13 @@ from db.files import atomic_write
 from db.state import State
 from serve_app.launcher import environment, processes, serve_application
 from serve_app.launcher.embedded_redis import EmbeddedRedis
-from serve_app.launcher.errors import CannotRun, keep_traceback
+from serve_app.launcher.errors import CannotRun
 from serve_app.launcher.nightly_trigger import NightlyTrigger
 from serve_app.launcher.ports import Ports
 from serve_app.launcher.preparation import Preparation
 from serve_app.launcher.ray_cluster import RayCluster
-from serve_app.launcher.signals import ignore_stop_signals
-from serve_app.launcher.terminal import say, say_ready, send_output_to
+from serve_app.launcher.terminal import say, say_ready
+from serve_app.launcher.waiting import until
 from serve_app.settings import Settings
 
 STOP_HAPROXY_S, STOP_REST_S = 2.0, 1.0
@@ -51,9 +51,11 @@ class System:
         self._nightly, self._stack, self._application = nightly, stack, application
         self._url = serve_application.url_of(settings.http)
         self._ports = Ports.free(salt=settings.http.port)
-        self._cluster = RayCluster(state, self._ports)
+        self._ray_logs = state.scratch / "ray" / "session_latest" / "logs"
+        self._cluster = RayCluster(state, self._ports, application)
         self._preparation = Preparation(settings, state, data)
         self._redis: EmbeddedRedis | None = None
+        self._is_ready = False
 
     def serve(self) -> None:
         """Start everything, say `ready`, and watch until a signal.
@@ -67,13 +69,14 @@ class System:
         self._start_redis()
         self._preparation.start()
         self._start_cluster()
-        self._preparation.wait()
-        serve_application.deploy(self._application, self._state.scratch / "ray" / "session_latest" / "logs")
-        serve_application.wait_ready(self._url)
+        until(self._preparation.has_ended, lambda: "the history and the first model")
+        serve_application.deploy(self._cluster.client, self._application, self._ray_logs)
+        serve_application.wait_ready(self._url, self._ray_logs)
         if self._nightly:
             night = NightlyTrigger(self._cluster.dashboard, environment.REPOSITORY, say)
             night.start()
             self._stack.callback(night.stop)
+        self._is_ready = True
         say_ready(self._ready_line())
         self._watch()
 
@@ -98,15 +101,8 @@ class System:
         self._write_run_file()  # before anything is started: a killed run's processes are found by it
         say("starting Ray (token authentication, loopback)")
         self._stack.callback(self._stop_cluster)
-        try:
-            self._cluster.start(meanwhile=self._preparation.has_ended)
-            serve_application.start(self._settings.http)
-        except CannotRun:
-            raise
-        except Exception as error:
-            keep_traceback(self._state, error)
-            last = (str(error).strip() or repr(error)).splitlines()[-1]
-            raise CannotRun(f"the cluster did not start: {last}; see {self._state.logs}/start.log") from None
+        self._cluster.start(meanwhile=self._preparation.has_ended)
+        serve_application.start(self._cluster.client, self._settings.http, self._ray_logs)
 
     def _write_run_file(self) -> None:
         content = {
@@ -139,9 +135,7 @@ class System:
                 self._redis.start()
 
     def _stop_cluster(self) -> None:
-        ignore_stop_signals()
-        say("stopping: no new requests, those in flight end")
-        send_output_to(self._state.logs / "stop.log")  # Ray tells at length of every process that it ends
+        say("no new requests; those in flight are answered" if self._is_ready else "ending what was started")
         processes.stop_softly(processes.marked(self._name, "haproxy"), STOP_HAPROXY_S)
         self._cluster.stop()
 

@@ -6,32 +6,36 @@ import contextlib
 import os
 import sys
 import time
-from pathlib import Path
+from typing import NoReturn
 
 STARTED = time.monotonic()
-TERMINAL = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-ERRORS = os.fdopen(os.dup(sys.stderr.fileno()), "w")
-"""Where progress and the last word go, also after the rest of this process's output has been sent to a file."""
+TERMINAL, ERRORS = os.dup(sys.stdout.fileno()), os.dup(sys.stderr.fileno())
 
 
 def say(text: str) -> None:
-    """One line of progress, seconds since the start before it."""
-    with contextlib.suppress(OSError):  # whoever read it may have gone: `make run | tee log`, and Ctrl-C
-        print(f"[{time.monotonic() - STARTED:5.1f} s] {text}", file=TERMINAL, flush=True)
+    """One line of progress, seconds since the start before it. Signal handlers may call it."""
+    _write(TERMINAL, f"[{time.monotonic() - STARTED:5.1f} s] {text}")
 
 
 def say_ready(line: str) -> None:
     """The line that begins with `ready`, which programs wait for."""
-    print(line, file=TERMINAL, flush=True)
+    _write(TERMINAL, line)
 
 
 def refuse(reason: str) -> None:
     """Why nothing runs, in one line."""
-    print(f"cannot run: {reason}", file=ERRORS, flush=True)
+    _write(ERRORS, f"cannot run: {reason}")
 
 
-def send_output_to(file: Path) -> None:
-    """From now on what this process writes goes to a file, except what is said here."""
-    with file.open("ab") as log:
-        os.dup2(log.fileno(), sys.stdout.fileno())
-        os.dup2(log.fileno(), sys.stderr.fileno())
+def _write(where: int, line: str) -> None:
+    """In one go and without a buffer: a handler may interrupt it."""
+    with contextlib.suppress(OSError):  # whoever read it may have gone: `make run | tee log`, and Ctrl-C
+        os.write(where, f"{line}\n".encode())
+
+
+def leave(code: int) -> NoReturn:
+    """End this process at once: threads that were broken off may still be at work, and nobody waits for them."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    os._exit(code)
