@@ -1,1 +1,1 @@
-"""A replica's side of the ledger: wins drawn on leases in memory, told to the ledger in beats."""
+"""A replica's side of the ledger: draws wins from leases in memory, and reports them to the ledger in beats."""

@@ -1,12 +1,12 @@
-"""An ingress replica's share of the budgets: it draws wins on its leases in memory, tells the ledger in beats. Pure.
+"""An ingress replica's leases of one shard: draws wins from them in memory, makes beats, takes in the replies. Pure.
 
     beat = leases.beat(now_s)                  # wins, what is held, what is wanted
-    reply = …the ledger…                       # leases.heard(beat, reply, asked_s, now_s), or leases.failed(beat)
+    reply = …the ledger…                       # then leases.heard(beat, reply, asked_s, now_s), or leases.failed(beat)
     if leases.refusal(offer, now_s) is None:   # in memory
         win = leases.draw(claim, award_id, offer, now_s)
 
-One beat is under way at a time. Times are seconds of a monotonic clock; a lease holds from when its beat was *sent*, so
-that the ledger always thinks that it lasts longer than the replica does.
+One beat is under way at a time. Times are seconds of a monotonic clock. A lease's time runs from when its beat was
+*sent*, so that the replica always stops drawing before the ledger takes the lease back.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ from ledger.domain.reservation_ids import ReservationIdMaker
 
 NO_LEASE = "no_lease"
 AHEAD_S = 4.0
-"""A lease is wanted for so many seconds of what is drawn a second just now…"""
+"""A lease should last for so many seconds at the current rate of drawing…"""
 
 AHEAD_WINS = 32
-"""…or for so many wins as the dearest one lately, whichever is more."""
+"""…or for so many wins of the highest recent amount, whichever is more."""
 
 REFILL_SHARE = 0.5
-"""Below this share of what is wanted, more is asked for while the rest is drawn on."""
+"""Below this share of the wanted size, more is asked for while the rest is drawn on."""
 
 RATE_HALF_LIFE_S = 2.0
 RECENT_S = 0.5
-"""Two wins of one moment are no rate: at the least so long is looked at."""
+"""A rate is taken over at least this long: two wins at one moment do not make a rate."""
 
 DEAREST_DECAY = 0.9
 REFUSED_S, REFUSED_MOST_S = 0.25, 4.0
-"""A refused budget is asked for again after so long, twice as long each time."""
+"""Wait before a refused budget is asked for again; it doubles up to the second figure."""
 
 IDLE_S = 60.0
-"""What nobody has drawn on for so long goes back."""
+"""A lease that nobody has drawn on for so long is returned."""
 
 LOOK_AROUND_S = 1.0
-"""How often all leases are looked at; the others only when they are drawn on."""
+"""How often all leases are checked for an end or idleness; in between only those that were drawn on."""
 
 LINES_MOST = 1000
-"""Brands of one beat; the others' turn comes with the next."""
+"""Most brands in one beat; the others follow in the next."""
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
@@ -62,18 +62,18 @@ class Lease:
     ordinal: int  # of the day
     left_micros: int
     ends_s: float  # the brand's midnight
-    lasting: bool
-    used_s: float
-    looked_s: float  # when a beat asked for more or not
+    lasting: bool  # may be drawn on for cpa and revshare
+    used_s: float  # last drawn on
+    looked_s: float  # when a beat last decided whether to ask for more
     drawn_micros: int = 0  # since then
     rate: float = 0.0  # micros a second
-    dearest_micros: int = 0
+    dearest_micros: int = 0  # highest recent amount of a win
 
 
 @dataclass(slots=True)
 class _Refusal:
     reason: str
-    least_micros: int  # smaller offers may still fit
+    least_micros: int  # refused; smaller offers may still fit
     until_s: float
     wait_s: float
 
@@ -94,7 +94,7 @@ class LeaseCache:
         self._maker = ReservationIdMaker(0, b"")
         self._leases: dict[str, Lease] = {}
         self._until_s = -1.0
-        self._wall_ahead_s = 0.0  # the ledger's clock − ours
+        self._wall_ahead_s = 0.0  # the ledger's clock in seconds since 1970 − our monotonic clock
         self._number = 0
         self._sequence = 0
         self._wins: list[WinRecord] = []
@@ -103,9 +103,9 @@ class LeaseCache:
         self._touched: set[str] = set()
         self._recalled: set[str] = set()
         self._doubtful: set[tuple[str, dt.date]] = set()
-        """Leases that a lost reply may have changed: the next beat states them."""
+        """Leases that a lost reply may have changed: the next beat states what we hold of them."""
         self._old_session: SessionKey | None = None
-        """A lapsed one that still has to be told of its last wins."""
+        """A lapsed session whose last wins have not been reported yet."""
         self._looked_s = 0.0
 
     @property
@@ -122,13 +122,14 @@ class LeaseCache:
         return len(self._wins)
 
     def left(self, brand_id: str) -> int:
+        """Micros that can still be drawn from the brand's lease; 0 without one."""
         lease = self._leases.get(brand_id)
         return 0 if lease is None else lease.left_micros
 
-    # The way of a request
+    # For a request
 
     def refusal(self, offer: Offer, now_s: float) -> str | None:
-        """Why this offer cannot be drawn just now; None: it can. `no_lease`: asking might help."""
+        """Why this offer cannot be drawn now; None if it can. `no_lease`: the ledger might grant a lease."""
         brand_id, amount = offer.where.brand_id, offer.amount_micros
         lease = self._leases.get(brand_id)
         if (
@@ -145,7 +146,7 @@ class LeaseCache:
         return NO_LEASE
 
     def draw(self, claim: Claim, award_id: str, offer: Offer, now_s: float) -> Win:
-        """Take a win's hold from its lease. `refusal` must have been None just before, with no await in between."""
+        """Draw a win from its lease. `refusal` must have returned None just before, with no await in between."""
         where, amount = offer.where, offer.amount_micros
         lease = self._leases[where.brand_id]
         lease.left_micros -= amount
@@ -167,7 +168,7 @@ class LeaseCache:
         return Win(offer.bid_id, reservation_id, amount, dt.datetime.fromtimestamp(created_ms / 1000 + lives_s, dt.UTC))
 
     def want(self, offer: Offer) -> None:
-        """Ask for enough for this offer with the next beat."""
+        """Let the next beat ask for a lease that is large enough for this offer."""
         lasting = offer.pricing_model in CONVERSION_MODELS
         before = self._wanted.get(offer.where.brand_id)
         if before is None:
@@ -176,17 +177,18 @@ class LeaseCache:
             before.amount_micros = max(before.amount_micros, offer.amount_micros)
             before.lasting = before.lasting or lasting
 
-    # The way of a beat
+    # For a beat
 
     def until_next(self, every_s: float, now_s: float) -> float:
-        """Seconds to the next beat. All replicas beat together, by the ledger's clock, and share its transactions."""
+        """Seconds to the next beat. All replicas beat at the same time by the ledger's clock, to share transactions."""
         return every_s - (now_s + self._wall_ahead_s) % every_s
 
     def beat(self, now_s: float, seen: bytes = b"", is_last: bool = False) -> Beat:
-        """What to tell the ledger now. The next one may be made when `heard` or `failed` has been called for it.
+        """Make the next beat. Call `heard` or `failed` for it before making another one.
 
         Args:
-            is_last: nothing will be drawn any more.
+            seen: the demand since the last beat (`Demand.take`).
+            is_last: nothing is drawn any more; the session ends.
         """
         known_version = self.terms.version
         self._number += 1
@@ -202,7 +204,7 @@ class LeaseCache:
         return Beat(self._session.session_id, self._number, wins, lines, known_version, seen=seen)
 
     def heard(self, beat: Beat, reply: Reply, asked_s: float, now_s: float) -> None:
-        """The beat's answer.
+        """Take in the beat's reply: terms, grants, refusals, recalls.
 
         Args:
             asked_s: when the beat was sent.
@@ -218,7 +220,7 @@ class LeaseCache:
                 self._lapse(None)
             return
         if not reply.is_open:
-            # Its wins are recorded; what it has drawn since goes with the session's last beat.
+            # The beat's wins are recorded; wins drawn since go with the old session's last beat.
             self._lapse(self._session if reply.secret else None)
             return
         if beat.session_id is None:
@@ -241,7 +243,7 @@ class LeaseCache:
         return math.inf if terms is None else terms.day_ends_at.timestamp() - self._wall_ahead_s
 
     def _learn(self, terms: Terms) -> None:
-        """Where a budget is another, or its day, what was refused is asked for anew, and what was lent goes back."""
+        """Take over new terms. Where a budget or its day has changed, forget refusals and return the lease."""
         before = self.terms.brands
         self.terms = terms if terms.is_whole else Terms(terms.version, before | terms.brands)
         for brand_id, new in terms.brands.items():
@@ -253,13 +255,13 @@ class LeaseCache:
                 self._doubtful.add((brand_id, lease.day))
 
     def failed(self, beat: Beat) -> None:
-        """The beat may have arrived or not: what it asked for may be lent to us without our knowing."""
+        """The beat was not answered. It may have arrived, and its leases may have been granted without our knowing."""
         for line in beat.lines:
             days = line.days_lent if line.want_micros else [line.day]
             self._doubtful.update((line.brand_id, day) for day in days)
 
     def _lapse(self, session: SessionKey | None) -> None:
-        """Nothing can be drawn before a new session is open."""
+        """Drop all leases; nothing can be drawn until a new session is open. `session`: owes its last wins."""
         self._old_session, self._session = session, None
         self._leases.clear()
         self._doubtful.clear()
@@ -274,7 +276,7 @@ class LeaseCache:
         if lease is None:
             lease = self._leases[grant.brand_id] = Lease(grant.day, grant.day.toordinal(), 0, 0.0, False, now_s, now_s)
         lease.left_micros += grant.micros
-        lease.lasting = grant.lasting  # of all of it: what was drawn to the end, the ledger has forgotten
+        lease.lasting = grant.lasting  # holds for the whole lease
         lease.ends_s = asked_s + grant.ends_in_s
         self._refused.pop(grant.brand_id, None)
 
@@ -296,8 +298,8 @@ class LeaseCache:
         ]
         self._touched = set(later)
         self._recalled &= self._touched
-        # First: once something new is lent of a day, "I hold nothing of it" would return that too. So whoever is named
-        # below has all its doubts stated above.
+        # Doubtful leases go first: once a line has been granted something new of a day, "I hold nothing of that day"
+        # would return the grant, too.
         doubtful = sorted(self._doubtful - {(line.brand_id, line.day) for line in lines})
         stated = set(now)
         urgent = [one for one in doubtful if one[0] in stated]
@@ -310,13 +312,13 @@ class LeaseCache:
     def _lines_of(self, brand_id: str, now_s: float, want: _Want | None, is_recalled: bool) -> Iterable[LeaseLine]:
         lease = self._leases.get(brand_id)
         if lease is not None and now_s >= lease.ends_s:
-            yield LeaseLine(brand_id, lease.day, 0)  # its day is over
+            yield LeaseLine(brand_id, lease.day, 0)  # its day is over, all of it goes back
             del self._leases[brand_id]
             lease = None
         if lease is None:
             terms = self.terms.brands.get(brand_id)
             if want is not None and terms is not None:
-                amount = max(want.amount_micros, 1)  # what costs nothing has a lease behind it all the same
+                amount = max(want.amount_micros, 1)  # a win that costs nothing needs a lease, too
                 yield LeaseLine(brand_id, terms.day, 0, amount, AHEAD_WINS * amount, want.lasting)
             return
         elapsed_s, lease.looked_s = now_s - lease.looked_s, now_s
@@ -326,7 +328,7 @@ class LeaseCache:
         ahead = max(int(lease.rate * AHEAD_S), AHEAD_WINS * lease.dearest_micros)
         lease.dearest_micros = int(lease.dearest_micros * DEAREST_DECAY)
         if want is None and (is_recalled or now_s - lease.used_s > IDLE_S):
-            # Others need it: what the next second will not draw goes back, all of it when nothing was drawn lately.
+            # Others need it: keep what the next second will draw; nothing if nothing was drawn in the last second.
             lease.left_micros = min(lease.left_micros, int(lease.rate) if now_s - lease.used_s < 1.0 else 0)
             if not lease.left_micros:
                 del self._leases[brand_id]

@@ -1,7 +1,7 @@
-"""The ingress replica's side of the ledger: wins are drawn on leases in memory, the ledger hears of them in beats.
+"""What the routes use of the ledger: draws wins from leases in memory, and calls the shards that own a brand.
 
-`LedgerClient` is what the routes use. Behind it stands one `ShardClient` for each shard of the ledger, with the
-replica's `LeaseCache` of it; a request asks a ledger only when a bid that would win has no lease yet.
+`LedgerClient` has a `ShardClient` for each shard, with this replica's `LeaseCache` of it. A request waits for a ledger
+only when a bid that would win has no lease yet.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from ledger.runtime.protocol import Call, LedgerCalls
 P = ParamSpec("P")
 T = TypeVar("T")
 ASK_AT_FIRST = 8
-"""So many bids without a lease are asked for at once, then twice as many…"""
+"""Leases are asked for this many bids at once, then for twice as many each time…"""
 
 FRUITLESS_MOST = 3
-"""…until so many answers in a row have helped none of them: others may have drawn first, but not for ever."""
+"""…until so many answers in a row helped none of them: other requests may have drawn the new leases first."""
 
 COLD_WAIT_S = 0.25
-"""A request that could be served by a lower bid waits so long for the leases of better ones."""
+"""How long a request that a lower bid could win waits for leases of better bids."""
 
 
 class LedgerClient:
-    """All shards: terms in memory, wins from leases, calls to whom they concern."""
+    """All shards of the ledger: terms in memory, wins from leases, calls to the shard that owns a brand."""
 
     def __init__(self, shards: Sequence[ShardClient]) -> None:
         self._shards = shards
@@ -52,7 +52,7 @@ class LedgerClient:
         if len(self._shards) == 1:
             self.terms = shard.leases.terms
         elif all(one.leases.terms.version >= 0 for one in self._shards):
-            for one in self._shards:  # what its owner has let go is his who has it
+            for one in self._shards:  # a brand that has moved: its old shard's terms no longer have it
                 for id_ in one.leases.terms.brands:
                     if id_ not in self._owner[id_].leases.terms.brands:
                         self._owner[id_] = one
@@ -64,7 +64,7 @@ class LedgerClient:
     # POST /api/score
 
     def reserve_now(self, claim: Claim) -> Award | None:
-        """The best offers that have money behind them; None: a better one may have, a ledger has to be asked."""
+        """Draw the best offers that have a lease. None if a better offer lacks one: then call `reserve`."""
         now_s = time.monotonic()
         chosen, refused, missing = self._choose(claim, now_s)
         if missing and any(self._shard(offer).is_reachable for offer in missing):
@@ -72,9 +72,9 @@ class LedgerClient:
         return self._award(claim, now_s, chosen, refused, missing)
 
     async def reserve(self, claim: Claim) -> Award:
-        """As `reserve_now`, but asks the ledgers for the leases that are missing.
+        """As `reserve_now`, but asks the ledgers for missing leases first.
 
-        A better bid without a lease is worth a moment's wait; without any other that could win, the whole deadline.
+        Waits at most COLD_WAIT_S if a lower bid could win, else until the claim's deadline.
         """
         now_s = time.monotonic()
         until = now_s + claim.within_s
@@ -93,19 +93,19 @@ class LedgerClient:
             fruitless = 0 if helped else fruitless + 1
             step *= 2
             chosen, refused, missing = self._choose(claim, now_s)
-        if now_s >= until:  # nobody waits any more
+        if now_s >= until:  # the client no longer waits
             chosen, refused = [], refused | {offer.bid_id: NO_LEASE for offer in chosen}
         return self._award(claim, now_s, chosen, refused, missing)
 
     def _award(
         self, claim: Claim, now_s: float, chosen: list[Offer], refused: dict[str, str], missing: list[Offer]
     ) -> Award:
-        for offer in missing:  # for those who come after us
+        for offer in missing:  # for the next requests
             self._shard(offer).leases.want(offer)
         return Award(self._draw(claim, chosen, now_s), refused)
 
     def _choose(self, claim: Claim, now_s: float) -> tuple[list[Offer], dict[str, str], list[Offer]]:
-        """(offers that win now, why better ones do not, which of those an answer of the ledger might help)."""
+        """(offers that win now, by bid id why better ones do not, the offers among those that a lease would help)."""
         chosen: list[Offer] = []
         refused: dict[str, str] = {}
         missing: list[Offer] = []
@@ -134,7 +134,7 @@ class LedgerClient:
         return tuple(self._shard(offer).leases.draw(claim, award_id, offer, now_s) for offer in chosen)
 
     def saw(self, opportunities: Sequence[Opportunity]) -> None:
-        """What a request could have won, for λ."""
+        """Keep what a request could have won, for the next beat; λ is solved from it."""
         if len(self._shards) == 1:
             self._shards[0].seen.add(opportunities)
             return
@@ -145,13 +145,13 @@ class LedgerClient:
         return self._of(offer.where.brand_id)
 
     def release(self, wins: Collection[tuple[str, str]]) -> None:
-        """Nobody heard of these wins (brand, reservation): their money goes back, in the background."""
+        """Release the holds of wins (brand id, reservation id) whose answer was not delivered, in the background."""
         self._spawn(self._release(wins))
 
     async def _release(self, wins: Collection[tuple[str, str]]) -> None:
         try:
             for shard, ids in self._by_shard(wins, lambda win: win[0]).items():
-                await shard.next_beat()  # what is given back must have been recorded
+                await shard.next_beat()  # it records the wins: only recorded ones can be released
                 await shard.call_within(30.0, LedgerCalls.release, [reservation_id for _, reservation_id in ids])
         except LedgerError as error:
             logger.warning("cannot release %d undelivered wins, their holds end when they expire: %s", len(wins), error)
@@ -161,17 +161,17 @@ class LedgerClient:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    # What concerns one shard, or all
+    # Beats and calls
 
     async def beat_within(self, seconds: float) -> None:
-        """Tell the ledgers what they do not know yet, and hear what is new; when they are silent, go on without."""
+        """Beat to every shard now; return after so many seconds even if they have not answered."""
         await _within(seconds, [shard.next_beat() for shard in self._shards])
 
     async def summon_within(self, seconds: float) -> None:
-        """The same for all replicas: each tells what it knows, and hears what is new."""
+        """Have all replicas beat to every shard now, as `beat_within` does for this one."""
         await _within(seconds, [shard.summon(seconds) for shard in self._shards])
 
-    # Calls of the ledger (`LedgerCalls`), repeated for so many seconds while it restarts. Each raises LedgerError.
+    # Calls of the ledger (`LedgerCalls`), repeated for up to `seconds` while it restarts. Each raises LedgerError.
 
     async def get_brand(self, seconds: float, brand_id: str) -> dict[str, Any]:
         return await self._whose(self._of(brand_id), seconds, LedgerCalls.get_brand, brand_id)
@@ -198,7 +198,7 @@ class LedgerClient:
     async def _whose(
         self, shard: ShardClient, seconds: float, call: Call[P, T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """A call that goes on to the shard that the asked one names: a brand may just have moved."""
+        """Call a shard, and if it names another one, because the brand has just moved, call that."""
         try:
             return await shard.call_within(seconds, call, *args, **kwargs)
         except OtherShard as error:
@@ -240,18 +240,18 @@ class LedgerClient:
     # The replica's life
 
     async def keep_beating(self) -> None:
-        """Until `close`."""
+        """Beat to every shard, and listen for its wake-ups, until `close`."""
         await asyncio.gather(
             *(loop for shard in self._shards for loop in (shard.keep_beating(), shard.keep_listening()))
         )
 
     async def close(self) -> None:
-        """Tell the last wins and return every lease."""
+        """Report the last wins and return every lease."""
         await _within(BEAT_S, [shard.beat(is_last=True) for shard in self._shards])
 
 
 async def _within(seconds: float, works: Sequence[Awaitable[Any]]) -> None:
-    """What is not done in time is let go."""
+    """Run these together; after so many seconds cancel what is not done."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(max(seconds, 0.0)):
             await asyncio.gather(*works)

@@ -1,4 +1,4 @@
-"""One shard's ledger as a replica sees it: calls, beats, and the leases that the answers bring."""
+"""One shard's ledger, as a replica calls it: single calls, the beats, and the leases that their replies bring."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ T = TypeVar("T")
 logger = logging.getLogger("paceline.reserve")
 RETRY_S = 0.1
 BEAT_S = 10.0
-"""A beat that has not been answered by then is given up; the next one states everything anew."""
+"""A beat that is not answered within this time is given up; the next one states everything again."""
 
 LISTEN_AGAIN_S = 1.0
 
 Connect = Callable[[], Any]
-"""Blocking: the handle of the shard's ledger, which is made where there is none."""
+"""Returns the handle of the shard's ledger, which is started if it does not run. Blocks."""
 
 
 class ShardClient:
@@ -64,7 +64,7 @@ class ShardClient:
         self._handle: Any = None
         self._connecting: asyncio.Task[Any] | None = None
         self._urgent = asyncio.Event()
-        self._waiting: list[asyncio.Future[None]] = []  # for a beat that begins yet
+        self._waiting: list[asyncio.Future[None]] = []  # for a beat that has not begun
         self._answering: list[asyncio.Future[None]] = []  # for the one under way
         self._beating = asyncio.Lock()
         self._is_away = True
@@ -72,10 +72,14 @@ class ShardClient:
         self._name = os.urandom(8).hex()
 
     async def call(self, call: Call[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """One call to the ledger, named as `LedgerCalls` has it.
+        """Call the ledger once.
+
+        Args:
+            call: a function of `LedgerCalls`.
 
         Raises:
-            LedgerError: it declined, or (LedgerUnavailable) there is none.
+            LedgerError: the ledger declined.
+            LedgerUnavailable: it is unreachable, has no database, or failed.
         """
         try:
             if self._handle is None:
@@ -94,7 +98,7 @@ class ShardClient:
             raise LedgerUnavailable(f"shard {self._shard} unreachable: {reason}") from None
 
     async def _connected(self) -> Any:
-        """One attempt for all who need it."""
+        """Connect; callers at the same time share one attempt."""
         if self._connecting is None:
             self._connecting = asyncio.create_task(asyncio.to_thread(self._connect))
             self._connecting.add_done_callback(self._forget_attempt)
@@ -103,10 +107,13 @@ class ShardClient:
     def _forget_attempt(self, attempt: asyncio.Task[Any]) -> None:
         self._connecting = None
         if not attempt.cancelled():
-            attempt.exception()  # whoever waited has heard of it
+            attempt.exception()  # every waiter has got it; this keeps asyncio from logging it once more
 
     async def call_within(self, seconds: float, call: Call[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """A call that may be repeated without harm, tried again while the ledger restarts."""
+        """Call the ledger, again and again for up to `seconds` while it restarts. `call` must be safe to repeat.
+
+        Raises: as `call`; LedgerUnavailable also if there was no answer in time.
+        """
         end = self._clock() + seconds
         while True:
             try:
@@ -125,11 +132,11 @@ class ShardClient:
 
     @property
     def is_reachable(self) -> bool:
-        """Whether the last beat was answered: only then is it worth a request's time to ask."""
+        """Whether the last beat was answered. If not, requests do not wait for leases."""
         return not self._is_away
 
     async def next_beat(self) -> None:
-        """Wait for a beat that begins after this call; there is none after the last."""
+        """Wait for the end of a beat that begins after this call; after the last one return at once."""
         if self._is_closed:
             return
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -138,7 +145,7 @@ class ShardClient:
         await done
 
     async def summon(self, seconds: float) -> None:
-        """Have every replica beat, this one too."""
+        """Have every replica, this one too, beat to this shard now. Waits up to `seconds` for the others' beats."""
         await asyncio.gather(self.next_beat(), self._summon_others(seconds))
 
     async def _summon_others(self, seconds: float) -> None:
@@ -146,7 +153,7 @@ class ShardClient:
             await self.call(LedgerCalls.summon, seconds, self._name)
 
     async def keep_beating(self) -> None:
-        """Until the last beat has been sent."""
+        """Beat every `beat_s` seconds, or sooner when asked, until the last beat has been sent."""
         while not self._is_closed:
             try:
                 async with asyncio.timeout(self.leases.until_next(self._settings.beat_s, self._clock())):
@@ -158,13 +165,13 @@ class ShardClient:
                 await asyncio.sleep(RETRY_S)
 
     async def keep_listening(self) -> None:
-        """Beat whenever the ledger calls, until the last beat has been sent."""
+        """Beat whenever the ledger asks for it, until the last beat has been sent."""
         while not self._is_closed:
             try:
                 async with asyncio.timeout(LISTEN_S + BEAT_S):
                     is_called = await self.call(LedgerCalls.listen, self._name)
             except (LedgerError, TimeoutError):
-                await asyncio.sleep(LISTEN_AGAIN_S)  # the beats find the way back to it
+                await asyncio.sleep(LISTEN_AGAIN_S)  # the beats reconnect meanwhile
                 continue
             if is_called:
                 await self.next_beat()
@@ -179,7 +186,7 @@ class ShardClient:
             self._answering, self._waiting = self._waiting, []
             if is_last and not self.leases.is_open and not self.leases.has_old_session:
                 self._release_waiting()
-                return  # nothing to give back
+                return  # no lease to return
             try:
                 await self._beat(is_last)
                 while not is_last and not self.leases.is_open:
@@ -199,7 +206,7 @@ class ShardClient:
                 self._release_waiting()
 
     def _release_waiting(self) -> None:
-        """Whoever waits for this beat goes on, with what there is."""
+        """Let those who wait for this beat go on."""
         held, self._answering = self._answering, []
         for done in held:
             if not done.done():
@@ -218,10 +225,11 @@ class ShardClient:
             self.on_terms(reply.terms.brands)
 
     async def _answer(self, beat: Beat) -> Reply:
-        """The beat's answer. While it lets us wait, the ledger is asked for its name: one that is silent is replaced.
+        """The beat's reply. While it takes long, ask for the ledger's identity; if that is not answered, either, for
+        `silence_s`, replace the ledger.
 
         Raises:
-            LedgerUnavailable, TimeoutError: it may have arrived all the same.
+            LedgerUnavailable, TimeoutError: no reply; the beat may have arrived all the same.
         """
         call = asyncio.ensure_future(self.call(LedgerCalls.beat, pack_beat(beat)))
         try:
@@ -231,7 +239,7 @@ class ShardClient:
                 if now_s - began_s > BEAT_S:
                     raise LedgerUnavailable(f"shard {self._shard} did not answer within {BEAT_S:g} s")
                 if self._handle is None:
-                    heard_s = now_s  # still on the way to it: one that starts is not silent
+                    heard_s = now_s  # still connecting: a ledger that starts is not silent
                 if now_s - heard_s > self._settings.silence_s and self._replace is not None:
                     silent_s = now_s - heard_s
                     logger.error("ledger shard %d has been silent for %.0f s, replacing it", self._shard, silent_s)
@@ -243,7 +251,7 @@ class ShardClient:
                 if await self._is_alive():
                     heard_s = self._clock()
                 elif not call.done():
-                    self._is_away = True  # requests need not wait until it is replaced
+                    self._is_away = True  # so that requests do not wait until it is replaced
                     self._release_waiting()
             return await call
         finally:

@@ -1,1 +1,1 @@
-"""The ledger as a Ray actor: its generations, who finds and replaces it, how it wakes replicas."""
+"""The ledger as a Ray actor: how replicas find, start and replace it, and how it makes them beat at once."""

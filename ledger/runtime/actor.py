@@ -1,4 +1,4 @@
-"""The one writer, on Ray: a named detached actor that every replica calls."""
+"""A shard's ledger as a named detached Ray actor, which every replica calls."""
 
 from __future__ import annotations
 
@@ -40,19 +40,20 @@ RETRY_S = 0.5
 STOP_S = 0.5
 REDIS_S = 5.0
 LINGER_S = 10.0
-"""How long the ledger of a former layout stays to say so: replicas of that layout would only start it again."""
+"""How long a ledger of a replaced number of shards stays and answers so: its replicas would only start it again."""
 
 
 @pickled_as("ledger.actor")
 class LedgerActor:
     """A shard's ledger. It may be killed at any time: what it has answered is in the database.
 
-    Ray starts it again by calling the constructor, on the event loop, with the same settings; it then takes the next
-    epoch, unless a younger generation has a name by now. It answers `LedgerCalls`; writes go through the one
-    `WriteQueue`. Its functions, private ones too, keep their names for a version: Ray sends each of them by name.
+    After a crash Ray calls the constructor again, on the event loop, with the same settings; the ledger then takes the
+    next epoch, unless a younger generation exists. It answers `LedgerCalls`; all writes go through one `WriteQueue`.
+    Its functions, private ones too, keep their names for one version, because Ray sends the class with their names.
 
     Args:
-        generation: its number in its shard (`generations.py`); 0: no other one is looked for.
+        decided_at: when the settings were decided, in seconds since 1970.
+        generation: its number in its shard (`generations.py`); 0: it does not look for a younger one.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class LedgerActor:
         self._booting = asyncio.get_running_loop().create_task(self._boot())
 
     async def _boot(self) -> None:
-        """Open without being asked: holds expire even while nobody calls."""
+        """Open without being called, so that holds expire even while nobody calls."""
         outage = Outage(logger)
         while self._ledger is None:
             try:
@@ -102,8 +103,8 @@ class LedgerActor:
         """Open the ledger if it is not open yet, and return its epoch.
 
         Raises:
-            LedgerUnavailable: the database is away, and is tried again with the next call; or another ledger is this
-                one's successor.
+            LedgerUnavailable: the database does not answer (the next call tries again), or a younger generation has
+                taken over.
         """
         if self._stepping_down is not None:
             raise _taken_over(self._shard)
@@ -199,10 +200,10 @@ class LedgerActor:
         return self._counters.slot_roas(brand_id, days, window_days, today_fraction)
 
     async def close(self) -> None:
-        """End the loops and let go of database and Redis. Nothing is lost without it."""
+        """Stop the background tasks and close database and Redis. Nothing is lost without it."""
         going = {self._booting, *self._loops}
         while going:
-            # Again if need be: a client library may take a cancellation for a time-out of its own and go on.
+            # Repeated, because a client library may take a cancellation for a timeout of its own and go on.
             for task in going:
                 task.cancel()
             _, going = await asyncio.wait(going, timeout=STOP_S)
@@ -247,9 +248,9 @@ class LedgerActor:
             await asyncio.sleep(every_s)
 
     def _leave(self, error: Fenced) -> None:
-        """Another ledger writes now. Whoever has a successor ends for good; else Ray starts this one again.
+        """End this process, because another ledger writes now. Ray starts it again unless a younger generation exists.
 
-        Two ledgers that each started the other's successor would never end; a younger generation never gives way.
+        So the youngest generation always stays; else two ledgers could fence each other for ever.
         """
         if self._stepping_down is None:
             logger.error("%s; this process ends", error)
@@ -257,7 +258,7 @@ class LedgerActor:
 
     async def _go(self, error: Fenced) -> None:
         for_good = isinstance(error, LayoutReplaced)
-        await asyncio.sleep(LINGER_S if for_good else RETRY_S)  # what has been answered gets away meanwhile
+        await asyncio.sleep(LINGER_S if for_good else RETRY_S)  # answers are still being sent
         try:
             if for_good or await self._has_successor():
                 await asyncio.to_thread(_end_for_good)
@@ -272,7 +273,7 @@ class LedgerActor:
 
 
 _LEDGER_CALLS: type[LedgerCalls] = LedgerActor
-"""It answers every call, with the arguments and answers that its callers were promised: mypy says so."""
+"""Lets mypy check that the actor implements every call with the declared arguments and answers."""
 
 
 def _taken_over(shard: int) -> LedgerUnavailable:
@@ -280,7 +281,7 @@ def _taken_over(shard: int) -> LedgerUnavailable:
 
 
 def _end_for_good() -> None:
-    """Ray's own way: it frees the name and starts nothing again."""
+    """Kill this actor by Ray's API, which frees its name and does not start it again."""
     import ray
 
     ray.kill(ray.get_runtime_context().current_actor, no_restart=True)

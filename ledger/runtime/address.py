@@ -1,4 +1,4 @@
-"""Where a shard's ledger is, for one replica."""
+"""Finds a shard's ledger for one replica."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ledger.runtime.generations import Reached
 
 
 class ShardAddress:
-    """The actor of a shard, which is started where there is none, and replaced when it is silent. Both calls block.
+    """Connects to a shard's actor: starts it if there is none, replaces it if it is silent. Both calls block.
 
     Args:
-        decided_at: when the settings were decided, in seconds since 1970; of two replicas with different settings the
-            younger's count.
+        decided_at: when the settings were decided, in seconds since 1970; where two replicas have different settings,
+            the later ones count.
     """
 
     def __init__(
@@ -32,12 +32,12 @@ class ShardAddress:
         self._reached: Reached[Any] | None = None
 
     def connect(self) -> Any:
-        """A handle of the actor. Raises: LedgerUnavailable, it is not ready yet; try again."""
+        """A handle of the actor. Raises: LedgerUnavailable, it is not ready; try again."""
         self._reached = connect(*self._settings, shard=self._shard, decided_at=self._decided_at)
         return self._reached.handle
 
     def replace(self) -> Any:
-        """A handle of its successor. Raises: LedgerUnavailable, it is not ready yet; try again."""
+        """A handle of the next generation. Raises: LedgerUnavailable, it is not ready; try again."""
         if self._reached is None:
             return self.connect()
         self._reached = replace(*self._settings, shard=self._shard, decided_at=self._decided_at, seen=self._reached)

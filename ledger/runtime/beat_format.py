@@ -1,4 +1,4 @@
-"""A beat as bytes. It names a second's wins: as objects, Ray would spend 4 µs on each to send it."""
+"""Packs a beat into bytes. It may name thousands of wins, and Ray would take 4 µs to send each of them as an object."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A shard's ledger as a detached Ray actor: found by name, started where there is none, replaced when it is silent."""
+"""Finds a shard's detached Ray actor by name, starts it if there is none, and replaces it if it is silent."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ledger.runtime.protocol import LedgerCalls, remote
 
 T = TypeVar("T")
 BORN_AT = time.time()
-"""When this process began, near enough."""
+"""About when this process began, in seconds since 1970."""
 
 
 def connect(
@@ -37,17 +37,17 @@ def connect(
     shard: int = 0,
     decided_at: float | None = None,
 ) -> Reached[Any]:
-    """A shard's ledger; makes the actor where there is none. Blocks; Ray must be initialised.
+    """A shard's ledger; starts the actor if there is none. Blocks; Ray must be initialised.
 
-    One that runs with older settings, or does not answer, gives way to the next generation. Every replica may call this
-    at once: all meet the same one.
+    An actor that runs with older settings, or does not answer, is replaced by the next generation. All replicas may
+    call this at once: they get the same actor.
 
     Args:
-        decided_at: when these settings were decided, in seconds since 1970; else when this process began. In a rolling
-            deployment the replicas with the old settings began before those with the new ones, and follow them.
+        decided_at: when these settings were decided, in seconds since 1970; None: when this process began. In a rolling
+            deployment replicas with old settings began before those with new ones, so the new settings win.
 
     Raises:
-        LedgerUnavailable: there is an actor, but it is not ready yet; try again.
+        LedgerUnavailable: there is an actor, but it is not ready; try again.
     """
     settings = database, redis_url, ledger_settings or LedgerSettings(), roas_settings or RoasSettings(), shard
     return _connect(settings, decided_at, 0)
@@ -65,11 +65,11 @@ def replace(
 ) -> Reached[Any]:
     """`connect`, but to a younger generation than `seen`, which has not answered for `LedgerSettings.silence_s`.
 
-    It is started if nobody has started it yet: who else gives up the same one meets the same successor. What was silent
-    is killed, and fenced if it cannot be.
+    It is started if no other replica has started it: replicas that give up the same actor get the same successor. The
+    silent actor is killed; where that fails, the database refuses its writes.
 
     Raises:
-        LedgerUnavailable: the successor is not ready yet; try again, with the same `seen`.
+        LedgerUnavailable: the successor is not ready; try again, with the same `seen`.
     """
     settings = database, redis_url, ledger_settings or LedgerSettings(), roas_settings or RoasSettings(), shard
     return _connect(settings, decided_at, seen if isinstance(seen, int) else seen.generation)
@@ -87,7 +87,7 @@ def _connect(settings: ActorSettings, decided_at: float | None, seen: int) -> Re
 
 
 class _RayGenerations:
-    """Actors by name."""
+    """One shard's actors on Ray, found by name."""
 
     def __init__(self, settings: ActorSettings, decided_at: float) -> None:
         self._settings, self._decided_at, self._shard = settings, decided_at, settings[-1]
@@ -96,7 +96,7 @@ class _RayGenerations:
         return living_generations().get(self._shard, [])
 
     def get_or_start(self, generation: int) -> Any:
-        import ray  # here: Ray reads its environment on import, and a supervisor imports this package before it set it
+        import ray  # here, because a supervisor imports this package before it sets the environment that Ray reads
 
         from ledger.runtime.actor import LedgerActor
 
@@ -106,7 +106,7 @@ class _RayGenerations:
             lifetime="detached",
             get_if_exists=True,
             max_restarts=-1,
-            max_task_retries=0,  # a repeated call is the caller's decision: it has the ids that make it harmless
+            max_task_retries=0,  # callers repeat calls themselves, with the same ids, so that a repetition does no harm
             num_cpus=0,
             max_concurrency=1000,
         )
@@ -135,12 +135,12 @@ class _RayGenerations:
 
 
 def end_sessions(seconds: float, draining_s: float) -> None:
-    """Before everything stops: let every shard take back the leases of replicas that draw no more.
+    """Before everything stops, let every shard take back the leases of replicas that no longer draw on them.
 
-    What is not back within `seconds` waits in quarantine after the next start.
+    Leases that are not back within `seconds` are quarantined after the next start.
 
     Args:
-        draining_s: a beat that was sent before now may still be on its way for so long.
+        draining_s: for so long a beat that was sent before this call may still arrive.
     """
     import ray
 
@@ -155,7 +155,7 @@ def end_sessions(seconds: float, draining_s: float) -> None:
 
 
 def _retire_beyond(shards: int) -> None:
-    """End the ledgers that only a larger layout had; nobody calls them any more."""
+    """Kill the ledgers of shards that no longer exist, since the number of shards is smaller now."""
     for shard, generations in living_generations().items():
         for generation in generations if shard >= shards else ():
             logger.warning("there are only %d shards now, ending the ledger of shard %d", shards, shard)
@@ -167,7 +167,7 @@ def _kill(name: str) -> None:
 
     try:
         ray.kill(ray.get_actor(name, namespace=NAMESPACE), no_restart=True)
-    except ValueError:  # somebody was faster
+    except ValueError:  # it has ended already
         return
 
 
@@ -185,7 +185,7 @@ def _answer(reference: Awaitable[T], within_s: float) -> T:
 
 
 def _has_started(handle: Any) -> bool:
-    """Whether its constructor has returned: until then nobody can say that it is silent."""
+    """Whether its constructor has returned. An actor that is still starting is not silent."""
     from ray._private import state  # the public state API needs the dashboard
 
     return bool(state.actors(handle._actor_id.hex()).get("State") == "ALIVE")

@@ -1,18 +1,18 @@
-"""How a replica finds a shard's ledger, or starts the next one where there is none or it has gone silent.
+"""How replicas agree on a shard's ledger, or start the next one if there is none or it is silent.
 
-A shard's ledgers are numbered: `paceline-ledger-{shard}-{generation}` is the name of a detached actor, and the highest
-number that has a name is the shard's ledger. Ray keeps the numbers: a generation's name goes with its actor, and a
-shard of which nothing is left begins at 1. The number decides whom to call, never who may write: that is the epoch in
-the database, which every start of every generation takes anew.
+A shard's ledgers are numbered: `paceline-ledger-{shard}-{generation}` is the name of a detached actor, and the one with
+the highest number is the shard's ledger. Ray keeps the numbers: a name exists as long as its actor, and a shard without
+an actor begins at 1. The number decides which actor to call, not which may write: that is decided by the epoch in the
+database, which every start of every generation increments.
 
-    nobody is there            → 1
-    it runs with older settings → the next one, and the old one is killed
-    it has been silent          → the next one, and the old one is killed
+    there is none               → generation 1
+    it runs with older settings → the next generation, and the old one is killed
+    it is silent                → the next generation, and the old one is killed
     it has crashed              → Ray starts the same generation again, in a new epoch
 
-Ray frees a killed actor's name at once. A process that runs ends at once too; one that is stopped (SIGSTOP) gets Ray's
-SIGKILL 5 s later (`kill_worker_timeout_milliseconds`), and until then it may keep a lock of the database. One that Ray
-could not reach leaves by itself when it wakes, for it is fenced and has a successor (`LedgerActor`).
+Ray frees a killed actor's name at once. A running process ends at once, too; a stopped one (SIGSTOP) gets Ray's SIGKILL
+5 s later (`kill_worker_timeout_milliseconds`), and until then it may hold a lock in the database. One that Ray could
+not reach ends by itself when it wakes, because it is fenced and has a successor (`LedgerActor`).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Identity(NamedTuple):
 
 
 class Reached(NamedTuple, Generic[Handle]):
-    """A shard's ledger, as it was found."""
+    """The ledger of a shard that replicas agreed on."""
 
     handle: Handle
     generation: int
@@ -51,31 +51,32 @@ class Reached(NamedTuple, Generic[Handle]):
 
 
 class Silent(LedgerUnavailable):
-    """It is there, and does not answer: the next generation's turn."""
+    """The actor runs, but does not answer: the next generation replaces it."""
 
 
 class Generations(Protocol[Handle]):
     """One shard's ledgers."""
 
     def living(self) -> list[int]:
-        """Those that have a name."""
+        """The numbers of those that exist."""
 
     def get_or_start(self, generation: int) -> Handle:
-        """This one, made with the wanted settings if nobody has made it yet.
+        """This generation's actor, started with the wanted settings if it does not exist.
 
         Raises:
-            LedgerUnavailable: its name is just being removed.
+            LedgerUnavailable: its name is being removed at this moment.
         """
 
     def identity(self, handle: Handle) -> Identity:
-        """
+        """Which settings it runs with.
+
         Raises:
             Silent: it runs, and has not answered within `silence_s`.
-            LedgerUnavailable: it starts, starts again, or has just been removed.
+            LedgerUnavailable: it is starting, or has just been removed.
         """
 
     def kill(self, generation: int) -> None:
-        """For good, if it is still there. A generation that was killed has a younger one: its name never returns."""
+        """Kill it for good, if it exists. It has a younger generation then, so its number is not used again."""
 
 
 def agree(
@@ -87,10 +88,11 @@ def agree(
 ) -> Reached[Handle]:
     """The youngest generation, if it has the wanted settings or newer ones and is younger than `seen`; else the next.
 
-    Whatever is older than the one that is met is killed before it is asked: a stopped process may hold a lock. Only one
-    is given up for its silence in one call.
+    Older generations are killed before the youngest is asked, since a stopped process may hold a database lock. One
+    call gives up at most one generation for its silence.
 
     Args:
+        seen: the generation that the caller has given up; 0: none.
         shard: named in log lines and errors.
 
     Raises:
@@ -111,7 +113,7 @@ def agree(
             found = generations.identity(handle)
         except Silent as error:
             if has_given_up:
-                raise  # perhaps it is we who hear nothing
+                raise  # two in a row: perhaps this replica's own connection is broken
             line = "ledger shard %d: generation %d is silent (%s), starting the next one"
             logger.warning(line, shard, generation, error.reason)
             seen, has_given_up = generation, True
@@ -120,7 +122,7 @@ def agree(
             reason = error
         else:
             if max(generations.living(), default=generation) > generation:
-                continue  # somebody has made a younger one meanwhile
+                continue  # another replica has started a younger one meanwhile
             if found.digest == wanted.digest or found.decided_at >= wanted.decided_at:
                 return Reached(handle, generation, found)
             line = "ledger shard %d: generation %d runs with older settings, starting the next one"
@@ -132,7 +134,7 @@ def agree(
 
 
 def next_generation(living: Iterable[int], seen: int) -> int:
-    """Which one to call: the youngest, and younger than `seen`.
+    """The generation to call: the youngest, but younger than `seen`.
 
     >>> next_generation([], 0), next_generation([3], 0), next_generation([3], 3), next_generation([3, 4], 3)
     (1, 3, 4, 4)
@@ -145,7 +147,7 @@ def name_of(shard: int, generation: int) -> str:
 
 
 def living_generations() -> dict[int, list[int]]:
-    """The generations that have a name, by shard."""
+    """By shard, the generations whose actors exist."""
     import ray
 
     found: dict[int, list[int]] = {}
@@ -157,7 +159,7 @@ def living_generations() -> dict[int, list[int]]:
 
 
 def has_successor(shard: int, generation: int) -> bool:
-    """Whether a younger generation of the shard has a name."""
+    """Whether a younger generation of the shard exists."""
     return max(living_generations().get(shard, ()), default=0) > generation
 
 
@@ -168,6 +170,6 @@ def digest_of(
     roas_settings: RoasSettings,
     shard: int,
 ) -> str:
-    """Equal for equal settings."""
+    """A hash of the settings."""
     parts = (database.model_dump_json(), redis_url, ledger_settings.model_dump_json(), roas_settings.model_dump_json())
     return hashlib.sha256(repr((*parts, shard)).encode()).hexdigest()

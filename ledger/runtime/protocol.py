@@ -1,10 +1,10 @@
-"""The calls that a shard's ledger answers. Their names and arguments are what travels between processes.
+"""The calls that a shard's ledger answers. Their names and arguments are sent between processes.
 
-`LedgerActor` implements them; a caller names one of them, and mypy knows its arguments and its answer:
+`LedgerActor` implements them. A caller names one of them, and mypy checks its arguments and its answer:
 
     results = await remote(handle, LedgerCalls.record, events)
 
-In a rolling deployment replicas of two versions call the same actor: a call keeps its name and its arguments.
+In a rolling deployment replicas of two versions call the same actor, so a call keeps its name and its arguments.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ T = TypeVar("T")
 
 
 class LedgerCalls(Protocol):
-    """Each raises LedgerUnavailable while the ledger has no database, or another one has taken over."""
+    """Each raises LedgerUnavailable while the database does not answer, or if another ledger has taken over."""
 
-    # A replica's life
+    # Beats
 
     async def identity(self) -> Identity:
-        """What it runs with; answered without the database."""
+        """The settings that it runs with; answered without the database."""
         ...
 
     async def beat(self, packed: bytes) -> Reply:
-        """A heartbeat: wins are recorded, leases returned and granted.
+        """Record wins, take leases back and grant new ones.
 
         Args:
             packed: a `Beat`, by `pack_beat`.
@@ -40,31 +40,31 @@ class LedgerCalls(Protocol):
         ...
 
     async def listen(self, replica: str) -> bool:
-        """Until the replica should beat at once (True), or nobody has asked for it for a while; see `Wakeup`."""
+        """Wait until the replica should beat at once (True) or LISTEN_S have passed (False); see `Wakeup`."""
         ...
 
     async def summon(self, seconds: float, replica: str) -> None:
-        """Until all replicas but this one have beaten, or so long."""
+        """Make all replicas but this one beat now, and wait for that, at most so many seconds."""
         ...
 
     async def end_sessions(self, since: dt.datetime) -> int:
         """See `Ledger.end_sessions`."""
         ...
 
-    # What comes after a win
+    # After a win
 
     async def release(self, reservation_ids: Sequence[str]) -> int:
         """See `Ledger.release`."""
         ...
 
     async def record(self, events: Sequence[Event]) -> list[Result]:
-        """See `Ledger.record`; an answer for each event, in order."""
+        """See `Ledger.record`; a result for each event, in order."""
         ...
 
     # Administration; a brand or portfolio of another shard raises OtherShard
 
     async def put_brand(self, brand_id: str, settings: BrandSettings) -> dict[str, Any]:
-        """The brand, as GET /api/brands/{brand_id} shows it.
+        """Create or replace a brand, and return it as GET /api/brands/{brand_id} shows it.
 
         Raises:
             PortfolioUnknown, PortfolioMismatch, CurrencyFixed: nothing was changed.
@@ -80,7 +80,7 @@ class LedgerCalls(Protocol):
         ...
 
     async def put_portfolio(self, portfolio_id: str, settings: PortfolioSettings) -> dict[str, Any]:
-        """The portfolio, as GET /api/portfolios/{portfolio_id} shows it.
+        """Create or replace a portfolio, and return it as GET /api/portfolios/{portfolio_id} shows it.
 
         Raises:
             PortfolioMismatch, CurrencyFixed: nothing was changed.
@@ -94,7 +94,7 @@ class LedgerCalls(Protocol):
     async def slot_roas(
         self, brand_id: str, days: Mapping[int, DaySums], window_days: int, today_fraction: float
     ) -> float:
-        """The ROAS of a part of a brand, by the measure of `brand_roas_current`; NaN while it is not known."""
+        """The current ROAS of a part of a brand (a slot), computed as `brand_roas_current` is; NaN if not known."""
         ...
 
 
@@ -103,10 +103,10 @@ Call = Callable[Concatenate[LedgerCalls, P], Awaitable[T]]
 
 
 def remote(handle: Any, call: Call[P, T], *args: P.args, **kwargs: P.kwargs) -> Awaitable[T]:
-    """The call of the actor behind a Ray handle.
+    """Call the actor behind a Ray handle.
 
     Returns:
-        Ray's reference to the answer: to be awaited, or given to `ray.get`.
+        Ray's reference to the answer, to be awaited or given to `ray.get`.
     """
     answer: Awaitable[T] = getattr(handle, call.__name__).remote(*args, **kwargs)
     return answer

@@ -1,4 +1,4 @@
-"""Calls all replicas to beat now: who asks for figures, or has put a brand, need not wait for their next beats."""
+"""Makes all replicas beat now, so that fresh figures, or a changed brand, need not wait for their next beats."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import asyncio
 from dataclasses import dataclass, field
 
 LISTEN_S = 20.0
-"""A replica that nobody calls is let go after so long, and listens again."""
+"""`listen` returns False after so long without a wake-up, and the replica listens again."""
 
 
 @dataclass(slots=True)
 class _Listener:
     due: asyncio.Event = field(default_factory=asyncio.Event)
-    called: list[asyncio.Future[None]] = field(default_factory=list)  # whoever has called since it was let go last
-    answering: list[asyncio.Future[None]] = field(default_factory=list)  # whoever it was let go for
+    called: list[asyncio.Future[None]] = field(default_factory=list)  # wake-ups since `listen` last returned
+    answering: list[asyncio.Future[None]] = field(default_factory=list)  # those that it last returned for
 
 
 class Wakeup:
-    """Each replica listens all the time: it is let go when it is called, beats, and with listening again says so."""
+    """Each replica calls `listen` all the time. When that returns True it beats, and by listening again confirms it."""
 
     def __init__(self) -> None:
         self._listeners: dict[str, _Listener] = {}
 
     async def listen(self, replica: str) -> bool:
-        """Wait for a call. False: there was none; no beat is due."""
+        """Wait for a wake-up. False: there was none, no beat is due."""
         listener = self._listeners.setdefault(replica, _Listener())
         _resolve(listener.answering)
         try:
@@ -37,7 +37,7 @@ class Wakeup:
         return True
 
     async def others_within(self, seconds: float, asker: str) -> None:
-        """Until every other replica has beaten, with all that it knows by now. Who does not in time is forgotten."""
+        """Wake every other replica and wait until all have beaten, at most so long. Those that have not are dropped."""
         waiting: list[tuple[str, _Listener, asyncio.Future[None]]] = []
         for replica, listener in self._listeners.items():
             if replica == asker:

@@ -1,1 +1,1 @@
-"""One shard's ledger without Ray: transactions, administration, counters, and the loop that sets λ."""
+"""One shard's ledger without Ray: transactions, brands and portfolios, counters, and the loop that sets λ."""

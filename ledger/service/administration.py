@@ -1,4 +1,4 @@
-"""Brands and portfolios are put and shown: settings, today's budget, what today has brought."""
+"""Creates, changes and shows brands and portfolios: settings, today's budget and today's results."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Administration:
     # Brands
 
     async def put_brand(self, brand_id: str, settings: BrandSettings) -> dict[str, Any]:
-        """Create or replace. Budgets move at once; a change of portfolio or time zone starts at the next midnight.
+        """Create or replace. Budgets change at once; a change of portfolio or time zone starts at the next midnight.
 
         Raises:
             PortfolioUnknown, PortfolioMismatch, CurrencyFixed, OtherShard: nothing was changed.
@@ -66,7 +66,7 @@ class Administration:
                 brand = known.put(settings, now)
             elif self._store.directory.brand_money_moved(connection, brand_id):
                 raise CurrencyFixed("brand", brand_id, known.settings.currency)
-            # Where no money has ever moved, no day needs to be finished: portfolio and time zone change at once.
+            # A new currency means that no money has ever moved: portfolio and time zone can change at once, too.
             today = BudgetKey(BRAND, brand_id, brand.day(now))
             self._budgets.set_limit(connection, now, today, settings.daily_budget_micros)
         self._store.directory.put_brand(connection, brand, stored is None, now)
@@ -88,7 +88,7 @@ class Administration:
 
         Raises:
             NotFound: no such brand.
-            OtherShard: it is another shard's.
+            OtherShard: it belongs to another shard.
         """
         if self._directory.brand(brand_id) is None:
             await self._terms.refresh()
@@ -186,7 +186,7 @@ class Administration:
 
         Raises:
             NotFound: no such portfolio.
-            OtherShard: it is another shard's.
+            OtherShard: it belongs to another shard.
         """
         self._check_own_portfolio(portfolio_id)
         if self._directory.portfolio(portfolio_id) is None:
@@ -216,13 +216,13 @@ def _check_members_agree(brand: Brand, portfolio: Portfolio, known: Portfolio | 
 
 
 def _notes(budget: Budget) -> list[str]:
-    """What somebody who has just cut a budget should know."""
+    """A note where today's budget is below what is leased, reserved and settled already."""
     if not budget.excess_micros:
         return []
     return [
-        f"today's budget of {budget.budget_micros} µ is less than what is out already: "
+        f"today's budget of {budget.budget_micros} µ is less than what is in use: "
         f"{budget.leased_micros} µ leased, {budget.reserved_micros} µ reserved, {budget.settled_micros} µ settled. "
-        f"Nothing new is lent today until {budget.excess_micros} µ have come back."
+        f"Nothing new is lent today until {budget.excess_micros} µ of it are released."
     ]
 
 

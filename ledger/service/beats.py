@@ -1,4 +1,4 @@
-"""Replicas' beats: one transaction records their wins, takes back what they do not hold, and lends what they want."""
+"""Answers replicas' beats: one transaction records wins, takes back what replicas do not hold, and grants leases."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class _Answered(NamedTuple):
     """What a transaction of beats has done."""
 
     replies: list[Reply]
-    recalls: set[tuple[int, str]]  # session, brand: asked to return what it does not use
+    recalls: set[tuple[int, str]]  # (session id, brand id) to ask for what it does not use
     live: list[Beat]  # those that were not stale
 
 
 @dataclass(slots=True)
 class _InHand:
-    """What a transaction of beats has read, and what it moves."""
+    """What a transaction of beats has read, and what it changes."""
 
     now: dt.datetime
     before: dict[int, LedgerSession]
@@ -54,7 +54,7 @@ class Beats:
     """
     Args:
         secrets: makes a new session's secret.
-        lease_s: how long leases hold from when their beat was sent.
+        lease_s: how long a lease may be drawn on from when its beat was sent.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Beats:
         return [
             replace(
                 reply,
-                # Nobody hears the answer to a stale beat.
+                # A stale beat's reply is not read.
                 recalled=self._sessions.take_recalled(reply.session_id) if beat in live else (),
                 terms=self._terms.since(beat.known_version),
             )
@@ -99,7 +99,7 @@ class Beats:
     # Read
 
     def _read(self, connection: Connection, beats: Sequence[Beat]) -> _InHand:
-        """All that these beats bear on."""
+        """Read everything that these beats concern."""
         now = self._clock()
         known = self._store.sessions.load(connection, {beat.session_id for beat in beats if beat.session_id})
         live = [beat for beat in beats if not _is_stale(beat, known)]
@@ -179,7 +179,7 @@ class Beats:
     # Answer
 
     def _with_session(self, connection: Connection, beat: Beat, in_hand: _InHand) -> Beat:
-        """The beat; one that asks for a session has a new one."""
+        """The beat, with a new session if it asks for one."""
         if beat.session_id is not None:
             return beat
         session = self._store.sessions.open(connection, self._secrets(), beat.number - 1, in_hand.now)
@@ -187,14 +187,14 @@ class Beats:
         return replace(beat, session_id=session.session_id)
 
     def _answer(self, beat: Beat, in_hand: _InHand) -> Reply:
-        """What a beat does."""
+        """Apply one beat to the working set, and make its reply."""
         assert beat.session_id is not None
         session, now, leasing = in_hand.sessions.get(beat.session_id), in_hand.now, in_hand.leasing
         if session is None:  # of another database
             return Reply(beat.session_id, b"", now, 0.0, is_open=False)
         reply = Reply(session.session_id, session.secret, now, self._lease_s, session.status == OPEN)
         if _is_stale(beat, in_hand.sessions):
-            return reply  # nobody waits for it: a later one has been answered
+            return reply  # a later one has been answered, so this reply is not read
         leasing.record_all(session.session_id, beat.wins, in_hand.decoded)
         status = session.status
         if beat.is_last:
@@ -225,7 +225,7 @@ class Beats:
         self._store.reservations.complete(connection, in_hand.leasing.completed)
 
     def _recalls(self, connection: Connection, in_hand: _InHand) -> set[tuple[int, str]]:
-        """Who has some of a budget that was too short for somebody, and wants no more of it."""
+        """Sessions to recall from: they hold leases of budgets that ran short for others, and asked for no more."""
         live, short = in_hand.live, in_hand.leasing.short
         asking = {(beat.session_id, line.brand_id) for beat in live for line in beat.lines if line.want_micros}
         lenders = self._store.leases.lenders(connection, short) if short else {}
@@ -233,13 +233,13 @@ class Beats:
 
 
 def _is_stale(beat: Beat, sessions: Mapping[int, LedgerSession]) -> bool:
-    """A later beat of its session has been answered."""
+    """Whether a later beat of its session has been answered."""
     session = sessions.get(beat.session_id or 0)
     return session is not None and beat.number <= session.beat
 
 
 def _touched(beats: Sequence[Beat], ending: Iterable[LeaseKey]) -> set[str]:
-    """The brands that these beats bear on."""
+    """The brands that these beats concern."""
     ids = {line.brand_id for beat in beats for line in beat.lines}
     ids |= {win.where.brand_id for beat in beats for win in beat.wins}
     return ids | {key.brand_id for key in ending}
@@ -258,7 +258,7 @@ def _taken(beats: Sequence[Beat], decoded: DecodedIds) -> dict[LeaseKey, int]:
 
 
 def _amounts(wins: Sequence[WinRecord], decoded: DecodedIds) -> dict[tuple[str, dt.date], int]:
-    """What these wins hold, by brand and day."""
+    """What these wins hold in micros, by (brand id, day)."""
     micros_of: dict[tuple[str, dt.date], int] = {}
     for win in wins:
         if (one := decoded[win.reservation_id]) is not None:

@@ -1,4 +1,4 @@
-"""Steers by day: every few seconds, from what the replicas saw and the books say, to the κ of every brand."""
+"""Computes every brand's κ anew every few seconds, from the demand that replicas saw and the day's results."""
 
 from __future__ import annotations
 
@@ -20,19 +20,21 @@ from ledger.service.ledger import Ledger
 
 logger = logging.getLogger("paceline.pilot")
 TRAFFIC_S = 3600.0
-"""How often the shape of a day is learned anew."""
+"""How often the distribution of traffic over the day is learned again."""
 
 TRAFFIC_DAYS = 28
 AT_ONCE = 250
-"""Brands whose news are taken in at one go."""
+"""Brands whose demand is taken in before the event loop gets its turn."""
 
 Completed = Callable[[str, int, int], float]
-"""(brand, approved, pending revenue of today) → what today's wins will have brought."""
+"""(brand id, approved, pending revenue of today) → revenue that today's spending will have brought, in micros."""
 
 
 class ControllerLoop:
-    """Args:
-    completed: how a brand's revenue of today is completed for approval and delay.
+    """
+    Args:
+        completed: adds to a brand's revenue of today what approvals and late conversions will add.
+        stopwatch: monotonic seconds.
     """
 
     def __init__(
@@ -52,11 +54,11 @@ class ControllerLoop:
 
     @property
     def frozen(self) -> Mapping[str, str]:
-        """Brands that were taken off steering, and why."""
+        """By id of each frozen brand, why it was frozen."""
         return self._frozen
 
     def observe(self, seen: bytes) -> None:
-        """What a replica saw, from its beat."""
+        """Keep the demand of a beat for the next step."""
         if not seen:
             return
         try:
@@ -83,7 +85,7 @@ class ControllerLoop:
                 self._outage.failed(line, logging.ERROR, error)
 
     async def step(self) -> None:
-        """Solve for the brands with news, and tell the ledger."""
+        """Solve for κ of the brands with new demand, and put it into the terms."""
         waiting, self._waiting = self._waiting, []
         now_s = self._stopwatch()
         if self._shaped_s is None or now_s - self._shaped_s >= TRAFFIC_S:
@@ -112,7 +114,7 @@ class ControllerLoop:
     def _with_inherited(
         self, steered: Mapping[str, ControlSignal], rules: Mapping[str, Rules]
     ) -> dict[str, ControlSignal]:
-        """With what a ledger before this one had found, until its brand was watched for long enough or its day ends."""
+        """Add the κ of a ledger before this one, until the brand was watched for long enough or its day ends."""
         if self._inherited is None:
             self._inherited = {
                 brand_id: (rules[brand_id].day, one)
@@ -155,7 +157,7 @@ class ControllerLoop:
         least = self._settings.min_impressions
         found = {}
         for brand_id, (budget, sums) in (await self._ledger.performance.days_of(brand_ids)).items():
-            # Too few impressions say nothing of revenue: then it is what was predicted.
+            # With too few impressions the predicted revenue is used.
             revenue = None
             if sums.impressions >= max(least, 1):
                 revenue = self._completed(brand_id, sums.revenue_micros, sums.pending_revenue_micros)

@@ -1,7 +1,7 @@
-"""A shard's brand days in Redis: sums by brand and day, kept in step with the performance rows.
+"""A shard's sums by brand and day in Redis, kept equal to the performance rows.
 
-Every number is absolute and recomputed from the database, so a lost or repeated write does no harm, and Redis may
-forget everything.
+Every number is recomputed from the database, never incremented, so a lost or repeated write does no harm, and Redis may
+lose everything.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ledger.service.performance import BrandDay
 
 
 def built_key(shard: int) -> str:
-    """Gone when Redis has lost its memory: then the shard's window is built again."""
+    """A Redis key that says that the window is there; it is missing after Redis lost its data, then all is rebuilt."""
     return f"paceline:performance:{shard}:built"
 
 
@@ -29,22 +29,22 @@ def _key(shard: int, day: dt.date) -> str:
 class DayCounters:
     """
     Args:
-        days: how many it keeps, today included.
+        days: how many days are kept, today included.
     """
 
     def __init__(self, ledger: Ledger, redis: Redis, days: int) -> None:
         self._ledger, self._redis, self._days, self._shard = ledger, redis, days, ledger.shard
         self._imports_seen = -1
         self._counted: frozenset[str] = frozenset()
-        """Brands whose days are here."""
+        """Brands whose days this shard keeps."""
         self._counted_version = -1
-        """Of the terms, when they were looked at."""
+        """Version of the terms that `_counted` was made from."""
 
     async def flush(self) -> None:
-        """Bring Redis up to date: the days that changed, or everything after an import or a loss of memory.
+        """Write the days that changed to Redis; all of them after an import, or after Redis lost its data.
 
         Raises:
-            RedisError, OSError, LedgerUnavailable: it is tried again with the next call.
+            RedisError, OSError, LedgerUnavailable: the next call tries again.
         """
         directory, performance = self._ledger.directory, self._ledger.performance
         if self._imports_seen != directory.imports_seen or not await self._redis.exists(built_key(self._shard)):
@@ -64,7 +64,7 @@ class DayCounters:
             raise
 
     def _arrived(self) -> frozenset[str]:
-        """Brands that another shard has counted until now; their days are here from the next write on."""
+        """Brands that another shard has kept so far; their days are written here from now on."""
         version = self._ledger.terms.newest.version
         if self._ledger.settings.shards == 1 or version == self._counted_version:
             return frozenset()
@@ -73,7 +73,7 @@ class DayCounters:
         return arrived
 
     async def rebuild(self) -> None:
-        """All days that are kept, from the database."""
+        """Write all days that are kept, from the database."""
         directory, performance = self._ledger.directory, self._ledger.performance
         seen = directory.imports_seen
         self._arrived()
@@ -89,7 +89,7 @@ class DayCounters:
         self._imports_seen = seen
 
     async def read(self, now: dt.datetime, number: int) -> dict[str, dict[int, DaySums]]:
-        """The last `number` days, by brand and how many days ago."""
+        """Sums of the last `number` days, by brand id, then by how many days ago."""
         async with self._redis.pipeline(transaction=False) as pipe:
             for ago in range(number):
                 pipe.hgetall(_key(self._shard, now.date() - dt.timedelta(days=ago)))
@@ -106,7 +106,7 @@ class DayCounters:
             await pipe.execute()
 
     def _set(self, pipe: Any, sums: Mapping[BrandDay, DaySums]) -> None:
-        """Each brand where its own shard looks: an event may have come by another one."""
+        """Write each brand to its own shard's keys: its events may have been recorded by another shard."""
         by_key: dict[str, dict[str, str]] = {}
         for (brand_id, day), values in sums.items():
             key = _key(self._ledger.directory.home_of_id(brand_id), day)

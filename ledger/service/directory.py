@@ -45,12 +45,12 @@ class Directory:
         self._fits: dict[str, Fit] = {}
         self._signature: Signature | None = None
         self.imports_seen = 0
-        """How often imports have changed the performance rows under us."""
+        """How often imports have changed the performance rows."""
 
-    # Whose they are
+    # Which shard's
 
     def owns(self, brand: Brand) -> bool:
-        """Whether the brand, as it is now, is this shard's: it goes with its portfolio."""
+        """Whether the brand, as it is now, belongs to this shard: the shard of its portfolio."""
         return self.home_of(brand) == self.shard
 
     def home_of(self, brand: Brand) -> int:
@@ -58,21 +58,21 @@ class Directory:
         return shard_of(brand.settings.portfolio_id, brand.brand_id, self.shards)
 
     def home_of_id(self, brand_id: str) -> int:
-        """The shard of a brand; of one that is not known here, this one."""
+        """The shard of a brand; this one if the brand is not known."""
         known = self._brands.get(brand_id)
         return self.shard if known is None else self.home_of(known.at(self._clock()))
 
     def home_of_portfolio(self, portfolio_id: str) -> int:
         return shard_of(portfolio_id, "", self.shards)
 
-    # Who they are
+    # Brands and portfolios
 
     def brand(self, brand_id: str) -> Brand | None:
-        """Of any shard, with what is scheduled for it."""
+        """A brand of any shard, with the change that is scheduled for it."""
         return self._brands.get(brand_id)
 
     def portfolio(self, portfolio_id: str | None) -> Portfolio | None:
-        """Of any shard."""
+        """A portfolio of any shard."""
         return self._portfolios.get(portfolio_id or "")
 
     def owned(self, now: dt.datetime) -> dict[str, Brand]:
@@ -92,18 +92,18 @@ class Directory:
         }
 
     def all_portfolios(self) -> Mapping[str, Portfolio]:
-        """Of all shards: until midnight a brand's portfolio may be another shard's."""
+        """Portfolios of all shards: until midnight a brand's portfolio may belong to another shard."""
         return self._portfolios
 
     def fits(self) -> Mapping[str, Fit]:
-        """Of all shards' brands that have one."""
+        """λ fits by brand id, of all shards' brands that have one."""
         return self._fits
 
     def has_fit(self, brand_id: str) -> bool:
         return brand_id in self._fits
 
     def night_kappa(self, brand: Brand) -> float:
-        """What the night's fit says of a brand's κ, as it is now; without one its target."""
+        """A brand's κ by the night's fit and its limits of now; its ROAS target if there is no fit."""
         return night_kappa(brand, self.portfolio(brand.settings.portfolio_id), self._fits.get(brand.brand_id))
 
     def limit(self, owner: str, owner_id: str) -> int | None:
@@ -113,18 +113,18 @@ class Directory:
         portfolio = self._portfolios.get(owner_id)
         return None if portfolio is None else portfolio.settings.daily_budget_micros
 
-    # What is written, here and elsewhere
+    # Keeping up with the database
 
     def put_brand(self, brand: Brand) -> None:
-        """Remember what was just written of it."""
+        """Remember a brand that was just written."""
         self._brands[brand.brand_id] = brand
 
     def put_portfolio(self, portfolio: Portfolio) -> None:
-        """Remember what was just written of it."""
+        """Remember a portfolio that was just written."""
         self._portfolios[portfolio.portfolio_id] = portfolio
 
     async def refresh(self) -> bool:
-        """Pick up what imports, nightly fits and other processes wrote. Cheap when they did not; True: it changed."""
+        """Read what imports, nightly fits and other processes wrote; cheap if nothing. Returns whether it changed."""
         return await self._transactions.read(self._read, self._keep) is not None
 
     def _read(self, connection: Connection) -> _Found | None:
@@ -144,10 +144,10 @@ class Directory:
             self.imports_seen += 1
 
     def read_as_of(self, connection: Connection, brand_ids: set[str], now: dt.datetime) -> dict[str, Brand]:
-        """These brands as they are now, in a transaction; one that was imported a moment ago is looked up.
+        """These brands as they are now, read in a transaction; unknown brands, just imported, are looked up.
 
-        Among several shards every transaction that moves a brand's money holds the brand's row first. A brand that
-        moves at midnight, a late event, the sweep: whichever shard comes second sees what the first has done.
+        With several shards, every transaction that moves a brand's money locks the brand's row first. So when two
+        shards write the same brand (it moves at midnight, an event is late, the sweep), the second sees the first's.
         """
         wanted = brand_ids if self.shards > 1 else brand_ids - self._brands.keys()
         if wanted:
@@ -155,15 +155,15 @@ class Directory:
             self._brands = self._brands | self._rows.brands(connection, wanted, lock=self.shards > 1)
         return {id_: brand.at(now) for id_ in brand_ids if (brand := self._brands.get(id_)) is not None}
 
-    # What is scheduled
+    # Scheduled changes
 
     def next_arrival(self, now: dt.datetime) -> dt.datetime | None:
-        """When a brand changes its portfolio or time zone next."""
+        """When a brand changes its portfolio or time zone next; None: no change is scheduled."""
         starts = (known.scheduled.start for known in self._brands.values() if known.scheduled is not None)
         return min((start for start in starts if start > now), default=None)
 
     async def start_scheduled(self) -> bool:
-        """Write down what was scheduled for this shard's brands and has begun; False: nothing has."""
+        """Store the scheduled changes of this shard's brands that have begun. Returns whether there were any."""
         now = self._clock()
         due = [id_ for id_, brand in self.owned(now).items() if brand is not self._brands[id_]]
         if not due:

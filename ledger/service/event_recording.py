@@ -1,4 +1,4 @@
-"""A batch of events in one transaction: read what bears on them, let the rules decide, write what they say."""
+"""Records a batch of events in one transaction: reads the rows they concern, applies the rules, writes the result."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ledger.transaction.working_set import LeaseKey, WorkingSet
 
 
 class _Adopted(NamedTuple):
-    """What an event's transaction begins with."""
+    """The state that a transaction of events begins with."""
 
     working_set: WorkingSet
     leasing: LeaseGranting
@@ -69,9 +69,9 @@ class EventRecording:
         return results
 
     def _adopted(self, connection: Connection, events: Sequence[Event], now: dt.datetime) -> _Adopted:
-        """The holds of wins that these events name and no replica has recorded yet.
+        """Make holds for wins that these events name and that no replica has recorded yet.
 
-        The replica may have died, or its next beat be on its way: the money was drawn from its lease all the same.
+        The replica may have died, or its next beat may be on its way; the win was drawn from its lease in any case.
         """
         named = {event.reservation_id for event in events if event.reservation_id is not None}
         claimed = {id_: one for id_ in named if (one := parse(id_)) is not None}
@@ -98,7 +98,7 @@ class EventRecording:
     def _posting(
         self, connection: Connection, events: Sequence[Event], brands: Mapping[str, Brand], adopted: _Adopted
     ) -> EventPosting:
-        """The events with everything recorded that bears on them."""
+        """The events, with all rows that they concern."""
         rows = self._store.events
         known = [event for event in events if event.brand_id in brands]
         hashes = rows.event_hashes(connection, [(event.brand_id, event.partner_id, event.event_id) for event in known])
@@ -124,7 +124,7 @@ class EventRecording:
         return EventPosting(adopted.working_set.now, events, brands, hashes, clicks, groups, reservations)
 
     def _reservations(self, connection: Connection, ids: set[str], adopted: _Adopted) -> dict[str, Reservation]:
-        """By the id that was named; a request's void win stands for the one that was recorded first."""
+        """Reservations by the id that events name; for a void win, the one of its request that was recorded first."""
         known, new = adopted.known, adopted.working_set.new_reservations
         found = {id_: known[id_] for id_ in ids & known.keys()} | new
         found |= self._store.reservations.load(connection, ids - found.keys())
@@ -134,6 +134,6 @@ class EventRecording:
 
 
 def _place(event: Event) -> Placement:
-    """Where the event says that the win was; an event need not say it."""
+    """The win's placement, as far as the event names it."""
     unknown = event.slot_id or "", event.device_type or "", event.creative_type or ""
     return Placement(event.brand_id, event.partner_id, *unknown, event.placement_score)

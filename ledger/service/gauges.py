@@ -1,4 +1,4 @@
-"""What /metrics shows of the shards: gauges in Redis, one value a shard, which readers put together."""
+"""The gauges of /metrics: each shard writes its own to Redis, readers merge them."""
 
 from __future__ import annotations
 
@@ -67,8 +67,10 @@ class Gauges:
 
     @classmethod
     def of_shards(cls, parts: Mapping[int, Gauges]) -> Gauges | None:
-        """All together. The newest part says how many shards there are; a brand that has moved shows as its new shard
-        has it."""
+        """Merge the shards' gauges; None if there are none.
+
+        The newest says how many shards there are. A brand that two shards have is taken from the newer one.
+        """
         if not parts:
             return None
         newest = max(parts.values(), key=lambda part: part.updated_at)
@@ -82,10 +84,10 @@ class Gauges:
 
 
 async def read_gauges(redis: Redis) -> Gauges | None:
-    """The newest gauges of all shards; None before the first.
+    """The newest gauges of all shards; None if none were written yet.
 
     Raises:
-        RedisError, OSError: Redis is away.
+        RedisError, OSError: Redis does not answer.
     """
     texts = await redis.mget([gauges_key(shard) for shard in range(SHARDS_MOST)])
     return Gauges.of_shards({shard: Gauges.of_json(text) for shard, text in enumerate(texts) if text is not None})

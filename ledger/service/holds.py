@@ -1,4 +1,4 @@
-"""What wins hold: given back when nobody will use it, shrunk and ended by time."""
+"""Ends and shrinks holds: on release, and as time passes."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from ledger.transaction.working_set import BudgetKey, budget_keys
 
 
 class Expired(NamedTuple):
-    looked: int
-    goes_on: bool  # more may be due; never after a look that changed nothing
+    looked: int  # holds that were looked at
+    goes_on: bool  # more may be due; False if nothing changed
 
 
 class Holds:
-    """What wins hold of budgets. Methods that take a connection run inside a transaction."""
+    """The holds of wins. Methods that take a connection run inside a transaction."""
 
     def __init__(self, store: Store, directory: Directory, budgets: Budgets, clock: Clock) -> None:
         self._store, self._directory, self._budgets, self._clock = store, directory, budgets, clock
         self._curves: dict[str, DelayCurve] = {}
 
     def set_delay_curves(self, curves: Mapping[str, DelayCurve]) -> None:
-        """How the holds of these brands' conversions shrink; others in a straight line."""
+        """Let these brands' holds for conversions shrink along these curves; other brands' shrink linearly."""
         self._curves = dict(curves)
 
     def release(self, connection: Connection, reservation_ids: Collection[str]) -> int:
-        """Give back holds. Returns how many went back; one that has ended stays as it is."""
+        """Release holds. Returns how many were open; the others stay as they are."""
         now = self._clock()
         held = self._locked(connection, self._store.reservations.load(connection, reservation_ids))
         working_set = self._budgets.working_set(connection, now, _keys_of(held.values()))
@@ -42,7 +42,7 @@ class Holds:
         return returned
 
     def expire(self, connection: Connection, most: int) -> Expired:
-        """Let time do what is due to holds, at most so many."""
+        """Expire or shrink the holds that are due, at most so many."""
         now, moved = self._clock(), 0
         found = self._store.reservations.due(connection, now, most)
         held = self._locked(connection, {one.reservation_id: one for one in found})
@@ -56,7 +56,7 @@ class Holds:
         return Expired(len(due), len(found) == most and (moved > 0 or len(due) < len(found)))
 
     def _locked(self, connection: Connection, found: Mapping[str, Reservation]) -> dict[str, Reservation]:
-        """These reservations, once no other shard can be moving them."""
+        """These reservations, read again after locking their brands, so that no other shard changes them."""
         if self._directory.shards == 1 or not found:
             return dict(found)
         self._directory.read_as_of(connection, {held.brand_id for held in found.values()}, self._clock())

@@ -1,4 +1,4 @@
-"""Which λ was live when: written down when it has moved, so that the registry can tell, and off every request's way."""
+"""Stores which λ was live when: a row when a brand's λ has moved. Runs in the background, off the requests' path."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from ledger.service.ledger import Ledger
 
 LOOK_S = 15.0
 MOVED = 0.02
-"""λ has moved when it differs from what was written by more than this share…"""
+"""A λ is stored when it differs from the last stored one by more than this share…"""
 APART = dt.timedelta(minutes=1)
-"""…and a brand is written once in this time at most."""
+"""…at most once in this time for each brand."""
 AGAIN = dt.timedelta(days=1)
-"""A λ that stands still is written again after this time: whoever reads need not look back further."""
+"""An unchanged λ is stored again after this time, so that readers need not look back further."""
 MOST = 1000
-"""Brands written at a time; the others have their turn at the next look."""
+"""Most brands stored at a time; the others follow at the next look."""
 
 
 class Written(NamedTuple):
@@ -31,20 +31,17 @@ class Written(NamedTuple):
 
 
 class LambdaHistory:
-    """A shard's. It remembers what it has written; a new one writes every brand once."""
+    """One shard's λ history. It remembers what it has stored; after a start every brand is stored once."""
 
     def __init__(self, ledger: Ledger, database: Database) -> None:
         self._ledger, self._database = ledger, database
         self._written: dict[str, Written] = {}
 
     async def look(self) -> int:
-        """Write what has moved.
-
-        Returns:
-            How many brands that were.
+        """Store every λ that has moved. Returns how many.
 
         Raises:
-            SQLAlchemyError, OSError: the database is away; the next look tries again.
+            SQLAlchemyError, OSError: the database does not answer; the next look tries again.
         """
         now, terms = self._ledger.now(), self._ledger.terms.newest.brands
         moved = due(self._written, terms, now)
@@ -62,7 +59,7 @@ class LambdaHistory:
 
 
 def due(written: Mapping[str, Written], terms: Mapping[str, BrandTerms], now: dt.datetime) -> list[str]:
-    """Brands to write now, those that were written longest ago first."""
+    """Ids of the brands to store now, at most MOST; those stored longest ago first."""
     long_ago = dt.datetime.min.replace(tzinfo=dt.UTC)
     waiting = []
     for brand_id, brand in terms.items():

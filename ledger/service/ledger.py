@@ -1,7 +1,7 @@
-"""One shard's ledger without Ray: its parts, and the calls that replicas and loops make of it.
+"""One shard's ledger without Ray: its parts, and the calls of replicas and background tasks.
 
-The database is the truth: no balance is remembered between two transactions. Each call reads rows, lets the pure rules
-decide and writes rows, all in one fenced transaction.
+No balance is kept in memory between two transactions. Each call reads rows, applies the pure rules and writes rows, all
+in one transaction that also checks the epoch.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ def new_secret() -> bytes:
 
 
 class Ledger:
-    """One shard's budgets. Make it with `open`; the newest one to be opened is the only one that can write.
+    """One shard's budgets. Make it with `open`; of several, only the one that was opened last can write.
 
     Its methods may be called concurrently: writes wait for each other.
 
     Attributes:
-        directory: who there is: brands, portfolios, λ fits.
-        administration: puts and shows brands and portfolios.
-        terms: what replicas are told of every brand.
-        budgets: each owner's, of a day.
-        holds: what wins hold.
-        performance: what events have brought.
+        directory: brands, portfolios and λ fits.
+        administration: creates, changes and shows brands and portfolios.
+        terms: λ, share, budget day and limits of every brand, as replicas get them.
+        budgets: every owner's budget of a day.
+        holds: the holds of wins.
+        performance: the results that events reported.
     """
 
     def __init__(self, store: Store, settings: LedgerSettings, clock: Clock, secrets: Callable[[], bytes]) -> None:
@@ -91,7 +91,7 @@ class Ledger:
 
         Raises:
             LayoutReplaced: another number of shards was decided later.
-            LedgerUnavailable: the database is away.
+            LedgerUnavailable: the database does not answer.
         """
         settings = settings or LedgerSettings()
         store = Store(database, shard, settings.shards, decided_at)
@@ -119,18 +119,18 @@ class Ledger:
     # The replicas' calls
 
     async def beat(self, beats: Sequence[Beat]) -> list[Reply]:
-        """Record wins, take back and lend, for several replicas in one transaction, in order.
+        """Record wins, take leases back and grant them, for several replicas in one transaction, in order.
 
         Raises:
-            Fenced, LedgerUnavailable: whether it happened is not known; the replica's next beat states everything anew.
+            Fenced, LedgerUnavailable: the outcome is unknown; the replica's next beat states everything again.
         """
         return await self._beats.answer(beats)
 
     async def record(self, events: Sequence[Event]) -> list[Result]:
-        """Take in a batch of results, all in one transaction. A bad item is answered, never raised.
+        """Record a batch of events in one transaction. A bad event gets a result that says so; it raises nothing.
 
         Raises:
-            Fenced, LedgerUnavailable: repeat the batch; what was recorded counts as duplicate.
+            Fenced, LedgerUnavailable: repeat the batch; events that were recorded are answered as duplicates.
         """
         return await self._events.record(events)
 
@@ -139,40 +139,43 @@ class Ledger:
         return await self._transactions.move(lambda connection: self.holds.release(connection, reservation_ids))
 
     async def end_sessions(self, since: dt.datetime) -> int:
-        """The end of all replicas: leases of those that were heard after `since` go back. Returns how many are left.
+        """Take back the leases of all sessions that beat after `since`. Returns how many other sessions hold leases.
 
         Args:
-            since: nothing has been drawn any more from then on.
+            since: no replica has drawn on a lease since then.
         """
         return await self._transactions.move(lambda connection: self._sessions.end_all(connection, since))
 
-    # Time, and other processes
+    # Background tasks
 
     async def sweep(self, in_turn: InTurn = at_once) -> int:
-        """End what has expired, shrink what is due, start what was scheduled. Returns how many rows it looked at.
+        """End expired holds and quarantines, shrink holds, end silent sessions, start scheduled changes.
 
         Args:
-            in_turn: runs one transaction; others may have theirs between two of the sweep's.
+            in_turn: runs one transaction, so that other writes can run between two of the sweep's.
+
+        Returns:
+            How many holds it looked at.
         """
         return await self._sweep.run(in_turn)
 
     async def refresh(self) -> bool:
-        """Pick up what imports, nightly fits and other processes wrote. Cheap when they did not; True: it changed."""
+        """Read what imports, nightly fits and other processes wrote; cheap if nothing. Returns whether it changed."""
         return await self.terms.refresh()
 
     async def check_epoch(self) -> None:
-        """A look whether this ledger may still write, for one that has nothing to write.
+        """Check that this ledger may still write, even while it has nothing to write.
 
         Raises:
-            Fenced: another one has taken a newer epoch.
-            LedgerUnavailable: the database is away.
+            Fenced: another ledger has taken a newer epoch.
+            LedgerUnavailable: the database does not answer.
         """
         await self._store.epochs.read_as_writer(lambda _connection: None)
 
     async def read(self, work: Callable[[Connection], T]) -> T:
-        """A look at the database outside the ledger's own transactions.
+        """Run `work` in a read transaction, beside the ledger's own transactions.
 
         Raises:
-            LedgerUnavailable: the database is away.
+            LedgerUnavailable: the database does not answer.
         """
         return await self._store.epochs.read(work)

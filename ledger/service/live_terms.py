@@ -1,4 +1,4 @@
-"""What replicas are told of this shard's brands: the terms as directory, counters and controller have them now."""
+"""The terms of this shard's brands, which replicas get, made from directory, throttles and the controller's κ."""
 
 from __future__ import annotations
 
@@ -24,14 +24,11 @@ class LiveTerms:
         return self._book.newest
 
     def since(self, known_version: int = -1) -> Terms | None:
-        """What replicas need of every brand, or of those that have changed since the version that they know.
-
-        None: nothing has.
-        """
+        """Terms of the brands that have changed since a version; of all if that is too old; None if none has."""
         return self._book.since(known_version)
 
     def lambda_of(self, brand: Brand) -> float:
-        """As replicas have it; of another shard's brand, its night's.
+        """λ as replicas have it; last night's for a brand of another shard.
 
         Args:
             brand: as it is now.
@@ -41,14 +38,14 @@ class LiveTerms:
             return known.lambda_
         return lambda_(brand.settings.strategy_multiplier, self._directory.night_kappa(brand))
 
-    # What they are made of
+    # The terms' sources
 
     @property
     def steered(self) -> Mapping[str, ControlSignal]:
         return self._book.steered
 
     def steer(self, steered: Mapping[str, ControlSignal]) -> None:
-        """The day's κ by brand; a brand that is not named has its night's."""
+        """Set κ by day; brands that are not named get last night's."""
         self._book.steered = dict(steered)
         self.remake()
 
@@ -56,19 +53,23 @@ class LiveTerms:
         return self._book.throttle(brand_id)
 
     def set_throttles(self, throttles: Mapping[str, Throttle]) -> None:
-        """Shares of auctions by brand; a brand that is not named takes part in all."""
+        """Set throttles; brands that are not named take part in all auctions."""
         self._book.throttles = dict(throttles)
         self.remake()
 
     async def refresh(self) -> bool:
-        """Read the directory anew. The terms follow when it has changed (True), or a day has ended in them."""
+        """Refresh the directory, and remake the terms if it has changed or a budget day has ended.
+
+        Returns:
+            Whether the directory has changed.
+        """
         has_changed = await self._directory.refresh()
         if has_changed or self._clock() >= self._end:
             self.remake()
         return has_changed
 
     def remake(self) -> None:
-        """Anew, after a change of what they are made of."""
+        """Make the terms again, after a change of one of their sources."""
         now, directory = self._clock(), self._directory
         self._book.make(now, self._epochs.epoch, directory.owned(now), directory.all_portfolios(), directory.fits())
         self._end = min(self._book.end, directory.next_arrival(now) or NEVER)

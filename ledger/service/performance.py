@@ -1,4 +1,4 @@
-"""What events have brought this shard's brands: sums of a day, its shape, and which days have changed."""
+"""Results of this shard's brands from events: sums of a day, traffic by hour, and which days have changed."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ class Performance:
         return changed
 
     async def sums(self, days: Collection[BrandDay]) -> dict[BrandDay, DaySums]:
-        """What these days have brought; one that has brought nothing is left out.
+        """Sums of these brand days; days without rows are left out.
 
         Raises:
-            LedgerUnavailable: the database is away.
+            LedgerUnavailable: the database does not answer.
         """
         return await self._store.epochs.read(lambda connection: self._store.events.sums_of(connection, days))
 
     async def sums_since(self, first: dt.date) -> dict[BrandDay, DaySums]:
-        """The same of all brands' days from this one on."""
+        """Sums of all brands' days from this one on. Raises as `sums`."""
         return await self._store.epochs.read(lambda connection: self._store.events.sums_from(connection, first))
 
     async def conversions_after(self, seq: int | None, most: int) -> NewConversions:
@@ -56,10 +56,10 @@ class Performance:
     # The brands' days, for the controller
 
     async def days_of(self, brand_ids: Collection[str]) -> dict[str, tuple[Budget, DaySums]]:
-        """Today's budget of these brands, and what their today has brought so far.
+        """By brand id: today's budget and today's sums so far.
 
         Raises:
-            LedgerUnavailable: the database is away.
+            LedgerUnavailable: the database does not answer.
         """
         now = self._clock()
         brands = {id_: brand for id_, brand in self._directory.owned(now).items() if id_ in brand_ids}
@@ -77,10 +77,10 @@ class Performance:
         return await self._store.epochs.read(work) if brands else {}
 
     async def traffic(self, days: int) -> list[tuple[str, int, float]]:
-        """Impressions of the last days by brand and hour of its own day. Days that came without hours say none.
+        """(brand id, hour of the brand's local day, impressions) over the last days; daily rows have no hour.
 
         Raises:
-            LedgerUnavailable: the database is away.
+            LedgerUnavailable: the database does not answer.
         """
         now = self._clock()
         since = (now - dt.timedelta(days=days)).date()

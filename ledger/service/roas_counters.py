@@ -1,6 +1,6 @@
 """The current ROAS of every brand and portfolio, the throttle computed from it, and the gauges for /metrics.
 
-No money depends on it. Each shard keeps its own brands; readers of the gauges see them all.
+No budget depends on it. Each shard keeps its own brands; readers of the gauges put all shards together.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ from ledger.service.ledger import Ledger
 
 logger = logging.getLogger("paceline.counters")
 REMEMBER_S = 3600.0
-"""A throttle, or a λ by day, as old as this is not taken up again after a restart."""
+"""After a restart, throttles and λ by day that are older than this are not used again."""
 
 FLUSH_S = 1.0
 
 
 class RoasCounters:
-    """Keeps the brands' days in Redis, and what follows from them: current ROAS, throttle, gauges."""
+    """Keeps the brands' day sums in Redis, and computes current ROAS, throttle and gauges from them."""
 
     def __init__(self, ledger: Ledger, redis: Redis, settings: RoasSettings) -> None:
         self._ledger, self._redis, self._settings = ledger, redis, settings
-        # The window's days, and those before it whose conversions may still come.
+        # The window's days, and days before it whose conversions may still come.
         self._days_kept = settings.window_days + ledger.settings.conversion_days
         self._day_counters, self._history = DayCounters(ledger, redis, self._days_kept), ConversionHistory(ledger)
         self._ticked_at: dt.datetime | None = None
@@ -57,13 +57,13 @@ class RoasCounters:
         self._restored = False
         self._last_days: dict[str, dict[int, DaySums]] = {}
         self.frozen: Callable[[], Mapping[str, str]] = dict
-        """Brands that were taken off steering, and why."""
+        """Returns, by id of each frozen brand, why it was frozen."""
         self._outage = Outage(logger, f"shard {ledger.shard}: ROAS and gauges are refreshed again")
 
-    # What the loop does
+    # The loop
 
     async def keep_counting(self) -> None:
-        """Runs until it is cancelled. Whatever goes wrong is tried again."""
+        """Update Redis every second until cancelled; errors are logged, and the next turn tries again."""
         while True:
             await self.beat()
             task = asyncio.current_task()
@@ -92,7 +92,7 @@ class RoasCounters:
             self._outage.ended()
 
     async def tick(self) -> None:
-        """The current ROAS of every brand and portfolio, from the counters; then the throttle; then the gauges."""
+        """Compute the current ROAS of every brand and portfolio from the counters, then throttles, then gauges."""
         now = self._ledger.now()
         if not self._restored:
             await self._restore(now)
@@ -116,12 +116,17 @@ class RoasCounters:
         return self._roas.get(brand_id, math.nan)
 
     def slot_roas(self, brand_id: str, days: Mapping[int, DaySums], window_days: int, today_fraction: float) -> float:
-        """The same measure over other sums of the brand: a slot's, say. NaN while it is not known."""
+        """Current ROAS over other sums of the brand, such as a slot's; NaN if it is not known.
+
+        Args:
+            days: sums by how many days ago, today 0.
+            today_fraction: share of today that is over.
+        """
         total = completed(days, window_days, today_fraction, self._history.of(brand_id), self._history.usual())
         return current_roas(total, self._settings.min_impressions)
 
     def completed_today(self, brand_id: str, approved: int, pending: int) -> float:
-        """Revenue that the brand's spending of today will have brought, from what today has seen of it."""
+        """Revenue in micros that the brand's spending of today will have brought, from today's so far."""
         now = self._ledger.now()
         fraction = (now - now.replace(hour=0, minute=0, second=0, microsecond=0)) / dt.timedelta(days=1)
         history, days = self._history.of(brand_id), self._last_days.get(brand_id, {})

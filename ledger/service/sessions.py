@@ -1,4 +1,4 @@
-"""The replicas' sessions: who has fallen silent, and what becomes of the leases of those that have."""
+"""The replicas' sessions: ends silent ones, quarantines their leases, and takes those back when it is safe."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ledger.storage.store import Store
 
 logger = logging.getLogger("paceline.ledger")
 LAPSE_GRACE_S = 2.0
-"""A silent session lapses this much after its leases have ended by the replica's own clock: the two may differ."""
+"""A silent session lapses this long after its leases have ended by the ledger's clock; the replica's may be slower."""
 
 
 class Sessions:
@@ -38,20 +38,20 @@ class Sessions:
         self._opened_at = clock()
         self._recalled: dict[int, set[str]] = {}
 
-    # Whom others need something of
+    # Recalls
 
     def recall(self, session_id: int, brand_id: str) -> None:
-        """Ask the session, with the answer to its next beat, for what it does not use of the brand."""
+        """Let the reply to the session's next beat ask for what it does not use of the brand's budget."""
         self._recalled.setdefault(session_id, set()).add(brand_id)
 
     def take_recalled(self, session_id: int) -> tuple[str, ...]:
-        """The brands that it is asked for, once."""
+        """Brand ids to recall from the session; each is returned once."""
         return tuple(sorted(self._recalled.pop(session_id, ())))
 
     # In a transaction
 
     def silent(self, connection: Connection, now: dt.datetime) -> list[LedgerSession]:
-        """Sessions that have been silent for too long. After a start they all have their time again."""
+        """Open sessions without a beat for too long. After the ledger's start the time counts from then."""
         silent_since = now - dt.timedelta(seconds=self._lease_s + LAPSE_GRACE_S)
         if self._opened_at > silent_since:
             return []
@@ -59,7 +59,7 @@ class Sessions:
         return [session for session in sessions if session.renewed_at <= silent_since]
 
     def lapse(self, connection: Connection) -> None:
-        """End the sessions that have been silent for too long; those that hold nothing any more are closed."""
+        """Lapse the silent sessions and quarantine their leases; close lapsed ones that hold nothing any more."""
         now = self._clock()
         for session in self.silent(connection, now):
             line = "shard %d: no beat of session %d for %g s, its leases are quarantined until its wins have expired"
@@ -70,15 +70,15 @@ class Sessions:
         self._store.sessions.close_emptied(connection)
 
     def quarantine(self, connection: Connection, session_id: int, now: dt.datetime) -> None:
-        """What a session has not returned stays debited until the last win that it may have made has expired."""
-        # Its last win may have been drawn until its lease ended, from an answer that it had just heard.
+        """Keep the session's leases debited until the last win that it may have made has expired."""
+        # It may have drawn its last win until its lease ended, counted from a reply that it had just received.
         drawing = dt.timedelta(seconds=self._lease_s)
         ttl = dt.timedelta(seconds=self._lifetimes.reservation_ttl_s) + drawing
         lasting = max(ttl, dt.timedelta(days=self._lifetimes.conversion_days) + drawing)
         self._store.leases.quarantine(connection, session_id, now + ttl, now + lasting)
 
     def end_quarantines(self, connection: Connection, most: int) -> int:
-        """Take back leases whose quarantine is over, at most so many. Returns how many there were."""
+        """Take back leases whose quarantine is over, at most so many. Returns how many it took back."""
         now = self._clock()
         leases = self._store.leases.out_of_quarantine(connection, now, most)
         if leases:
@@ -90,7 +90,7 @@ class Sessions:
         return len(leases)
 
     def end_all(self, connection: Connection, since: dt.datetime) -> int:
-        """Take back the leases of all that were heard after `since`. Returns how many other sessions have some."""
+        """Close sessions that beat after `since` and take their leases back. Returns how many others hold leases."""
         now = self._clock()
         sessions = self._store.sessions.all_open(connection)
         heard = [session for session in sessions if session.renewed_at > since]

@@ -1,4 +1,4 @@
-"""What time does to a shard: scheduled changes start, silent sessions lapse, holds expire."""
+"""The sweep: starts scheduled changes, ends silent sessions and quarantines, expires and shrinks holds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ledger.storage.store import Store
 
 T = TypeVar("T")
 SWEEP_ROWS = 500
-"""Holds that one transaction looks at: a long queue of expiries lets reservations through in between."""
+"""Most holds in one transaction, so that beats can run in between when many holds expire."""
 
 
 class InTurn(Protocol):
@@ -36,7 +36,7 @@ class _Due(NamedTuple):
 
 
 class Sweep:
-    """The first shard looks at the holds, and at the leases of lapsed sessions, of all."""
+    """One shard's sweep. The first shard sweeps holds and quarantined leases of all shards."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class Sweep:
         self._sessions, self._holds, self._transactions = sessions, holds, transactions
 
     async def run(self, in_turn: InTurn) -> int:
-        """Everything that is due. Returns how many holds it looked at; `in_turn` as `Ledger.sweep` has it."""
+        """Do everything that is due; see `Ledger.sweep`."""
         await in_turn(self._start_scheduled)
         due = await self._store.epochs.read_as_writer(self._due)  # in most seconds nothing is, and no lock is taken
         if due.lapses:

@@ -1,4 +1,4 @@
-"""A shard's own transactions: one at a time, each fenced by the shard's epoch."""
+"""A shard's transactions: one at a time, each checks the shard's epoch."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ T = TypeVar("T")
 
 
 def _forget(_answer: Any) -> None:
-    """Nothing is remembered of the transaction."""
+    """Keep nothing of the transaction."""
 
 
 class Transactions:
-    """Whoever writes in the ledger does it here: writes wait for each other.
+    """Runs the ledger's transactions, one after the other.
 
-    Each method may be told to `keep` what its transaction has found: that happens before another one begins.
+    `keep` is called with what `work` returned, after the commit and before another transaction begins.
     """
 
     def __init__(self, epochs: Epochs) -> None:
@@ -29,10 +29,11 @@ class Transactions:
         """Transactions that may have moved money."""
 
     async def write(self, work: Callable[[Connection], T], keep: Callable[[T], None] = _forget) -> T:
-        """
+        """Run `work` in a transaction, and return what it returns.
+
         Raises:
             Fenced: another ledger has taken a newer epoch.
-            LedgerUnavailable: the database is away; after a lost COMMIT the outcome is unknown.
+            LedgerUnavailable: the database does not answer; after a lost COMMIT the outcome is unknown.
         """
         async with self._lock:
             answer = await self._epochs.transact(work)
@@ -40,7 +41,7 @@ class Transactions:
             return answer
 
     async def move(self, work: Callable[[Connection], T], keep: Callable[[T], None] = _forget) -> T:
-        """`write`, of what may move money."""
+        """`write`, for a transaction that may move money."""
 
         def count_and_keep(answer: T) -> None:
             self.moves += 1
@@ -49,10 +50,10 @@ class Transactions:
         return await self.write(work, count_and_keep)
 
     async def read(self, work: Callable[[Connection], T], keep: Callable[[T], None]) -> T:
-        """A look at what others have written, while no transaction of our own is under way.
+        """Run `work` in a read transaction, while no write is under way.
 
         Raises:
-            LedgerUnavailable: the database is away.
+            LedgerUnavailable: the database does not answer.
         """
         async with self._lock:
             answer = await self._epochs.read(work)

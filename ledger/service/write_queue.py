@@ -1,4 +1,4 @@
-"""Many callers, one transaction: what waits while a transaction runs shares the next one."""
+"""Batches writes: the calls that wait while a transaction runs share the next one."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class _Call(Generic[Item, Answer]):
 
 
 class WriteQueue:
-    """Serialises the ledger's writes. Beats go before events: requests may wait for a lease.
+    """Runs the ledger's writes one after the other. Beats go before events, because requests may wait for a lease.
 
-    Answers leave after the commit of the transaction that they were part of.
+    A call is answered after the commit of its transaction.
     """
 
     def __init__(self, ledger: Ledger) -> None:
@@ -44,7 +44,11 @@ class WriteQueue:
         return reply
 
     async def record(self, events: Sequence[Event]) -> list[Result]:
-        """The batch in parts that others can get between. Clicks come first: conversions inherit from them."""
+        """Record a batch in parts, so that beats run in between. Clicks go first: conversions inherit from them.
+
+        Returns:
+            A result for each event, in the order of `events`.
+        """
         order = sorted(range(len(events)), key=lambda index: events[index].type != "click")
         size = self._ledger.settings.batch_events
         results: dict[int, Result] = {}
@@ -54,14 +58,14 @@ class WriteQueue:
         return [results[index] for index in range(len(events))]
 
     async def run(self, work: Callable[[], Awaitable[Answer]]) -> Answer:
-        """Any other write, in its turn."""
+        """Run any other write in its turn."""
         done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._others.append((work, done))
         self._work.set()
         return await done
 
     async def sweep(self) -> int:
-        """`Ledger.sweep`, with the others' turns between its transactions."""
+        """`Ledger.sweep`, with other writes between its transactions."""
         return await self._ledger.sweep(self.run)
 
     async def _submit(self, queue: deque[_Call[Item, Answer]], items: Sequence[Item]) -> list[Answer]:
@@ -71,7 +75,7 @@ class WriteQueue:
         return await call.answers
 
     async def keep_writing(self) -> None:
-        """Runs until it is cancelled."""
+        """Run the waiting writes until cancelled."""
         while True:
             await self._work.wait()
             self._work.clear()
@@ -126,7 +130,7 @@ async def _answer(done: asyncio.Future[Answer], work: Callable[[], Awaitable[Ans
 
 
 def _concerns_all(error: Exception) -> bool:
-    """No single call is the cause: the database is away, or another ledger writes now."""
+    """Whether no single call is to blame: the database does not answer, or another ledger writes now."""
     return isinstance(error, LedgerError) and not isinstance(error, StatementRefused)
 
 
