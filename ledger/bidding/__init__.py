@@ -1,1 +1,1 @@
-"""λ and throttle: what a brand should pay for revenue, from what was seen and what came of it. Pure."""
+"""λ and throttle: what a brand pays for revenue, computed from demand and results. Pure."""

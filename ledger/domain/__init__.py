@@ -1,1 +1,1 @@
-"""The rules of money: no I/O, no clock, no Ray; all but the settings run on bare Python."""
+"""The rules of money: no I/O, no clock, no Ray; all but the settings need only the standard library."""

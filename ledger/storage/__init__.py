@@ -1,1 +1,1 @@
-"""The ledger's SQL: rows in, rows out, every write fenced by the shard's epoch."""
+"""The ledger's SQL: reads and writes rows, in transactions that check the shard's epoch."""

@@ -1,1 +1,1 @@
-"""What one transaction does to the books, decided in memory before anything is written. Pure."""
+"""What one transaction changes, computed in memory before anything is written. Pure."""
