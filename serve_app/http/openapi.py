@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel
@@ -11,24 +12,70 @@ from pydantic.json_schema import models_json_schema
 
 from db.fields import ID_IN_WORDS, ID_PATTERN
 from serve_app.http.problem_details import ProblemBody
+from serve_app.schemas.examples import Examples
+
+
+class Told(NamedTuple):
+    """What an error response means, with an example of its `type` and `detail`."""
+
+    description: str
+    kind: str
+    detail: str
+
 
 PROBLEMS = {
-    "400": "The request is not valid HTTP",
-    "401": "The bearer token is missing, expired or not valid; `detail` says which",
-    "403": "The token's scope does not allow this route",
-    "404": "It does not exist, or belongs to another caller",
-    "409": "It conflicts with an earlier request or with the present state; `detail` says how",
-    "413": "The body is larger than the server accepts",
-    "422": "The body, the path or the query has mistakes; `errors` points to each of them",
-    "429": "Too many requests; try again after `Retry-After` seconds",
-    "503": "The server cannot answer just now; try again after `Retry-After` seconds",
+    "401": Told(
+        "The bearer token is missing, expired or not valid; `detail` says which",
+        "unauthorized",
+        "the token has expired: get a new one",
+    ),
+    "403": Told(
+        "The token's scope does not allow this route", "forbidden", "this route needs a token with scope admin"
+    ),
+    "404": Told("It does not exist, or belongs to another caller", "not-found", "no such brand"),
+    "408": Told(
+        "The body has not arrived in time; send it again",
+        "timeout",
+        "the body did not arrive within 10 s; send it again",
+    ),
+    "409": Told(
+        "It conflicts with an earlier request or with the present state; `detail` says how",
+        "request-id-reused",
+        "request_id try-1 was used with another body; give each request its own id",
+    ),
+    "413": Told(
+        "The body is larger than the server accepts",
+        "too-large",
+        "the body is larger than 10,485,760 bytes; divide it into several requests",
+    ),
+    "422": Told(
+        "The body, the path or the query has mistakes; `errors` points to each of them",
+        "invalid",
+        "/bids/0/price_micros: Input should be a valid integer",
+    ),
+    "500": Told(
+        "An unexpected error; quote `instance` when you report it",
+        "internal",
+        "unexpected error in the server; its log has the cause under this instance",
+    ),
+    "503": Told(
+        "The server cannot answer just now; try again after `Retry-After` seconds",
+        "ledger-unavailable",
+        "the ledger, which keeps brands and budgets, cannot be reached just now; try again",
+    ),
 }
+MISTAKE = {"pointer": "/bids/0/price_micros", "message": "Input should be a valid integer", "code": "int_type"}
+ALWAYS = ("401", "403", "500", "503")
 ID_SCHEMA = {"type": "string", "pattern": f"^{ID_PATTERN}$"}
 REFERENCE = "#/components/schemas/{model}"
 
 
 class Operation(NamedTuple):
-    """One documented route. `problems`: the statuses that it answers beside 401, 403, 422 and 503."""
+    """One documented route.
+
+    `tag`: its heading. `problems`: the statuses that it answers beside those of every route, those of a body (408, 413)
+    and that of mistakes in a body or a query (422).
+    """
 
     method: str
     path: str
@@ -37,10 +84,20 @@ class Operation(NamedTuple):
     body: type[BaseModel] | None = None
     query: type[BaseModel] | None = None
     problems: tuple[str, ...] = ()
+    tag: str = ""
+    description: str = ""
+    examples: Examples | None = None
+
+    @property
+    def statuses(self) -> list[str]:
+        """All but 200 that it answers."""
+        of_body = ("408", "413") if self.body else ()
+        of_mistakes = ("422",) if self.body or self.query else ()
+        return sorted({*ALWAYS, *of_body, *of_mistakes, *self.problems})
 
 
-def document(title: str, version: str, description: str, operations: Sequence[Operation]) -> dict[str, Any]:
-    """The OpenAPI 3.1 document of these routes, ready for JSON."""
+def document(title: str, version: str, description: str, token: str, operations: Sequence[Operation]) -> dict[str, Any]:
+    """The OpenAPI 3.1 document of these routes, ready for JSON. `token`: how to get one."""
     bodies = {operation.body for operation in operations if operation.body} | {
         operation.query for operation in operations if operation.query
     }
@@ -61,24 +118,60 @@ def document(title: str, version: str, description: str, operations: Sequence[Op
         "paths": paths,
         "components": {
             "schemas": components,
-            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}},
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": token}
+            },
         },
         "security": [{"bearer": []}],
     }
 
 
 def _operation(operation: Operation, reference: dict[Any, Any], components: dict[str, Any]) -> dict[str, Any]:
-    problem = {"application/problem+json": {"schema": reference[ProblemBody]}}
-    statuses = ("401", "403", "422", "503", *operation.problems)
+    examples = operation.examples
     entry: dict[str, Any] = {
+        "tags": [operation.tag],
         "summary": operation.summary,
+        "description": operation.description,
         "operationId": "_".join([operation.method, *re.findall(r"\w+", operation.path)]),
         "responses": {
-            "200": {"description": "OK", "content": {"application/json": {"schema": reference[operation.answer]}}},
-            **{status: {"description": PROBLEMS[status], "content": problem} for status in sorted(set(statuses))},
+            "200": {
+                "description": "OK",
+                "content": _json(reference[operation.answer], examples and examples.answer),
+            },
+            **{status: _problem(status, reference) for status in operation.statuses},
         },
     }
-    parameters: list[dict[str, Any]] = [
+    if parameters := _parameters(operation, components):
+        entry["parameters"] = parameters
+    if operation.body is not None:
+        entry["requestBody"] = {
+            "required": True,
+            "content": _json(reference[operation.body], examples and examples.body),
+        }
+    return {name: value for name, value in entry.items() if value not in ("", [""])}
+
+
+def _json(schema: dict[str, Any], example: dict[str, Any] | None) -> dict[str, Any]:
+    return {"application/json": {"schema": schema, **({} if example is None else {"example": example})}}
+
+
+def _problem(status: str, reference: dict[Any, Any]) -> dict[str, Any]:
+    told = PROBLEMS[status]
+    example: dict[str, Any] = {
+        "type": f"urn:paceline:{told.kind}",
+        "title": HTTPStatus(int(status)).phrase,
+        "status": int(status),
+        "detail": told.detail,
+        "instance": "5f0c4b1e9a7d4c3f8e21b6d0a9c7e514",
+    }
+    if status == "422":
+        example["errors"] = [MISTAKE]
+    content = {"application/problem+json": {"schema": reference[ProblemBody], "example": example}}
+    return {"description": told.description, "content": content}
+
+
+def _parameters(operation: Operation, components: dict[str, Any]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = [
         {
             "name": part[1:-1],
             "in": "path",
@@ -91,7 +184,7 @@ def _operation(operation: Operation, reference: dict[Any, Any], components: dict
     ]
     if operation.query is not None:
         schema = components[operation.query.__name__]
-        parameters += [
+        found += [
             {
                 "name": name,
                 "in": "query",
@@ -101,11 +194,5 @@ def _operation(operation: Operation, reference: dict[Any, Any], components: dict
             }
             for name, field in schema["properties"].items()
         ]
-    if parameters:
-        entry["parameters"] = parameters
-    if operation.body is not None:
-        entry["requestBody"] = {
-            "required": True,
-            "content": {"application/json": {"schema": reference[operation.body]}},
-        }
-    return entry
+    examples = operation.examples.parameters if operation.examples else {}
+    return [one | ({"example": examples[one["name"]]} if one["name"] in examples else {}) for one in found]

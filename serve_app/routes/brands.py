@@ -12,6 +12,7 @@ from serve_app.http.openapi import Operation
 from serve_app.http.parsing import parse_over, parse_query, path_id
 from serve_app.http.request_reader import RequestReader
 from serve_app.routes.waits import LEDGER_WAIT_S, SYNC_AFTER_WRITE_S, SYNC_BEFORE_READ_S
+from serve_app.schemas import examples
 from serve_app.schemas.brands import Brand, BrandPage, PageQuery
 from serve_app.scoring.upstream_errors import ledger_problems
 
@@ -55,13 +56,23 @@ class BrandRoutes:
 
 
 OPERATIONS = (
-    Operation("get", "/api/brands", "List brands, page by page", BrandPage, query=PageQuery),
+    Operation(
+        "get",
+        "/api/brands",
+        "List brands, page by page",
+        BrandPage,
+        query=PageQuery,
+        tag="Brands",
+        examples=examples.BRANDS,
+    ),
     Operation(
         "get",
         "/api/brands/{brand_id}",
         "Show a brand: settings, λ, today's budget and results",
         Brand,
         problems=("404",),
+        tag="Brands",
+        examples=examples.BRAND,
     ),
     Operation(
         "put",
@@ -69,6 +80,8 @@ OPERATIONS = (
         "Create or replace a brand",
         Brand,
         BrandSettings,
-        problems=("404", "413"),
+        tag="Brands",
+        description="Fields that are left out take the settings of new brands (`PACELINE_NEW_BRAND_…`).",
+        examples=examples.PUT_BRAND,
     ),
 )

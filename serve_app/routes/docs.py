@@ -16,14 +16,24 @@ from serve_app.http.problem_details import not_found
 from serve_app.http.static_content import ASK_EACH_TIME, FOREVER, StaticContent
 
 TITLE, VERSION = "Paceline", "0.1.0"
-DESCRIPTION = (
-    "Paceline scores bids as predicted revenue × strategy multiplier − λ × predicted cost, reserves the winners' "
-    "predicted cost in their brands' budgets, and learns from the results that you report.\n\n"
-    "Money is in micros of the brand's currency: 1,000,000 micros are one unit. Amounts are integers; expected values "
-    "per impression are numbers with a fraction. Times are RFC 3339 with an offset, such as 2026-01-31T12:00:00Z. "
-    "Ids are 1 to 64 characters of A-Z a-z 0-9 . _ : -. Unknown fields are refused, so that a misspelt name never "
-    "becomes a default. Errors are `application/problem+json` (RFC 9457)."
-)
+DESCRIPTION = """\
+Paceline decides which brand's bid gets a partner's slot, holds its cost in the brand's budget, and learns from the \
+results that you report.
+
+**To try it**, print a token with `.venv/bin/paceline token --scope admin` (the `ready` line of `make run` ends with \
+one, too), press *Authorize* and paste it. Then open a route, press *Try it out* and *Execute*: the examples fit the \
+simulated market that Paceline starts with.
+
+- **Score** = predicted revenue × strategy multiplier − λ × predicted cost.
+- **Money** is in micros of the brand's currency: 1,000,000 are one unit. Amounts are integers; expected values per \
+impression are numbers with a fraction.
+- **Times** are RFC 3339 with an offset, such as `2026-01-31T12:00:00Z`. **Ids** are 1 to 64 characters of \
+`A-Z a-z 0-9 . _ : -`.
+- **Errors** are `application/problem+json` (RFC 9457). Unknown fields are refused, so that a misspelt name never \
+becomes a default. There are no rate limits; a server with too much to do answers 503 with `Retry-After`.
+- Without a token: `/healthz`, `/readyz`, this page; and `/metrics` from this machine.
+"""
+TOKEN = "What `.venv/bin/paceline token --scope admin` prints. This browser keeps it until you press *Logout*."
 FOLDER = Path(__file__).resolve().parent / "docs_page"
 PACKED = ("swagger-ui-bundle.js", "swagger-ui.css")
 """Swagger UI, made by `tools/vendor_swagger_ui.sh`."""
@@ -44,7 +54,7 @@ class DocsRoutes:
 
     def __init__(self, operations: Sequence[Operation]) -> None:
         self._document = StaticContent.of(
-            encode(document(TITLE, VERSION, DESCRIPTION, operations)), "application/json", ASK_EACH_TIME
+            encode(document(TITLE, VERSION, DESCRIPTION, TOKEN, operations)), "application/json", ASK_EACH_TIME
         )
         self._files: dict[str, StaticContent] = {}
         addresses = {}

@@ -14,6 +14,7 @@ from serve_app.http.parsing import parse_query
 from serve_app.http.problem_details import Problem, not_found, unavailable
 from serve_app.http.request_reader import RequestReader
 from serve_app.routes.model_versions import ModelVersions
+from serve_app.schemas import examples
 from serve_app.schemas.models import ModelPage, ModelsQuery, ModelVersion
 from serve_app.scoring.upstream_errors import database_problems
 from training.model.bundle import ModelRefused, ModelUnavailable
@@ -56,15 +57,20 @@ OPERATIONS = (
     Operation(
         "get",
         "/api/models",
-        "List model versions with their gate results; with `at`, what was live at that time",
+        "List model versions with their gate results; with at, what was live at that time",
         ModelPage,
         query=ModelsQuery,
+        tag="Models",
+        examples=examples.MODELS,
     ),
     Operation(
         "post",
         "/api/models/{version}/activate",
         "Make a version live: roll back or forward",
         ModelVersion,
-        problems=("404", "409"),
+        problems=("404", "408", "409", "413"),
+        tag="Models",
+        description="Take the version from GET /api/models.",
+        examples=examples.ACTIVATE,
     ),
 )

@@ -16,6 +16,7 @@ from serve_app.http.openapi import Operation
 from serve_app.http.parsing import parse
 from serve_app.http.request_reader import RequestReader
 from serve_app.monitor import Tally
+from serve_app.schemas import examples
 from serve_app.schemas.performance import COUNTS, PerformanceEvent, PerformanceRequest, PerformanceResponse
 from serve_app.scoring.upstream_errors import ledger_problems
 
@@ -85,6 +86,8 @@ OPERATIONS = (
         "Report impressions, clicks, conversions and aggregates",
         PerformanceResponse,
         PerformanceRequest,
-        problems=("413",),
+        tag="Results",
+        description="Nothing is counted twice: an event that is sent again under its `event_id` has no effect.",
+        examples=examples.PERFORMANCE,
     ),
 )

@@ -12,6 +12,7 @@ from serve_app.http.openapi import Operation
 from serve_app.http.parsing import parse_over, path_id
 from serve_app.http.request_reader import RequestReader
 from serve_app.routes.waits import LEDGER_WAIT_S, SYNC_AFTER_WRITE_S, SYNC_BEFORE_READ_S
+from serve_app.schemas import examples
 from serve_app.schemas.brands import Portfolio
 from serve_app.scoring.upstream_errors import ledger_problems
 
@@ -47,18 +48,22 @@ class PortfolioRoutes:
 
 OPERATIONS = (
     Operation(
-        "get",
-        "/api/portfolios/{portfolio_id}",
-        "Show a portfolio: settings, members, today's budget",
-        Portfolio,
-        problems=("404",),
-    ),
-    Operation(
         "put",
         "/api/portfolios/{portfolio_id}",
         "Create or replace a portfolio",
         Portfolio,
         PortfolioSettings,
-        problems=("413",),
+        tag="Portfolios",
+        description="Brands join it by the `portfolio_id` of their own settings.",
+        examples=examples.PUT_PORTFOLIO,
+    ),
+    Operation(
+        "get",
+        "/api/portfolios/{portfolio_id}",
+        "Show a portfolio: settings, members, today's budget",
+        Portfolio,
+        problems=("404",),
+        tag="Portfolios",
+        examples=examples.PORTFOLIO,
     ),
 )

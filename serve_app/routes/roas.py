@@ -23,6 +23,7 @@ from serve_app.prediction.predictions import Predictions
 from serve_app.prediction.predictor import Slot
 from serve_app.routes.roas_actuals import Actuals, SlotFilter, actuals
 from serve_app.routes.waits import LEDGER_WAIT_S
+from serve_app.schemas import examples
 from serve_app.schemas.roas import RoasQuery, RoasResponse
 from serve_app.scoring.upstream_errors import database_problems, known_terms, ledger_problems, prediction_problems
 
@@ -119,5 +120,7 @@ OPERATIONS = (
         RoasResponse,
         query=RoasQuery,
         problems=("404",),
+        tag="Results",
+        examples=examples.ROAS,
     ),
 )

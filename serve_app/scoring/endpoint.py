@@ -22,6 +22,7 @@ from serve_app.http.request_body import read_body
 from serve_app.monitor import Monitor
 from serve_app.prediction.expectation import Expectation
 from serve_app.prediction.predictions import Predictions
+from serve_app.schemas import examples
 from serve_app.schemas.score import ScoreRequest, ScoreResponse
 from serve_app.scoring.idempotency import IdempotencyCache, IdempotencyEntry
 from serve_app.scoring.request import RequestColumns
@@ -190,6 +191,10 @@ OPERATIONS = (
         "Score and rank bids, and reserve the winners' cost",
         ScoreResponse,
         ScoreRequest,
-        problems=("409", "413"),
+        problems=("409",),
+        tag="Scoring",
+        description="Every bid comes back, best first. Report a winner's impression with its `reservation_id`; what is "
+        "held and never reported goes back to the brand's budget.",
+        examples=examples.SCORE,
     ),
 )

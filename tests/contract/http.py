@@ -80,7 +80,12 @@ class World:
     def client(
         self, scope: str = "admin", brands: tuple[str, ...] = (), partners: tuple[str, ...] = (), sub: str = "tester"
     ) -> Client:
-        return Client(self._http, token.make(SECRET, scope, brands, partners, 3600, sub))
+        return Client(self._http, self.token(scope, brands, partners, sub))
+
+    def token(
+        self, scope: str = "admin", brands: tuple[str, ...] = (), partners: tuple[str, ...] = (), sub: str = "tester"
+    ) -> str:
+        return token.make(SECRET, scope, brands, partners, 3600, sub)
 
     def anonymous(self, bearer: str | None = None) -> Client:
         return Client(self._http, bearer)

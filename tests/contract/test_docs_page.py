@@ -13,16 +13,24 @@ from pathlib import Path
 import httpx
 import pytest
 import uvicorn
+from starlette.types import Receive, Scope, Send
 
 from serve_app.routes.docs import FOLDER
 from tests.contract.http import World
-from tests.servers.chromium import CHROMIUM, tab
+from tests.servers.chromium import CHROMIUM, Tab, tab
+
+PREFIX = "/behind/a/proxy"
 
 
 @contextlib.asynccontextmanager
 async def listening(world: World) -> AsyncIterator[str]:
-    """The address of a real HTTP server before the API."""
-    server = uvicorn.Server(uvicorn.Config(world.application, port=0, lifespan="off", log_config=None))
+    """The address of a real HTTP server before the API, which is also found under PREFIX, as behind a proxy."""
+    application = world.application
+
+    async def proxied(scope: Scope, receive: Receive, send: Send) -> None:
+        await application({**scope, "path": scope["path"].removeprefix(PREFIX)}, receive, send)
+
+    server = uvicorn.Server(uvicorn.Config(proxied, port=0, lifespan="off", log_config=None))
     serving = asyncio.create_task(server.serve())
     while not server.started:  # noqa: ASYNC110  uvicorn has no event for it
         await asyncio.sleep(0.01)
@@ -93,14 +101,39 @@ def test_the_repository_holds_the_packed_files_alone() -> None:
     assert b"SwaggerUIBundle" in gzip.decompress((vendor / "swagger-ui-bundle.js.gz").read_bytes())
 
 
+BLOCK = "document.querySelector('#operations-Scoring-post_api_score')"
+CLICK = "(button => button && (button.click(), true))"
+
+
+async def authorize(page: Tab, token: str) -> None:
+    """As somebody does who pastes a token and presses buttons."""
+    await page.until(f"{CLICK}(document.querySelector('.btn.authorize'))")
+    await page.until("document.querySelector('.auth-container input')?.focus() ?? document.activeElement.value === ''")
+    await page.call("Input.insertText", text=token)
+    await page.value(f"{CLICK}(document.querySelector('.auth-btn-wrapper .authorize'))")
+    await page.value(f"{CLICK}(document.querySelector('.btn-done'))")
+
+
+async def execute(page: Tab) -> str:
+    """The status that the example of POST /api/score gets, unchanged."""
+    await page.until(f"{CLICK}({BLOCK}.querySelector('.opblock-summary-control'))")
+    await page.until(f"{CLICK}({BLOCK}.querySelector('.try-out__btn'))")
+    await page.until(f"{CLICK}({BLOCK}.querySelector('.execute'))")
+    return str(
+        await page.until(f"{BLOCK}.querySelector('.live-responses-table tbody .response-col_status')?.textContent")
+    )
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-async def test_the_page_in_a_browser_without_another_host(on_sqlite: World, tmp_path: Path) -> None:
+async def test_a_visitor_gets_a_token_in_and_an_example_out_without_another_host(
+    on_sqlite: World, tmp_path: Path
+) -> None:
     document = (await on_sqlite.anonymous().get("/openapi.json")).json()
     documented = sorted(f"{method} {path}" for path, methods in document["paths"].items() for method in methods)
     async with listening(on_sqlite) as address, tab(tmp_path) as page:
-        for width, height in ((1280, 900), (390, 844)):
+        for width, height, start in ((1280, 900, f"{address}/"), (390, 844, f"{address}{PREFIX}/")):
             await page.size(width, height)
-            await page.call("Page.navigate", url=f"{address}/")
+            await page.call("Page.navigate", url=start)
             await page.until("document.querySelectorAll('.opblock').length")
             shown = await page.value(
                 "[...document.querySelectorAll('.opblock-summary')].map(one => "
@@ -108,7 +141,11 @@ async def test_the_page_in_a_browser_without_another_host(on_sqlite: World, tmp_
                 "one.querySelector('.opblock-summary-path').dataset.path)"
             )
             assert sorted(shown) == documented
+            if width == 1280:
+                await authorize(page, on_sqlite.token("admin"))  # afterwards the browser remembers it
+            assert (await execute(page)).startswith("200")
             assert await page.value("document.scrollingElement.scrollWidth <= innerWidth"), "it scrolls sideways"
-        hosts = {httpx.URL(url).copy_with(path="/", query=None) for url in page.asked if not url.startswith("data:")}
-    assert hosts == {httpx.URL(f"{address}/")}
-    assert page.complaints == []
+        asked = [httpx.URL(url) for url in page.asked if not url.startswith("data:")]
+        assert {str(url.copy_with(path="/", query=None)) for url in asked} == {f"{address}/"}
+        assert [url.path for url in asked if url.path.endswith("/api/score")] == ["/api/score", f"{PREFIX}/api/score"]
+        assert page.complaints == []
