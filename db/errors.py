@@ -63,6 +63,8 @@ def database_cure(reason: str = "") -> str:
     """
     if "disk is full" in reason:
         return "free some space"
+    if "malformed" in reason or "not a database" in reason:
+        return "it is damaged: put a backup of it in its place, or give another state folder: STATE=…"
     if "readonly" in reason:
         return "run this as a user who may write it"
     if os.environ.get("PACELINE_DATABASE_URL"):

@@ -19,6 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from db.errors import CannotMigrate, UserError, database_cure, in_a_line
 from db.session import Database
 from db.settings import DatabaseSettings
+from db.sqlite_file import file_of, newer
 
 MYSQL_LEAST = (8, 0)
 
@@ -33,7 +34,7 @@ class Upgraded(NamedTuple):
 def config(url: str) -> Config:
     """Alembic's configuration for a database."""
     settings = Config()
-    settings.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    settings.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
     settings.attributes["url"] = url
     return settings
 
@@ -49,10 +50,7 @@ def upgrade(url: str) -> Upgraded:
     try:
         at = asyncio.run(_examine(url))
         if at is not None and at not in {script.revision for script in scripts.walk_revisions()}:
-            raise CannotMigrate(
-                f"the database is at migration {at}, which this version does not know: "
-                "it was used by a newer Paceline. Run that version, or restore a backup from before its upgrade."
-            )
+            raise newer(at)
         command.upgrade(settings, "head")
     except (SQLAlchemyError, OSError, CommandError) as error:
         raise CannotMigrate(
@@ -65,20 +63,12 @@ def upgrade(url: str) -> Upgraded:
 
 def _reason(url: str, error: Exception) -> str:
     """Why a database cannot be used, and what to do."""
-    file = sqlite_file(url)
+    file = file_of(url)
     if file is not None and not file.parent.is_dir():
         return f"there is no folder {file.parent}; make it, or name another with --state"
     if file is not None and file.is_dir():
         return "that is a folder; remove it, or name another state folder with --state"
     return f"{in_a_line(error)}; {database_cure(in_a_line(error))}"
-
-
-def sqlite_file(url: str) -> Path | None:
-    """The file of an SQLite database; None: the URL is another database's, or one's in memory."""
-    parts = make_url(url)
-    if parts.get_backend_name() != "sqlite" or not parts.database or parts.database == ":memory:":
-        return None
-    return Path(parts.database)
 
 
 def require_file(settings: DatabaseSettings) -> None:
@@ -87,7 +77,7 @@ def require_file(settings: DatabaseSettings) -> None:
         UserError: the database is SQLite's, and there is no such file, or nothing in it.
     """
     assert settings.url is not None
-    file = sqlite_file(settings.url)
+    file = file_of(settings.url)
     if file is not None and not (file.is_file() and file.stat().st_size):
         what = (
             "that is a folder" if file.is_dir() else "that file is empty" if file.is_file() else "there is no database"

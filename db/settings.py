@@ -10,6 +10,7 @@ from sqlalchemy.exc import ArgumentError
 
 from db.environment import Environment
 from db.section import Count, Seconds, Section, Text
+from db.sqlite_file import url_of
 from db.state import State
 
 DRIVERS = ("mysql+aiomysql", "sqlite+aiosqlite")
@@ -47,7 +48,7 @@ class DatabaseSettings(Section, frozen=True):
 
     def at(self, state: State) -> Self:
         """With the state folder's SQLite where no other database is given."""
-        return self if self.url else self.model_copy(update={"url": f"sqlite+aiosqlite:///{state.database}"})
+        return self if self.url else self.model_copy(update={"url": url_of(state.database)})
 
 
 class RedisSettings(Section, frozen=True):

@@ -87,6 +87,6 @@ async def _import(database: Database, state: State, data: Path | None, say: Say)
     try:
         report = await import_file(database, data, state=state, say=lambda text: say(f"  {text}"))
     except Unreadable as error:
-        raise BadSetting([f"DATA={data}: {error}"]) from None
+        raise BadSetting([f"DATA: {error}"]) from None
     rejected = f", {report.rejected} rejected (see {report.rejects_file})" if report.rejected else ""
     say(f"history: {report.rows} rows of {report.brands} new brands from {data.name}{rejected}")

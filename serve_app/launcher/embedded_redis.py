@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import time
 from pathlib import Path
 
 from redis import Redis
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+from redis.retry import Retry
 
 from serve_app.launcher.processes import die_with_parent
+from serve_app.launcher.terminal import say
 
 START_S = 10.0
+DAMAGED = re.compile(
+    rb"(Bad file format|Unexpected end of file|rror) reading the append only file|Fatal error loading the DB"
+    rb"|Short read or OOM loading DB|Wrong signature trying|error in RDB|AOF manifest"
+)
+"""What its log says of data that it cannot load, from 6 to 8."""
 
 
 class EmbeddedRedis:
@@ -22,14 +31,29 @@ class EmbeddedRedis:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> str:
-        """Start and wait for its answer.
+        """Start and wait for its answer. Data that it cannot read is put aside: all of it is copied from the database.
 
         Returns:
             Which program it is, and its version.
 
         Raises:
-            RuntimeError: it did not answer; names its log.
+            RuntimeError: it did not answer; the text says what its log ends with.
         """
+        logged = self._log.stat().st_size if self._log.exists() else 0
+        try:
+            return self._start()
+        except RuntimeError:
+            with self._log.open("rb") as log:
+                log.seek(logged)
+                if not DAMAGED.search(log.read()):
+                    raise
+        aside = self._folder.with_name("redis.damaged")
+        shutil.rmtree(aside, ignore_errors=True)
+        self._folder.rename(aside)
+        say(f"warning: the embedded Redis cannot read its data, which is moved to {aside}; it is filled anew")
+        return self._start()
+
+    def _start(self) -> str:
         program = _program()
         self._folder.mkdir(parents=True, exist_ok=True)
         self._socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -52,14 +76,15 @@ class EmbeddedRedis:
                 preexec_fn=die_with_parent,
                 env={**os.environ},
             )
-        client = Redis(unix_socket_path=str(self._socket))
+        client = Redis(unix_socket_path=str(self._socket), retry=Retry(NoBackoff(), 0))  # the loop below tries again
         until = time.monotonic() + START_S
         while True:
             try:
                 return f"redis {client.info('server')['redis_version']} ({program})"
             except (RedisError, OSError) as error:
                 if self._process.poll() is not None or time.monotonic() > until:
-                    raise RuntimeError(f"the embedded Redis did not start; see {self._log}") from error
+                    last = (self._log.read_text(errors="replace").split("\n")[-2:] or [""])[0]
+                    raise RuntimeError(f"the embedded Redis did not start: {last}; see {self._log}") from error
                 time.sleep(0.02)
             finally:
                 client.close()

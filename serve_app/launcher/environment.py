@@ -7,23 +7,45 @@ import sys
 from pathlib import Path
 
 from db.environment import BadSetting
+from db.errors import file_error
 from db.state import State, secret_file
 from serve_app.launcher.ports import Ports
-from serve_app.settings import Settings
+from serve_app.settings import SECRET_LEAST_BYTES, Settings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 
 
 def options() -> tuple[Path | None, bool]:
-    """(DATA: the file with the history, if one was given; NIGHTLY: whether nights are run). Raises: BadSetting."""
+    """(DATA: the file with the history, if one was given; NIGHTLY: whether nights are run).
+
+    Raises:
+        BadSetting: one of them, or PORT, cannot be used.
+    """
     nightly = os.environ.get("NIGHTLY", "on").lower()
     if nightly not in ("on", "off"):
         raise BadSetting([f"NIGHTLY={nightly!r}: must be on or off"])
-    data = os.environ.get("DATA")
-    if data and not Path(data).is_file():
-        raise BadSetting([f"DATA={data!r}: there is no such file"])
-    return (Path(data).resolve() if data else None), nightly == "on"
+    port = os.environ.get("PORT", "").strip()
+    if port and not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
+        raise BadSetting([f"PORT={port!r}: must be a whole number from 1 to 65535, such as 8000"])
+    data = os.environ.get("DATA", "").strip()
+    return (_history(data) if data else None), nightly == "on"
+
+
+def _history(data: str) -> Path:
+    """Raises: BadSetting, it is no file that can be read. What is in it is seen to when it is imported."""
+    path = Path(data)
+    if not path.exists():
+        raise BadSetting([f"DATA={data!r}: there is no such file; check the name"])
+    if not path.is_file():
+        raise BadSetting([f"DATA={data!r}: that is no file; name a CSV, CSV.gz or Parquet file"])
+    try:
+        with path.open("rb") as file:
+            if not file.read(1):
+                raise BadSetting([f"DATA={data!r}: the file is empty; name another"])
+    except OSError as error:
+        raise BadSetting([f"DATA={data!r} cannot be read: {file_error(error)}"]) from None
+    return path.resolve()
 
 
 def with_long_names(state: State) -> dict[str, str]:
@@ -36,11 +58,18 @@ def with_long_names(state: State) -> dict[str, str]:
 
 
 def keys(state: State, settings: Settings) -> dict[str, str]:
-    """Keys that are made on the first run, each readable by its owner only."""
+    """Keys that are made on the first run, each readable by its owner only.
+
+    Raises:
+        BadSetting: one that is there cannot be used.
+    """
     added = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(state.ray_token)}
     secret_file(state.ray_token)
     if not settings.general.jwks and not settings.jwt.secret:
-        added["PACELINE_JWT_SECRET"] = secret_file(state.jwt_secret)
+        secret = added["PACELINE_JWT_SECRET"] = secret_file(state.jwt_secret)
+        if len(secret.encode()) < SECRET_LEAST_BYTES:
+            short = f"{state.jwt_secret} holds less than {SECRET_LEAST_BYTES} bytes, too short a key"
+            raise BadSetting([f"{short}; delete it, and a new one is made"])
     return added
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import traceback
 
 from db.errors import UserError
@@ -14,4 +15,5 @@ class CannotRun(UserError):
 
 def keep_traceback(state: State, error: BaseException) -> None:
     """The whole story, in logs/start.log, for who wants to know; the terminal gets a line."""
-    (state.logs / "start.log").write_text("".join(traceback.format_exception(error)))
+    with contextlib.suppress(OSError):  # a full disk may be what it tells of
+        (state.logs / "start.log").write_text("".join(traceback.format_exception(error)))

@@ -6,8 +6,8 @@ import threading
 from concurrent.futures import Future
 from pathlib import Path
 
-from db.environment import BadSetting
-from db.errors import CannotMigrate, in_a_line
+from db.command_line import told
+from db.errors import in_a_line
 from db.state import State
 from serve_app.launcher.errors import CannotRun, keep_traceback
 from serve_app.launcher.terminal import say
@@ -33,13 +33,12 @@ class Preparation:
         return True
 
     def _run(self) -> None:
-        from serve_app.launcher.bootstrap import CannotPrepare, prepare
-
         try:
+            from serve_app.launcher.bootstrap import prepare
+
             prepare(self._settings, self._state, self._data, say)
             self._done.set_result(None)
-        except (BadSetting, CannotMigrate, CannotPrepare) as error:
-            self._done.set_exception(CannotRun(str(error)))
         except BaseException as error:
             keep_traceback(self._state, error)
-            self._done.set_exception(CannotRun(f"{in_a_line(error)}; see {self._state.logs}/start.log"))
+            line = told(error) if isinstance(error, Exception) else None
+            self._done.set_exception(CannotRun(line or f"{in_a_line(error)}; see {self._state.logs}/start.log"))

@@ -7,11 +7,9 @@ import os
 import uuid
 
 from db.state import State
-from serve_app.launcher import environment, processes, terminal
-from serve_app.launcher.errors import CannotRun
-from serve_app.launcher.ports import is_free
+from serve_app.launcher import environment, machine, processes, state_folder, terminal
+from serve_app.launcher.ports import require_free
 from serve_app.launcher.signals import ignore_stop_signals
-from serve_app.launcher.state_folder import check_room, end_leftovers, locked
 from serve_app.launcher.system import System
 from serve_app.settings import load, with_state
 
@@ -29,15 +27,14 @@ def start(application: str) -> None:
     data, nightly = environment.options()
     os.environ.update(environment.with_long_names(state))
     settings = load()
-    host, port = settings.http.host, settings.http.port
-    state.root.mkdir(parents=True, exist_ok=True)
-    with locked(state), contextlib.ExitStack() as stack:
-        end_leftovers(state)
-        if not is_free(host, port):
-            raise CannotRun(
-                f"port {port} of {host} is taken; stop what listens there, or give another: --port {port + 1}"
-            )
-        check_room(state)
+    state_folder.make(state)
+    machine.raise_open_files()
+    with state_folder.locked(state), contextlib.ExitStack() as stack:
+        state_folder.end_leftovers(state)
+        require_free(settings.http.host, settings.http.port)
+        state_folder.check(state, settings)
+        state_folder.make_scratch(state)
+        machine.warn_of_little_memory()
         state.logs.mkdir(exist_ok=True)
         name = uuid.uuid4().hex
         os.environ.update(environment.keys(state, settings) | {processes.MARK: name})

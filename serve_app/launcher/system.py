@@ -93,11 +93,7 @@ class System:
             raise CannotRun(str(error)) from None
 
     def _start_cluster(self) -> None:
-        scratch = self._state.scratch
-        scratch.mkdir(mode=0o700, exist_ok=True)
-        if scratch.stat().st_uid != os.getuid():
-            raise CannotRun(f"{scratch} belongs to another user; remove it, or give another STATE=")
-        os.environ.update(environment.of_cluster(self._ports, scratch / "h"))
+        os.environ.update(environment.of_cluster(self._ports, self._state.scratch / "h"))
         self._write_run_file()  # before anything is started: a killed run's processes are found by it
         say("starting Ray (token authentication, loopback)")
         self._stack.callback(self._stop_cluster)

@@ -39,7 +39,7 @@ def refused(done: subprocess.CompletedProcess[str]) -> str:
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("PORT", "eighty", "PACELINE_HTTP_PORT"),
+        ("PORT", "eighty", "from 1 to 65535"),
         ("NIGHTLY", "maybe", "on or off"),
         ("DATA", "/nowhere/at-all.csv", "no such file"),
         ("PACELINE_DATABASE_URL", "postgres://x", "mysql+aiomysql"),

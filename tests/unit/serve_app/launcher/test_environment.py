@@ -8,7 +8,7 @@ from db.environment import BadSetting
 from db.state import State
 from serve_app.launcher import environment
 from serve_app.launcher.serve_application import url_of
-from serve_app.settings import HttpSettings
+from serve_app.settings import HttpSettings, Settings
 
 
 def test_options(monkeypatch, tmp_path):
@@ -16,17 +16,35 @@ def test_options(monkeypatch, tmp_path):
         monkeypatch.delenv(name, raising=False)
     assert environment.options() == (None, True)
     history = tmp_path / "history.csv"
-    history.touch()
+    history.write_text("x")
     monkeypatch.setenv("DATA", str(history))
     monkeypatch.setenv("NIGHTLY", "OFF")
     assert environment.options() == (history.resolve(), False)
 
 
-@pytest.mark.parametrize(("name", "value"), [("NIGHTLY", "maybe"), ("DATA", "/no/such/file.csv")])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("NIGHTLY", "maybe"), *(("PORT", port) for port in ("0", "70000", "eighty", ",", "-1", "٨٠٨٠"))]
+    + [("DATA", path) for path in ("/no/such/file.csv", "/tmp", "/dev/null", "/proc/self/mem")],
+)
 def test_an_option_that_cannot_be_used_is_named(monkeypatch, name, value):
     monkeypatch.setenv(name, value)
     with pytest.raises(BadSetting, match=f"{name}='{value}'"):
         environment.options()
+
+
+def test_a_history_that_is_empty_is_named(monkeypatch, tmp_path):
+    (tmp_path / "history.csv").touch()
+    monkeypatch.setenv("DATA", str(tmp_path / "history.csv"))
+    with pytest.raises(BadSetting, match=r"history.csv': the file is empty"):
+        environment.options()
+
+
+def test_a_secret_that_is_too_short_is_named_by_its_file(monkeypatch, tmp_path):
+    state = State(tmp_path)
+    state.jwt_secret.write_text("short")
+    with pytest.raises(BadSetting, match=r"jwt_secret holds less than 32 bytes.*delete it, and a new one is made"):
+        environment.keys(state, Settings())
 
 
 def test_make_s_short_names_stand_under_their_long_ones(monkeypatch):
