@@ -70,7 +70,7 @@ OPERATIONS = (
         ModelVersion,
         problems=("404", "408", "409", "413"),
         tag="Models",
-        description="Take the version from GET /api/models.",
+        description="GET /api/models lists the versions; this page fills in the one that is live.",
         examples=examples.ACTIVATE,
     ),
 )

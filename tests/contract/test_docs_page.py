@@ -101,7 +101,7 @@ def test_the_repository_holds_the_packed_files_alone() -> None:
     assert b"SwaggerUIBundle" in gzip.decompress((vendor / "swagger-ui-bundle.js.gz").read_bytes())
 
 
-BLOCK = "document.querySelector('#operations-Scoring-post_api_score')"
+SCORE, ACTIVATE = "Scoring-post_api_score", "Models-post_api_models_version_activate"
 CLICK = "(button => button && (button.click(), true))"
 
 
@@ -114,14 +114,13 @@ async def authorize(page: Tab, token: str) -> None:
     await page.value(f"{CLICK}(document.querySelector('.btn-done'))")
 
 
-async def execute(page: Tab) -> str:
-    """The status that the example of POST /api/score gets, unchanged."""
-    await page.until(f"{CLICK}({BLOCK}.querySelector('.opblock-summary-control'))")
-    await page.until(f"{CLICK}({BLOCK}.querySelector('.try-out__btn'))")
-    await page.until(f"{CLICK}({BLOCK}.querySelector('.execute'))")
-    return str(
-        await page.until(f"{BLOCK}.querySelector('.live-responses-table tbody .response-col_status')?.textContent")
-    )
+async def execute(page: Tab, operation: str) -> str:
+    """The status that an operation's example gets, unchanged."""
+    block = f"document.getElementById('operations-{operation}')"
+    for button in (".opblock-summary-control", ".try-out__btn", ".execute"):
+        await page.until(f"{CLICK}({block}.querySelector('{button}'))")
+    status = f"{block}.querySelector('.live-responses-table tbody .response-col_status')?.textContent"
+    return str(await page.until(status))
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
@@ -143,8 +142,9 @@ async def test_a_visitor_gets_a_token_in_and_an_example_out_without_another_host
             assert sorted(shown) == documented
             if width == 1280:
                 await authorize(page, on_sqlite.token("admin"))  # afterwards the browser remembers it
-            assert (await execute(page)).startswith("200")
+            assert (await execute(page, SCORE)).startswith("200")
             assert await page.value("document.scrollingElement.scrollWidth <= innerWidth"), "it scrolls sideways"
+        assert (await execute(page, ACTIVATE)).startswith("200"), "the page fills in the live version"
         asked = [httpx.URL(url) for url in page.asked if not url.startswith("data:")]
         assert {str(url.copy_with(path="/", query=None)) for url in asked} == {f"{address}/"}
         assert [url.path for url in asked if url.path.endswith("/api/score")] == ["/api/score", f"{PREFIX}/api/score"]

@@ -18,10 +18,18 @@ function freshen(example) {
     else if (typeof value === "object") freshen(value);
   }
 }
-function freshenRequests(text) {
+async function liveVersion() {
+  const answer = await fetch(new URL("readyz", here));
+  return answer.ok ? (await answer.json()).model_version : null;
+}
+async function freshenRequests(text) {
   const spec = JSON.parse(text);
+  const version = await liveVersion();
   for (const operations of Object.values(spec.paths)) {
-    for (const operation of Object.values(operations)) freshen(operation.requestBody?.content["application/json"].example);
+    for (const {requestBody, parameters} of Object.values(operations)) {
+      freshen(requestBody?.content["application/json"].example);
+      for (const one of parameters ?? []) if (version && one.name === "version") one.example = version;
+    }
   }
   return JSON.stringify(spec);
 }
@@ -41,8 +49,9 @@ SwaggerUIBundle({
     if (!request.loadSpec) request.url = new URL(request.url.slice(location.origin.length + 1), here).href;
     return request;
   },
-  responseInterceptor: response => {
-    if (response.ok && response.url === new URL("openapi.json", here).href) response.text = freshenRequests(response.text);
+  responseInterceptor: async response => {
+    const isDocument = response.ok && response.url === new URL("openapi.json", here).href;
+    if (isDocument) response.text = await freshenRequests(response.text);
     return response;
   },
 });
