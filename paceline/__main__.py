@@ -21,6 +21,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(NOT_A_REPOSITORY, file=sys.stderr)
         return 1
     try:
+        if arguments is None and sys.argv[1:2] == ["run"]:
+            from serve_app.launcher.signals import heed_stop_signals
+
+            heed_stop_signals()  # before anything that takes long to import
         from db.command_line import run
         from paceline.commands import build
     except ModuleNotFoundError as error:
@@ -29,6 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
+    except KeyboardInterrupt:
+        return 130
     return run(build(), "paceline", arguments)
 
 

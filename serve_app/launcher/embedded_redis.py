@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import subprocess
-import time
 from pathlib import Path
 
 from redis import Redis
@@ -16,6 +16,7 @@ from redis.retry import Retry
 
 from serve_app.launcher.processes import die_with_parent
 from serve_app.launcher.terminal import say
+from serve_app.launcher.waiting import until
 
 START_S = 10.0
 DAMAGED = re.compile(
@@ -76,18 +77,22 @@ class EmbeddedRedis:
                 preexec_fn=die_with_parent,
                 env={**os.environ},
             )
-        client = Redis(unix_socket_path=str(self._socket), retry=Retry(NoBackoff(), 0))  # the loop below tries again
-        until = time.monotonic() + START_S
-        while True:
-            try:
-                return f"redis {client.info('server')['redis_version']} ({program})"
-            except (RedisError, OSError) as error:
-                if self._process.poll() is not None or time.monotonic() > until:
-                    last = (self._log.read_text(errors="replace").split("\n")[-2:] or [""])[0]
-                    raise RuntimeError(f"the embedded Redis did not start: {last}; see {self._log}") from error
-                time.sleep(0.02)
-            finally:
-                client.close()
+        client = Redis(unix_socket_path=str(self._socket), retry=Retry(NoBackoff(), 0))  # `until` tries again
+        found: dict[str, str] = {}
+
+        def answers() -> bool:
+            with contextlib.suppress(RedisError, OSError):
+                found.update(client.info("server"))
+            return bool(found) or not self.is_running()
+
+        try:
+            until(answers, lambda: "the embedded Redis", START_S)
+        finally:
+            client.close()
+        if not found:
+            last = (self._log.read_text(errors="replace").split("\n")[-2:] or [""])[0]
+            raise RuntimeError(f"the embedded Redis did not start: {last}; see {self._log}")
+        return f"redis {found['redis_version']} ({program})"
 
     def is_running(self) -> bool:
         return self._process is not None and self._process.poll() is None

@@ -1,4 +1,4 @@
-"""The process of a start that talks to Ray: `python -m serve_app.launcher.ray_client`, and the supervisor's side of it.
+"""The process of a start that talks to Ray, and the supervisor's side of it.
 
 It is a process of its own because Ray aborts its clients when its head process dies, because a signal that arrives in a
 call of Ray's comes out as some other error, and because only the end of a process breaks such a call off. It takes one
@@ -45,7 +45,7 @@ class RayClient:
         self._is_asked = False
         with log.open("ab") as out:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", __name__, application],
+                [sys.executable, "-c", f"from {__name__} import main; main()", application],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=out,
@@ -146,7 +146,3 @@ def main() -> None:
             traceback.print_exc()
             answer = in_a_line(error)
         print(json.dumps(answer), file=answers, flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -18,30 +18,42 @@ LOOK_S = 0.25
 
 
 class Stop(BaseException):
-    """Ctrl-C or SIGTERM."""
+    """A stop signal has come."""
+
+
+_received: list[signal.Signals] = []
+_stopping = threading.Event()
 
 
 def heed_stop_signals() -> None:
-    """From now on a stop signal raises `Stop` in the main thread, one that only make has received, too.
+    """From now on a stop signal is taken note of, one that only make has received, too.
 
     SIGINT is heeded as well where a script's `&` had it ignored; SIGHUP is not after `nohup`.
     """
+    if signal.getsignal(signal.SIGTERM) == _take_note:
+        return
     for number in STOP_SIGNALS:
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, _stop)
+            signal.signal(number, _take_note)
     threading.Thread(target=heed_make, daemon=True).start()
 
 
+def _take_note(number: int, _frame: object) -> None:
+    """Raises nothing: it may interrupt code that would lose an exception, as an import, or Python at a fork."""
+    if not _received:
+        _received.append(signal.Signals(number))
+        say(f"stopping ({_received[0].name})")
+
+
+def raise_if_stopped() -> None:
+    """Raises: Stop, if a signal has come and nothing is being stopped yet."""
+    if _received and not _stopping.is_set():
+        raise Stop
+
+
 def ignore_stop_signals() -> None:
-    """While everything is being stopped: a second signal changes nothing."""
-    for number in STOP_SIGNALS:
-        signal.signal(number, lambda _number, _frame: None)  # not SIG_IGN, which every child would inherit
-
-
-def _stop(number: int, _frame: object) -> None:
-    ignore_stop_signals()
-    say(f"stopping ({signal.Signals(number).name})")
-    raise Stop
+    """While everything is being stopped: one more signal changes nothing."""
+    _stopping.set()
 
 
 def heed_make() -> None:

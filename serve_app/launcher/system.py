@@ -19,12 +19,13 @@ from serve_app.launcher.nightly_trigger import NightlyTrigger
 from serve_app.launcher.ports import Ports
 from serve_app.launcher.preparation import Preparation
 from serve_app.launcher.ray_cluster import RayCluster
+from serve_app.launcher.signals import raise_if_stopped
 from serve_app.launcher.terminal import say, say_ready
 from serve_app.launcher.waiting import until
 from serve_app.settings import Settings
 
 STOP_HAPROXY_S, STOP_REST_S = 2.0, 1.0
-LOOK_S = 0.5
+LOOK_S = 0.2
 
 
 class System:
@@ -121,6 +122,7 @@ class System:
     def _watch(self) -> None:
         """Until a signal. The embedded Redis is started again if it dies."""
         while True:
+            raise_if_stopped()
             time.sleep(LOOK_S)
             if self._cluster.has_ended:
                 raise CannotRun(

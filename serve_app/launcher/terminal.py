@@ -9,17 +9,17 @@ import time
 from typing import NoReturn
 
 STARTED = time.monotonic()
-TERMINAL, ERRORS = os.dup(sys.stdout.fileno()), os.dup(sys.stderr.fileno())
+OUTPUT, ERRORS = 1, 2  # descriptors
 
 
 def say(text: str) -> None:
     """One line of progress, seconds since the start before it. Signal handlers may call it."""
-    _write(TERMINAL, f"[{time.monotonic() - STARTED:5.1f} s] {text}")
+    _write(OUTPUT, f"[{time.monotonic() - STARTED:5.1f} s] {text}")
 
 
 def say_ready(line: str) -> None:
     """The line that begins with `ready`, which programs wait for."""
-    _write(TERMINAL, line)
+    _write(OUTPUT, line)
 
 
 def refuse(reason: str) -> None:

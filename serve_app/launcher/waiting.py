@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
+from serve_app.launcher.signals import raise_if_stopped
 from serve_app.launcher.terminal import say
 
 T = TypeVar("T")
@@ -23,9 +24,13 @@ def until(done: Callable[[], object], what: Callable[[], str], within_s: float =
 
     Returns:
         Whether it is; False: `within_s` are over.
+
+    Raises:
+        Stop: a signal has come.
     """
     began = said = time.monotonic()
     while not done():
+        raise_if_stopped()
         now = time.monotonic()
         if now - began > within_s:
             return False
@@ -37,11 +42,7 @@ def until(done: Callable[[], object], what: Callable[[], str], within_s: float =
 
 
 def result_of(work: Callable[[], T], what: str) -> T:
-    """Do it in a thread, wait for it, and return or raise what it does.
-
-    Signal handlers run in the main thread. What they raise in an import may be lost, or come out as some other error;
-    so the main thread does nothing but wait.
-    """
+    """Do it in a thread, so that a signal ends the wait for it; return or raise what it does."""
     result: Future[T] = Future()
 
     def run() -> None:
