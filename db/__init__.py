@@ -1,1 +1,1 @@
-"""The memory: tables, connections, migrations, and the state folder. Nothing is imported here."""
+"""Tables, connections, migrations, settings, and the state folder. Nothing is imported here."""

@@ -1,4 +1,4 @@
-"""What a brand or a portfolio may be set to. The API's bodies, the defaults and the rows are this one model."""
+"""The settings of brands and portfolios: one model for the API's bodies, the defaults and the rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Roas = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
 
 
 NOT_A_PLACE = ("Factory", "localtime", "posixrules")
-"""Files beside the zones: whatever the machine has there."""
+"""Names in the machine's zone folder that are no time zones."""
 
 
 def _timezone(value: str) -> str:
@@ -66,7 +66,7 @@ class CurrencySettings(Section, frozen=True):
 
 
 def in_the_general_currency(values: Any, info: ValidationInfo) -> Any:
-    """Of the section `new_brand`, before it is validated: the currency that brands have which name none."""
+    """Validator of the section `new_brand`: adds the currency of brands that name none."""
     general = info.data.get("general", CurrencySettings())
     return {"currency": general.currency} | (values if isinstance(values, dict) else {})
 
@@ -78,7 +78,7 @@ class _NewBrand(Environment):
 
 
 def new_brand() -> BrandSettings:
-    """The settings of a brand that an import meets, and of fields that a PUT leaves out (`PACELINE_NEW_BRAND_…`).
+    """The settings of brands that an import creates, and of fields that a PUT leaves out (`PACELINE_NEW_BRAND_…`).
 
     Raises: BadSetting.
     """

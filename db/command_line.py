@@ -42,7 +42,7 @@ HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 
 
 class _Failed(Exception):
-    """A command has failed. `line`: why, for the person who typed it; None: nobody reads any more."""
+    """A command has failed. `line`: why, for the person who typed it; None: stdout is closed, so print nothing."""
 
     def __init__(self, line: str | None, code: int) -> None:
         super().__init__(line, code)
@@ -161,7 +161,7 @@ def _fail(line: str | None, code: int, as_json: bool) -> int:
 
 
 def say(line: str) -> None:
-    """Print a line at once. Where nobody reads it any more, the work goes on in silence."""
+    """Print a line at once. If stdout is closed, print nothing and go on."""
     try:
         print(line, flush=True)
     except BrokenPipeError:

@@ -16,15 +16,15 @@ from db.errors import UserError
 
 PREFIX = "PACELINE_"
 BARE = "general"
-"""The section whose variables have bare names: `PACELINE_CURRENCY`."""
+"""The section whose variables have no section in their names: `PACELINE_CURRENCY`."""
 SECRET_FIELDS = ("secret", "key")
 SECTIONS = ("http", "jwt", "database", "redis", "serve", "score", "ledger", "roas", "model", "new_brand", "test")
 BARE_NAMES = ("PACELINE_JWKS", "PACELINE_STATE", "PACELINE_CURRENCY")
-"""All sections and all bare names, those of packages above this one too: what begins with none of them is a typo."""
+"""All sections and bare names, those of packages above this one too. A variable that begins with none is a typo."""
 
 
 class BadSetting(UserError):
-    """Some setting cannot be used. `problems` has a line for each: which one, what it says, what is allowed."""
+    """Settings cannot be used. `problems` has a line for each: its name, its value, and what is allowed."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__(problems)
@@ -35,9 +35,9 @@ class BadSetting(UserError):
 
 
 class Environment(BaseSettings):
-    """Sections of settings: a field each. The environment wins over what `load` is given, that over the defaults.
+    """Settings by section, one field each. The environment wins over the arguments of `load`, these over the defaults.
 
-    A blank variable counts as not set. No `.env` file is read: a process knows what its environment says.
+    A blank variable counts as not set. No `.env` file is read.
     """
 
     model_config = SettingsConfigDict(
@@ -46,12 +46,13 @@ class Environment(BaseSettings):
 
     @classmethod
     def load(cls, args: Mapping[str, Any] | None = None) -> Self:
-        """
+        """Read the settings.
+
         Args:
             args: values by section, as in a deploy file.
 
         Raises:
-            BadSetting: a line for every variable and every one of `args` that cannot be used.
+            BadSetting: with a line for every variable and every one of `args` that cannot be used.
         """
         known = cls.variables()
         unknown = [name for name in os.environ if name not in known and cls.owns(name)]
@@ -79,7 +80,7 @@ class Environment(BaseSettings):
 
     @classmethod
     def owns(cls, name: str) -> bool:
-        """Whether a variable must be one of `variables`. What other sections have is for their programs to judge."""
+        """Whether a variable must be one of `variables`. Variables of other sections are checked by their programs."""
         others = [f"{section}_" for section in SECTIONS if section not in cls.sections()]
         return (
             name.upper().startswith(PREFIX)
@@ -95,7 +96,7 @@ class Environment(BaseSettings):
         *_: PydanticBaseSettingsSource,
         **__: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """What pydantic-settings reads, the first first."""
+        """The sources that pydantic-settings reads; earlier ones win."""
         environment = EnvSettingsSource(settings_cls)
         environment.env_vars = {
             f"{PREFIX}{section}_{field}".lower(): os.environ[name]
@@ -106,13 +107,13 @@ class Environment(BaseSettings):
 
     @classmethod
     def _default(cls, section: str, field: str = "", *_: str) -> Any:
-        """None: there is none, or no such field."""
+        """A field's default; None if there is none, or no such field."""
         info = cls.sections()[section].model_fields.get(field)
         return None if info is None else info.default
 
     @classmethod
     def _line(cls, error: ErrorDetails) -> str:
-        """One of pydantic's findings, as it is told."""
+        """The line of one of pydantic's errors."""
         path, message = error["loc"], error["msg"].removeprefix("Value error, ").replace("Input should", "should")
         if not path:
             return message
@@ -137,15 +138,15 @@ IN_PLAIN_WORDS = {
     "bool_parsing": "should be true or false",
     "string_pattern_mismatch": "should look like {default}",
 }
-"""Of pydantic's kinds of errors: what is allowed."""
+"""By pydantic's error type: what is allowed."""
 
 
 LEAST_LIKENESS = 0.6
-"""difflib's ratio, from which on a name may be meant for another."""
+"""Least ratio by difflib at which a known name is suggested."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The end of a line about a name that nobody knows.
+    """The end of an error line about an unknown name: known names that are like it.
 
     >>> did_you_mean("PACELINE_DB_URL", ["PACELINE_DATABASE_URL", "PACELINE_REDIS_URL", "PACELINE_HTTP_PORT"])
     '; did you mean PACELINE_DATABASE_URL or PACELINE_REDIS_URL?'
@@ -161,7 +162,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def without_password(value: object) -> object:
-    """A URL, or a sentence with URLs in it, as it may be shown.
+    """A URL, or a text with URLs in it, with passwords and secrets replaced by ***.
 
     >>> without_password("mysql://app:hun@ter/2@db/x?password=hunter2: no answer")
     'mysql://app:***@db/x?password=***: no answer'
@@ -173,7 +174,7 @@ def without_password(value: object) -> object:
 
 
 def shown(value: object) -> str:
-    """What a setting says, as an error may quote it: nothing before an @ but what is known to be no password.
+    """A setting's value as an error may quote it: without what may be a password before an @.
 
     >>> shown("app:hunter 2@db/x")
     "'***@db/x'"

@@ -1,4 +1,4 @@
-"""Errors of databases and files, told to people."""
+"""Errors that people read: what happened, on what, and what to do."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ CURES = {
 
 
 class UserError(Exception):
-    """Base of the errors that a person can cause and mend. The text says what happened, on what, and what to do.
+    """Base of the errors that a person can cause and fix. The text says what happened, on what, and what to do.
 
-    A command prints it and ends; it needs no traceback.
+    A command prints it as one line, without a traceback, and ends.
     """
 
 
 class CannotMigrate(UserError):
-    """The database cannot be used by this version."""
+    """This version cannot use the database."""
 
 
 def in_a_line(error: BaseException) -> str:
-    """What an error says, in its first line; what a driver says where SQLAlchemy has wrapped it.
+    """The first line of an error's text; where SQLAlchemy has wrapped a driver's error, that of the driver's.
 
     >>> in_a_line(OSError())
     'OSError'
@@ -41,7 +41,7 @@ def in_a_line(error: BaseException) -> str:
 
 
 def file_error(error: OSError) -> str:
-    """What the system says, of which file, and what to do.
+    """The file, what the system says of it, and what to do.
 
     >>> file_error(OSError(errno.ENOSPC, "No space left on device", "/data/decisions.csv"))
     '/data/decisions.csv: no space left on device; free some space'

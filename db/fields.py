@@ -1,4 +1,4 @@
-"""What an id, a currency and an amount of money may be, wherever they enter. Needs the standard library alone."""
+"""Which ids, currencies and amounts of money are valid. Needs only the standard library."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Files written whole or not at all."""
+"""Writes files whole or not at all."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 
 @contextmanager
 def atomic_path(path: Path, *, durable: bool = False) -> Iterator[Path]:
-    """A file beside `path` to write to; it gets `path`'s name when the block ends, and is removed when the block fails.
+    """A draft beside `path` to write to. It is renamed to `path` at the end of the block, or removed if that fails.
 
-    Readers see the old content or the new, never a part of it. Its name begins with a dot and is new each time, so that
-    two writers do not write into each other's file; the one that ends last wins.
+    Readers see the old content or the new one, never a part of it. The draft's name is new each time, so that two
+    writers do not write into the same file; the one that ends last wins.
 
     Args:
-        durable: on disk before it gets its name: a power cut leaves the old content or the new.
+        durable: flush it to disk before it is renamed, so that a power cut leaves the old content or the new one.
 
     Raises:
         OSError: it cannot be written, flushed or renamed.
@@ -46,7 +46,7 @@ def atomic_write(path: Path, content: str | bytes | memoryview, *, durable: bool
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or a folder's list of names, is on disk."""
+    """Wait until a file's content, or a folder's list of names, is on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

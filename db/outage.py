@@ -1,4 +1,4 @@
-"""Keeps an outage from filling the log: one line when it begins, one a minute while it lasts, one when it is over."""
+"""Limits an outage to one log line when it begins, one a minute while it lasts, and one when it is over."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Outage:
     """The log lines of one thing that may fail again and again.
 
     Args:
-        over: logged once it works again; None: nothing is.
+        over: logged when it works again; None: no line.
         clock: monotonic seconds.
     """
 
@@ -36,7 +36,7 @@ class Outage:
         self._quiet_until, self._unsaid = now + REMIND_S, 0
 
     def ended(self) -> None:
-        """It worked."""
+        """Tell that it worked; the first time after a failure is logged."""
         if self._quiet_until is None:
             return
         self._quiet_until, self._unsaid = None, 0

@@ -1,4 +1,4 @@
-"""The key of a row of `performance_hourly`: everything that tells it from another, whatever is null."""
+"""The key of a row of `performance_hourly`, as a hash, so that it is unique even where a column is null."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import datetime as dt
 import hashlib
 
 PRECEDENCE = {"event": 0, "aggregate": 1, "import": 2}
-"""For a (day, tuple) that several kinds cover, the least counts."""
+"""Where rows of several kinds are about the same day and placement, the kind with the lowest number counts."""
 
 
 def key_hash(
@@ -46,5 +46,5 @@ def key_hash(
 
 
 def hash_parts(*parts: str) -> str:
-    """The same from parts that are text already: hour as %Y-%m-%dT%H in UTC, score as `repr` or empty."""
+    """The hash of `key_hash`, from its parts as text: hour as %Y-%m-%dT%H in UTC, score as `repr` or empty."""
     return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Many rows at a time, the same way on SQLite and MySQL, at a cost that the hot path can bear."""
+"""Reads and writes many rows at a time, on SQLite and MySQL, quickly enough for the ledger's hot path."""
 
 from __future__ import annotations
 
@@ -25,24 +25,25 @@ from sqlalchemy.dialects.mysql import insert as mysql_insert
 
 T = TypeVar("T")
 CHUNK = 500
-"""Keys in one IN list."""
+"""Most keys in one IN list."""
 
 FETCHED_TOGETHER = 20_000
-"""Rows that are Python objects at a time, where a result may have millions."""
+"""Rows that are in memory as Python objects at a time, where a result may have millions."""
 
 TOGETHER = 64
-"""Rows in one INSERT of SQLite: of more, each costs more again."""
+"""Rows in one INSERT on SQLite; with more, each row costs more."""
 
 
 def by_column(rows: Sequence[Mapping[str, Any]]) -> dict[str, Sequence[Any]]:
-    """Rows with the same columns each, turned."""
+    """Turn rows with the same columns into columns."""
     return {name: [row[name] for row in rows] for name in rows[0]}
 
 
 def insert_columns(connection: Connection, table_: Table, columns: Mapping[str, Sequence[Any]]) -> None:
-    """What `connection.execute(insert(table_), rows)` does, at a quarter of the cost: the hot path's rows are many.
+    """Insert rows as `connection.execute(insert(table_), rows)` does, at a quarter of the cost.
 
-    SQLite gets many rows a statement: for each statement its driver lets go of the interpreter's lock and waits for it.
+    SQLite gets many rows in one statement, because its driver releases the interpreter's lock for each statement and
+    waits to get it back.
     """
     insertion = _insertion(table_, tuple(columns), connection.dialect)
     parameters = []
@@ -59,14 +60,14 @@ def insert_columns(connection: Connection, table_: Table, columns: Mapping[str, 
         connection.exec_driver_sql(
             statement, [tuple(chain.from_iterable(rows[at : at + TOGETHER])) for at in range(0, whole, TOGETHER)]
         )
-    if rest := rows[whole:]:  # one by one, or as the driver of MySQL puts them together
+    if rest := rows[whole:]:  # one statement each; MySQL's driver joins them
         connection.exec_driver_sql(insertion.of(1), rest)
 
 
 class _Insertion(NamedTuple):
     head: str  # INSERT … VALUES
     values: str  # (?, …)
-    columns: tuple[tuple[str, Callable[[Any], Any] | None], ...]  # in their order, with what converts their values
+    columns: tuple[tuple[str, Callable[[Any], Any] | None], ...]  # names in order, each with its values' converter
 
     def of(self, rows: int) -> str:
         return self.head + ", ".join([self.values] * rows)
@@ -83,18 +84,18 @@ def _insertion(table_: Table, names: tuple[str, ...], dialect: Dialect) -> _Inse
 
 
 def fetch_columns(connection: Connection, query: Select[Any]) -> Iterator[list[Sequence[Any]]]:
-    """A result by column, FETCHED_TOGETHER rows at a time.
+    """Yield a result by column, FETCHED_TOGETHER rows at a time.
 
-    The driver of MySQL is Python all through and takes 2 µs for a field: there a row comes as one, and is split here.
+    MySQL's driver is pure Python and takes 2 µs for a field, so there a row is read as one text, and split here.
 
     Args:
-        query: selects text without tabs, integers and doubles; empty text is read as none.
+        query: selects text without tabs, integers and doubles; empty text is read as None.
 
-    Returns:
-        As many sequences as the query has columns, None for NULL; nothing at all for no rows.
+    Yields:
+        One sequence for each column, None for NULL. Nothing if there are no rows.
     """
     if connection.dialect.name != "mysql":
-        cursor = connection.execute(query).cursor  # the driver's own: text and numbers need no more made of them
+        cursor = connection.execute(query).cursor  # the driver's own: its text and numbers need no conversion
         assert cursor is not None
         while rows := cursor.fetchmany(FETCHED_TOGETHER):
             yield list(zip(*rows, strict=True))
@@ -114,7 +115,7 @@ def _converted(type_: type, texts: Sequence[str]) -> Sequence[Any]:
 
 
 def replace_rows(connection: Connection, table_: Table, rows: Sequence[Mapping[str, Any]]) -> None:
-    """New values for rows that exist. The driver of MySQL sends UPDATEs one by one; many rows at once are an upsert."""
+    """Set new values in existing rows. On MySQL that is an upsert, because its driver sends UPDATEs one by one."""
     if not rows:
         return
     keys = [column_.name for column_ in table_.primary_key]
@@ -133,12 +134,13 @@ def replace_rows(connection: Connection, table_: Table, rows: Sequence[Mapping[s
 
 
 def one_of(columns: Sequence[Any], keys: Iterable[Sequence[Any]], inner: int = -1) -> ColumnElement[bool]:
-    """Rows with one of these keys.
+    """The condition that a row has one of these keys.
 
-    SQLite reads a whole table for `(a, b) IN (VALUES …)`; for a = 1 AND b IN (…) it uses the index.
+    It is of the form `a = 1 AND b IN (…) OR …`, for which SQLite uses the index; for `(a, b) IN (VALUES …)` it would
+    read the whole table.
 
     Args:
-        inner: the column with the many values; there is one alternative for each combination of the others.
+        inner: index of the column with the most values, which gets the IN lists.
     """
     position = inner % len(columns)
     groups: dict[tuple[Any, ...], list[Any]] = {}

@@ -1,4 +1,4 @@
-"""Which migration a database is at, and how it gets to this version's newest (`migrate.py` is the command)."""
+"""Finds which migration a database is at, and upgrades it to the newest (`migrate.py` is the command)."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ MYSQL_LEAST = (8, 0)
 
 
 class Upgraded(NamedTuple):
-    """What an upgrade has done."""
+    """The migrations before and after an upgrade."""
 
-    before: str | None  # the migration that it was at; None: an empty database
+    before: str | None  # None: the database was empty
     after: str
 
 
@@ -72,9 +72,10 @@ def _reason(url: str, error: Exception) -> str:
 
 
 def require_file(settings: DatabaseSettings) -> None:
-    """
+    """Check that an SQLite database exists.
+
     Raises:
-        UserError: the database is SQLite's, and there is no such file, or nothing in it.
+        UserError: there is no such file, or it is empty.
     """
     assert settings.url is not None
     file = file_of(settings.url)
@@ -87,11 +88,11 @@ def require_file(settings: DatabaseSettings) -> None:
 
 @asynccontextmanager
 async def existing_database(settings: DatabaseSettings) -> AsyncIterator[Database]:
-    """A database for a command that only reads: nothing is made and nothing is migrated.
+    """A database for a command that only reads: it is neither created nor migrated.
 
     Raises:
-        UserError: there is no such file, or nothing in it.
-        CannotMigrate: it is at another migration than this program's newest.
+        UserError: there is no such file, or it is empty.
+        CannotMigrate: it is not at this program's newest migration.
     """
     require_file(settings)
     database = Database(settings)
@@ -103,10 +104,10 @@ async def existing_database(settings: DatabaseSettings) -> AsyncIterator[Databas
 
 
 def confirm_revision(connection: Connection) -> None:
-    """For who works on a database that somebody else migrates.
+    """Check that a database is at this program's newest migration.
 
     Raises:
-        CannotMigrate: it is at another migration than this program's newest.
+        CannotMigrate: it is at another one, or has no tables.
     """
     at, newest = _revision(connection), ScriptDirectory.from_config(config("")).get_current_head()
     if at != newest:
@@ -120,7 +121,7 @@ def confirm_revision(connection: Connection) -> None:
 
 
 async def _examine(url: str) -> str | None:
-    """The migration that a database is at; None: an empty one."""
+    """The migration that a database is at; None if it is empty. Raises: CannotMigrate, an unsuitable server."""
     database = Database(DatabaseSettings(url=url))
     try:
         if not database.is_sqlite:
@@ -128,7 +129,7 @@ async def _examine(url: str) -> str | None:
                 version = str((await connection.execute(text("SELECT VERSION()"))).scalar_one())
             number = tuple(int(part) for part in version.split("-")[0].split(".")[:2])
             if "mariadb" in version.lower() or number < MYSQL_LEAST:
-                raise CannotMigrate(f"the server says it is {version}; Paceline needs MySQL 8.0 or newer")
+                raise CannotMigrate(f"the database server is {version}; Paceline needs MySQL 8.0 or newer")
         return await database.run_read(_revision)
     finally:
         await database.close()

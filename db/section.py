@@ -1,4 +1,4 @@
-"""What a section of settings is made of. Needs pydantic alone: the rules of money shall need no more than that."""
+"""The base of the sections of settings. Needs only pydantic, so that the money rules need no more, either."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, StringConstraints
 
 MOST = 1_000_000_000
-"""Greater counts overflow in the libraries below us, and greater times in the event loop's clock."""
+"""Greater counts overflow in libraries, and greater times in the event loop's clock."""
 
 Count = Annotated[int, Field(ge=1, le=MOST)]
 Seconds = Annotated[float, Field(gt=0, le=MOST)]
@@ -18,7 +18,7 @@ class Section(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=T
     """Settings that belong together. A field's docstring is its line in docs/settings.md."""
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
-        """Unpickled: what a version that had fewer settings has not sent has its default."""
+        """When unpickling what a version with fewer settings has sent, use the defaults for the missing ones."""
         missing = {
             name: field.get_default(call_default_factory=True)
             for name, field in type(self).model_fields.items()

@@ -1,4 +1,4 @@
-"""Connections: a reader may only read, a writer holds the write lock from its first statement."""
+"""Connections: read transactions never write, write transactions hold the write lock from their first statement."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from db.settings import DatabaseSettings
 T = TypeVar("T")
 CONNECT_S = 5
 RETRIED_MYSQL_ERRORS = (1205, 1213)
-"""Lock wait timeout, deadlock: the server rolled back, the whole transaction may be tried again."""
+"""Lock wait timeout and deadlock: the server rolled back, and the whole transaction can be tried again."""
 
 
 class Database:
@@ -25,7 +25,7 @@ class Database:
 
     def __init__(self, settings: DatabaseSettings) -> None:
         if settings.url is None:
-            raise ValueError("no database URL")
+            raise ValueError("the settings have no database URL; use `DatabaseSettings.at` or PACELINE_DATABASE_URL")
         url = make_url(settings.url)
         self.is_sqlite = url.get_backend_name() == "sqlite"
         if self.is_sqlite:
@@ -50,15 +50,15 @@ class Database:
                 isolation_level="READ COMMITTED",
                 connect_args={"init_command": "SET time_zone='+00:00'", "connect_timeout": CONNECT_S},
             )
-        # SQLite answers or says that it is locked; a server behind a broken network does neither.
+        # SQLite always answers, or says that it is locked; a server behind a broken network may stay silent.
         self._timeout_s = None if self.is_sqlite else settings.timeout_s
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
-        """A look; whatever it might write is rolled back. SQLite shows one moment, MySQL each statement's own.
+        """A read transaction, rolled back at its end. SQLite shows one moment; MySQL each statement's own.
 
         Raises:
-            TimeoutError: MySQL was silent for `timeout_s`.
+            TimeoutError: on MySQL the block took longer than `timeout_s`.
         """
         async with asyncio.timeout(self._timeout_s), self.engine.connect() as connection:
             if self.is_sqlite:
@@ -70,10 +70,10 @@ class Database:
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncConnection]:
-        """Commits at the end of the block, rolls back on any error.
+        """A write transaction: commits at the end of the block, rolls back on any error.
 
         Raises:
-            TimeoutError: MySQL was silent for `timeout_s`; whether it has committed is not known.
+            TimeoutError: on MySQL the block took longer than `timeout_s`; whether it has committed is not known.
         """
         async with asyncio.timeout(self._timeout_s), self.engine.connect() as connection:
             if self.is_sqlite:
@@ -86,7 +86,7 @@ class Database:
                 raise
 
     async def transact(self, work: Callable[[AsyncConnection], Awaitable[T]], tries: int = 5) -> T:
-        """Run `work` in a write transaction, again from its start after a deadlock or a lock time-out."""
+        """Run `work` in a write transaction; after a deadlock or a lock timeout again from its start."""
         for attempt in range(tries):
             try:
                 async with self.write() as connection:
@@ -98,9 +98,9 @@ class Database:
         raise AssertionError("unreachable")
 
     async def run_read(self, work: Callable[[Connection], T]) -> T:
-        """`work`, written without a single await, in a read transaction.
+        """Run `work`, a plain function, in a read transaction.
 
-        On SQLite all of it is one hop to a thread; `read()` takes four hops a statement, 0.1 ms each.
+        On SQLite all of it runs in one thread call; `read()` takes four for each statement, 0.1 ms each.
         """
         if self.is_sqlite:
             return await _in_thread(self._plainly, work, "BEGIN")
@@ -108,7 +108,7 @@ class Database:
             return await connection.run_sync(work)
 
     async def run_snapshot(self, work: Callable[[Connection], T], timeout_s: float) -> T:
-        """`work` in a read transaction that shows one moment, on MySQL too, however long it looks.
+        """Run `work` in a read transaction in which all statements see the same moment, on MySQL, too.
 
         Raises:
             TimeoutError: MySQL took longer than `timeout_s` for all of it.
@@ -123,7 +123,7 @@ class Database:
                 await connection.rollback()
 
     async def run_write(self, work: Callable[[Connection], T], tries: int = 5) -> T:
-        """The same in a write transaction; again from its start after a deadlock or a lock time-out."""
+        """`run_read` in a write transaction; after a deadlock or a lock timeout `work` runs again from its start."""
         if self.is_sqlite:
             return await _in_thread(self._plainly, work, "BEGIN IMMEDIATE")
         return await self.transact(lambda connection: connection.run_sync(work), tries)
@@ -143,7 +143,7 @@ class Database:
 
 
 async def _in_thread(do: Callable[..., T], *args: Any) -> T:
-    """A thread cannot be cancelled: whoever is cancelled while it runs hears of it when it is done."""
+    """Run a function in a thread. A thread cannot be cancelled, so a cancellation takes effect when it is done."""
     running = asyncio.ensure_future(asyncio.to_thread(do, *args))
     try:
         return await asyncio.shield(running)
@@ -159,8 +159,8 @@ def _may_retry(error: DBAPIError) -> bool:
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
-    # Transactions are begun by hand above: the driver's own BEGIN is deferred, and a deferred writer
-    # that has read before may find the database changed under it.
+    # BEGIN is sent by the code above, because the driver's own BEGIN is deferred: a transaction that reads first and
+    # then writes would fail if another one has written in between.
     connection.isolation_level = None
     cursor = connection.cursor()
     cursor.execute("PRAGMA journal_mode=WAL")

@@ -1,4 +1,4 @@
-"""Where the memory is: the database and Redis."""
+"""Settings of the database and of Redis."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _database_url(value: str) -> str:
     if url.drivername not in DRIVERS:
         raise ValueError(f"the driver must be one of {', '.join(DRIVERS)}")
     if not url.database:
-        raise ValueError("the URL names no database")
+        raise ValueError("the URL names no database; add its name after the host, as in mysql+aiomysql://host/paceline")
     return value
 
 
@@ -47,7 +47,7 @@ class DatabaseSettings(Section, frozen=True):
     """How long SQLite waits for another writer."""
 
     def at(self, state: State) -> Self:
-        """With the state folder's SQLite where no other database is given."""
+        """These settings; without a URL, with that of the state folder's SQLite."""
         return self if self.url else self.model_copy(update={"url": url_of(state.database)})
 
 
@@ -56,7 +56,7 @@ class RedisSettings(Section, frozen=True):
     """`redis://host:port/0`; without it, the embedded Redis of the state folder."""
 
     def at(self, state: State) -> Self:
-        """With the embedded Redis's socket where no other Redis is given."""
+        """These settings; without a URL, with that of the embedded Redis's socket."""
         return self if self.url else self.model_copy(update={"url": f"unix://{state.redis_socket}"})
 
 
@@ -66,10 +66,10 @@ class _Memory(Environment):
 
 
 def database_settings() -> DatabaseSettings:
-    """From the environment, else the state folder's SQLite. Raises: BadSetting."""
+    """The database by the environment, else the state folder's SQLite. Raises: BadSetting."""
     return _Memory.load().database.at(State.here())
 
 
 def redis_url() -> str:
-    """From the environment, else the embedded Redis's socket. Raises: BadSetting."""
+    """The URL by the environment, else that of the embedded Redis's socket. Raises: BadSetting."""
     return str(_Memory.load().redis.at(State.here()).url)

@@ -1,4 +1,4 @@
-"""The folder in which one system keeps what must survive it (`STATE`, default `.state`)."""
+"""The state folder, in which one system keeps all files that outlive its processes (`STATE`, default `.state`)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from db.environment import BadSetting
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Paths inside the folder. Making one touches nothing on disk."""
+    """Paths inside the folder. Creating a `State` changes nothing on disk."""
 
     root: Path
 
@@ -33,7 +33,7 @@ class State:
 
     @property
     def models(self) -> Path:
-        """One directory a model version."""
+        """One directory for each model version."""
         return self.root / "models"
 
     @property
@@ -48,7 +48,7 @@ class State:
 
     @property
     def night(self) -> Path:
-        """What a night that is not over has finished."""
+        """The finished steps of a night that is not over."""
         return self.root / "night"
 
     @property
@@ -79,8 +79,8 @@ class State:
 
     @property
     def scratch(self) -> Path:
-        """Sockets and Ray's session. Short, and not under TMPDIR: HAProxy takes 97 bytes of a socket's path, and Ray
-        spends 57 of them on a node's name."""
+        """Sockets and Ray's session. The path is short, and not under TMPDIR, because HAProxy allows 97 bytes for a
+        socket's path, of which Ray takes 57 for a node's name."""
         digest = hashlib.sha256(str(self.root).encode()).hexdigest()[:8]
         return Path("/tmp") / f"pl-{digest}"
 
@@ -89,7 +89,7 @@ class State:
         return self.scratch / "redis.sock"
 
     def running(self) -> dict[str, Any]:
-        """What `run.json` says, empty if nothing ever ran here."""
+        """The content of `run.json`; empty if nothing ever ran here."""
         try:
             content = json.loads(self.run.read_text())
         except (FileNotFoundError, ValueError):
@@ -98,14 +98,14 @@ class State:
 
 
 def secret_file(path: Path) -> str:
-    """The secret that a file holds; made on first use, whole or not at all, for its owner only.
+    """The secret in a file, which is created on first use, readable for its owner only.
 
     Returns:
-        64 hexadecimal digits, or whatever else its owner put there, without white space around it.
+        64 hexadecimal digits, or what the owner has put there, without white space around it.
 
     Raises:
-        BadSetting: the file is there and holds no text.
-        OSError: it cannot be read or made.
+        BadSetting: the file exists, but holds no text.
+        OSError: it cannot be read or created.
     """
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -115,7 +115,7 @@ def secret_file(path: Path) -> str:
                 file.write(secrets.token_hex(32))
                 file.flush()
                 os.fsync(file.fileno())
-            with suppress(FileExistsError):  # whoever is first decides
+            with suppress(FileExistsError):  # another process was first; its secret counts
                 os.link(draft, path)
         finally:
             os.unlink(draft)

@@ -83,7 +83,7 @@ brands = Table(
     Column("strategy_multiplier", Double, nullable=False),
     Column("exploration", Double, nullable=False),
     Column("active", Boolean, nullable=False),
-    # A change of portfolio or time zone starts at the brand's next midnight: it waits here until then.
+    # A change of portfolio or time zone, which starts at the brand's next midnight.
     Column("next_portfolio_id", ID, nullable=True),
     Column("next_timezone", _ascii(64), nullable=True),
     Column("next_from", UtcDateTime, nullable=True),
@@ -143,11 +143,11 @@ reservations = Table(
     Column("held_micros", MICROS, nullable=False),
     Column("settled_micros", MICROS, nullable=False),
     # open → settled (an event with its cost came) | expired | returned (given back by the caller's replica);
-    # void: recorded when there was no money behind it any more
+    # void: recorded without a hold, because its request was paid for before or its lease was gone
     Column("status", WORD, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     Column("expires_at", UtcDateTime, nullable=False),
-    Column("due_at", UtcDateTime, nullable=True),  # when the sweep must look at it next; null once it has ended
+    Column("due_at", UtcDateTime, nullable=True),  # when it shrinks or expires next; null once it has ended
     Column("ended_at", UtcDateTime, nullable=True),
     Column("session_id", BigInteger, nullable=True),  # whose lease it was drawn from
     Column("award_id", ID, nullable=False),  # the wins of one answer share it; empty: known from an event alone
@@ -238,8 +238,8 @@ ledger_epochs = Table(
 ledger_sessions = Table(
     "ledger_sessions",
     metadata,
-    # An ingress replica as a shard's ledger knows it. open → lapsed (silent: its leases wait until what it may have won
-    # with them has expired) → closed (it holds nothing any more).
+    # A replica's session with a shard's ledger. open → lapsed (silent: its leases are quarantined until the wins that
+    # it may have made have expired) → closed (it holds no lease any more).
     Column("session_id", SEQUENCE, primary_key=True, autoincrement=True),
     Column("shard", Integer, nullable=False),
     Column("secret", HASH, nullable=False),  # hexadecimal; makes and checks its reservation ids
@@ -254,7 +254,7 @@ ledger_sessions = Table(
 leases = Table(
     "leases",
     metadata,
-    # A session's block of a brand's day. A row whose money has all gone back or become holds goes away.
+    # A session's lease of a brand's day. The row is deleted when all of it was returned or became holds.
     Column("session_id", BigInteger, primary_key=True, autoincrement=False),
     Column("brand_id", ID, primary_key=True),
     Column("day", Date, primary_key=True),
@@ -361,7 +361,7 @@ lambda_history = Table(
 nights = Table(
     "nights",
     metadata,
-    # How each night ended; one that was killed left no row, and was finished by the next.
+    # How each night ended. A night that was killed has no row; the next run finishes it.
     Column("seq", SEQUENCE, primary_key=True, autoincrement=True),
     Column("started_at", UtcDateTime, nullable=False),
     Column("finished_at", UtcDateTime, nullable=False),

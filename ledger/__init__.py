@@ -1,6 +1,6 @@
 """Who may spend what: budgets, leases, reservations, settlement, λ and throttle.
 
-Nothing of it is imported here, so that the money rules in `ledger.domain` can be used on bare Python.
+Imports nothing but former names, so that the money rules in `ledger.domain` need only the standard library.
 """
 
 from ledger.former_names import keep

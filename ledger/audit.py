@@ -1,4 +1,4 @@
-"""`python -m ledger.audit`, `paceline audit`: do the books balance? The checks are in `invariants.py`."""
+"""`python -m ledger.audit`, `paceline audit`: checks that the books balance, by `invariants.py`."""
 
 from __future__ import annotations
 

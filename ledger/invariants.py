@@ -13,10 +13,10 @@ from sqlalchemy.exc import DBAPIError
 from db.session import Database
 
 SHOWN = 20
-"""Offending rows named for each check."""
+"""Most rows that are named for each check."""
 
 OVERFLOWS = ("integer overflow", "BIGINT value is out of range")
-"""SQLite's and MySQL's words for it."""
+"""How SQLite and MySQL report that a sum overflows."""
 
 _OUT = "(leased_micros + reserved_micros + settled_micros)"
 _DAY = "owner, owner_id, day"
@@ -74,11 +74,11 @@ _COSTS_BY_OWNER = f"""
 
 class Invariant(NamedTuple):
     promise: str
-    query: str  # the rows that break it; its columns name them
+    query: str  # selects the rows that break it, with the columns to show
 
 
 def _same(promise: str, column: str, sums: str, value: str, condition: str = "") -> Invariant:
-    """A column of every budget day equals a sum over other rows; a sum without a day is an offender too."""
+    """A column of every budget day equals a sum over other rows. A sum without a budget day breaks it, too."""
     return Invariant(
         promise,
         f"""
@@ -247,7 +247,7 @@ CHECKS = (
 
 
 async def audit(database: Database) -> list[str]:
-    """What is wrong, the first offenders of each broken promise by name; empty when all is well."""
+    """A line for each row that breaks an invariant, at most SHOWN for each; empty if all hold."""
     problems: list[str] = []
     async with database.read() as connection:
         for check in CHECKS:
@@ -256,7 +256,7 @@ async def audit(database: Database) -> list[str]:
             except DBAPIError as error:
                 if not any(sign in str(error.orig) for sign in OVERFLOWS):
                     raise
-                problems.append(f"{check.promise}: a sum is beyond what an integer of the database holds")
+                problems.append(f"{check.promise}: cannot be checked, a sum overflows the database's integers")
                 continue
             for row in rows:
                 named = ", ".join(f"{name}={value}" for name, value in row.items())

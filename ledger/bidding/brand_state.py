@@ -1,7 +1,7 @@
-"""A brand's day as the solver knows it: its limits, what it could have won, what it has earned, and its κ.
+"""A brand's day, as the solver sees it: its limits, the opportunities it had, what it has earned, and its κ.
 
-Pure: plain data that pickles; time is an argument. `BrandState.saw` (what could have been won, by sketch) and
-`BrandState.earns` (the day's sums) take in what is new, `BrandState.start_day` ends the day at midnight.
+Pure: plain data that can be pickled; time is an argument. `BrandState.saw` takes in opportunities, `BrandState.earns`
+the day's sums, and `BrandState.start_day` begins a new day at midnight.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ import numpy as np
 from ledger.bidding.sketch import COUNT, Sketch
 
 HALF_LIFE = 0.2
-"""Share of a day's traffic after which what was seen counts half. From 0.15 to 0.5 results hardly move; shorter follows
-a market that changes, longer a steady one."""
+"""Share of a day's traffic after which an opportunity counts half. Results hardly differ from 0.15 to 0.5. A shorter
+one suits a market that changes, a longer one a steady market."""
 
 FACTOR_BOUNDS = (0.3, 1.5)
-"""Of realised ÷ predicted revenue."""
+"""Least and greatest realised ÷ predicted revenue."""
 FACTOR_SPREAD = 0.3
-"""How far, as a standard deviation, a day's factor is believed to be from 1 before anything was realised."""
+"""Standard deviation of a day's factor from 1 that is assumed before any revenue was realised."""
 
 LEVEL_COUNT, LEVEL_BINS, LEVEL_SIGMAS = 1_000, 6.0, 6.0
-"""After so many opportunities the market's level is compared; so many eighths of an octave, and so many standard
-deviations, are no chance."""
+"""After so many opportunities the market's level is compared with the one before. A difference of so many bins (eighths
+of an octave) and so many standard deviations counts as a real change."""
 
 SOMETHING_MICROS = 1e-3
-"""Predicted revenue below this is none."""
+"""Predicted revenue below this counts as none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Of a brand or a portfolio, over one day."""
+    """Limits of a brand or a portfolio for one day."""
 
     target_roas: float | None = None  # None: no target
     budget_micros: float | None = None  # None: unlimited
@@ -43,19 +43,19 @@ class Earned(NamedTuple):
     """What a brand's wins have brought so far: sums since midnight, in micros."""
 
     revenue_micros: float = 0.0
-    """Realised and completed for what is still to come; where revenue is not fed back, the predicted one."""
+    """Realised revenue, completed for late conversions; the predicted revenue where none is reported."""
     predicted_micros: float = 0.0
     """Predicted revenue of the same wins."""
     cost_micros: float = 0.0
     held_cost_micros: float = 0.0
     """Reserved for wins that are not settled."""
     held_revenue_micros: float = 0.0
-    """Predicted revenue of those."""
+    """Predicted revenue of wins that are not settled."""
 
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """Share of a day's opportunities that have come by each of equally spaced times: the day's shape.
+    """How a day's opportunities are spread over it: the share that has come by each of equally spaced times.
 
     >>> Traffic().share(21_600, 86_400)
     0.25
@@ -68,7 +68,7 @@ class Traffic:
     def __post_init__(self) -> None:
         steps = np.diff(self.cumulative)
         if len(steps) == 0 or self.cumulative[0] != 0.0 or self.cumulative[-1] != 1.0 or not (steps >= 0.0).all():
-            raise ValueError("shares rise from 0 to 1")
+            raise ValueError("the cumulative shares rise from 0 to 1")
 
     def share(self, now_s: float, day_s: float) -> float:
         """How much of the day's traffic is over after `now_s` of its `day_s`; 1 after its end."""
@@ -85,7 +85,7 @@ class Feedback:
     noise: float = 0.0  # Σ (realised − factor · predicted)² between looks, micros²
 
     def learn(self, before: Earned, now: Earned) -> None:
-        """From two looks at the day's sums. The factor leaves 1 as fast as the noise lets it."""
+        """Update from the day's sums before and now. The noisier revenue is, the closer the factor stays to 1."""
         realised, predicted = now.revenue_micros - before.revenue_micros, now.predicted_micros - before.predicted_micros
         self.noise += (realised - self.factor * predicted) ** 2
         if now.predicted_micros >= SOMETHING_MICROS:
@@ -99,7 +99,7 @@ class BrandState:
     """One brand's day: its limits, what it has seen and earned, and its κ."""
 
     limits: Limits
-    night_kappa: float | None = None  # None: cold
+    night_kappa: float | None = None  # None: there is no fit
     sketch: Sketch = field(default_factory=Sketch)
     exposure: float = 0.0  # share of a day's traffic that the sketch covers, faded as it is
     at: float = 0.0  # share of the day's traffic that was over when the sketch last faded
@@ -108,18 +108,18 @@ class BrandState:
     feedback: Feedback = field(default_factory=Feedback)
     recent: Sketch = field(default_factory=Sketch)  # since the market's level was last looked at
     kappa: float = field(init=False)
-    capped: bool = field(init=False, default=False)  # a budget asks for more than the targets do
+    capped: bool = field(init=False, default=False)  # a budget asks for a higher κ than the targets do
 
     def __post_init__(self) -> None:
         self.kappa = self.first_kappa
 
     @property
     def first_kappa(self) -> float:
-        """Last night's; cold, the target: each win then pays for itself."""
+        """Last night's κ; without one the ROAS target, so that each win meets the target by itself."""
         return (self.limits.target_roas or 0.0) if self.night_kappa is None else self.night_kappa
 
     def saw(self, delta: Sketch) -> None:
-        """Opportunities since the last time, won or not, from any replica."""
+        """Take in opportunities, won or not, since the last call, from any replica."""
         self.seen += float(delta.sums[COUNT].sum())
         self.sketch.merge(delta)
         self.recent.merge(delta)
@@ -127,10 +127,10 @@ class BrandState:
             self._follow_level()
 
     def _follow_level(self) -> None:
-        """When everything has become worth more or less, what was seen before is taken to have, too.
+        """If all opportunities have become worth more or less, shift the earlier ones by the same factor.
 
-        A payout that is cut moves all ratios at once, which some hundred ordinary opportunities tell; the rare ones
-        that bring the most revenue would take a day to.
+        A payout that is cut changes all ratios at once. Some hundred ordinary opportunities show that, whereas the rare
+        ones that bring most of the revenue would show it only after a day.
         """
         before = Sketch(np.maximum(self.sketch.sums - self.recent.sums, 0.0))
         (was, was_variance, seen), (now, now_variance, count) = before.level(), self.recent.level()
@@ -143,12 +143,12 @@ class BrandState:
         self.recent = Sketch()
 
     def earns(self, earned: Earned) -> None:
-        """The day's sums as they stand now."""
+        """Take in the day's sums as they are now."""
         self.feedback.learn(self.earned, earned)
         self.earned = earned
 
     def fade(self, at: float) -> None:
-        """Let what was seen fade until a share of the day's traffic. Time that has passed already changes nothing."""
+        """Fade what was seen until `at`, a share of the day's traffic. An earlier `at` changes nothing."""
         if at <= self.at:
             return
         factor = 0.5 ** ((at - self.at) / HALF_LIFE)
@@ -157,7 +157,7 @@ class BrandState:
         self.at = at
 
     def start_day(self, limits: Limits, night_kappa: float | None) -> None:
-        """Midnight: the money starts afresh, what is known of the market stays."""
+        """Begin a new day: the sums start from 0, what was seen of the market stays."""
         self.fade(1.0)
         self.limits, self.night_kappa = limits, night_kappa
         self.at, self.seen, self.earned, self.feedback = 0.0, 0.0, Earned(), Feedback()
@@ -166,7 +166,7 @@ class BrandState:
 
 @dataclass(slots=True)
 class Group:
-    """A portfolio and its brands; or a brand alone, then without limits of its own."""
+    """A portfolio with its brands and limits; or a single brand, then without limits of the group."""
 
     brands: dict[str, BrandState]
     limits: Limits = Limits()

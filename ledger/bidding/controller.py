@@ -1,6 +1,6 @@
-"""λ by day over all brands: keeps a `BrandState` for each that is seen, and says what it bids with. Pure.
+"""λ by day for all brands: keeps a `BrandState` for each brand with demand, and computes its κ and share. Pure.
 
-`ControllerLoop` feeds it (what replicas saw, what the day has brought) and tells the ledger what it says.
+`ControllerLoop` gives it the demand and the day's results, and puts what it computes into the terms.
 """
 
 from __future__ import annotations
@@ -19,33 +19,33 @@ from ledger.bidding.solver import resolve
 from ledger.bidding.terms import ControlSignal
 
 SEEN_LEAST = 200
-"""Opportunities of the day below which a brand keeps its night's λ: too few say too little."""
+"""A brand with fewer opportunities today keeps last night's λ."""
 
 ENVELOPE = 8.0
-"""λ is believed within this many times last night's, and its part."""
+"""A brand whose λ exceeds this many times last night's is frozen."""
 
 PACE_MOST = 4.0
-"""What is left of a budget is not believed to be spent faster than so many times evenly, while λ is steered…"""
+"""A brand that spends the rest of its budget faster than this many times the even pace is frozen…"""
 
 PACE_SHARE, PACE_WINS = 1.0 / 288.0, 20
-"""…over so much of the day's traffic, with so many wins: fewer are lumps."""
+"""…measured over at least this share of the day's traffic and so many wins, because fewer wins are too lumpy."""
 
 COMPETITION_HALF_LIFE_S = 600.0
 COMPETITION_PRIOR = 20.0
-"""Opportunities that speak for winning all that λ lets through, before others were seen to be better."""
+"""Weight, in opportunities, of the assumption that a brand wins everything that its λ lets through."""
 
 ROUND_AT = 20_000
-"""Groups are solved together whose day is equally far, to a share of 1 ÷ this."""
+"""Groups whose day is equally far, rounded to a share of 1 ÷ this, are solved together."""
 
 HOURS = 24
 TRAFFIC_PRIOR = 2000.0
-"""Impressions of a brand that weigh as much as what is usual among all."""
+"""Weight, in impressions, of the usual traffic by hour against a brand's own."""
 
 GroupKey = tuple[str, str]
 
 
 class Rules(NamedTuple):
-    """What holds for a brand today."""
+    """A brand's settings and time of day, which the controller needs."""
 
     day: dt.date
     target_roas: float
@@ -59,15 +59,15 @@ class Rules(NamedTuple):
 
 
 class DayResults(NamedTuple):
-    """What a brand's day has brought, as the books have it."""
+    """What a brand's day has brought, from the database."""
 
     settled_micros: int = 0
     reserved_micros: int = 0
-    revenue_micros: float | None = None  # completed for what is still to come; None: too little is known
+    revenue_micros: float | None = None  # completed for late conversions; None: too few impressions
 
 
 class Steering(NamedTuple):
-    """What brands bid with, and who was taken off the controller, and why."""
+    """By brand id: κ and share, and for frozen brands the reason."""
 
     steered: dict[str, ControlSignal]
     frozen: dict[str, str]
@@ -75,11 +75,11 @@ class Steering(NamedTuple):
 
 @dataclass(slots=True)
 class Pace:
-    """How fast a budget goes, from one mark of the day to the next.
+    """How fast a brand spends its budget, between two looks.
 
     >>> pace = Pace()
     >>> pace.look(0.5, 0.0, 100.0, 0)
-    >>> pace.look(0.6, 40.0, 60.0, 30)  # a fifth of the time that was left, two fifths of the money
+    >>> pace.look(0.6, 40.0, 60.0, 30)  # a fifth of the remaining time, two fifths of the remaining budget
     >>> round(pace.rate, 9)
     2.0
     """
@@ -91,11 +91,12 @@ class Pace:
     wins: int = 0
 
     def look(self, at: float, spent: float, left: float, wins: int) -> None:
-        """
+        """Update `rate`, if enough of the day has passed since the last look.
+
         Args:
             at: share of the day's traffic that is over.
             spent, left: micros of the budget; left may be infinite.
-            wins: of the day.
+            wins: since midnight.
         """
         if self.at is not None and at >= self.at:
             if at - self.at < PACE_SHARE:
@@ -109,7 +110,7 @@ class Pace:
 
 @dataclass(slots=True)
 class _SteeredBrand:
-    """A brand that the controller keeps."""
+    """A brand with demand, as the controller keeps it."""
 
     brand: BrandState
     group: GroupKey
@@ -120,13 +121,13 @@ class _SteeredBrand:
     wins: int = 0  # of the day
     eligible_micros: float = 0.0
     won_micros: float = 0.0
-    first_s: float = 0.0  # heard of first
-    heard_s: float = 0.0  # and last
+    first_s: float = 0.0  # of the first demand
+    heard_s: float = 0.0  # of the newest demand
     day_cost_micros: float = 0.0  # predicted, of the day's wins
     day_revenue_micros: float = 0.0
 
     def through(self) -> float:
-        """Share of what λ lets through that is won against the others."""
+        """Share of the cost that λ lets through which the brand wins against other brands."""
         seen = self.brand.seen
         prior = COMPETITION_PRIOR * (self.eligible_micros / seen) if seen > 0 else 0.0
         total = self.eligible_micros + prior
@@ -137,7 +138,7 @@ class Controller:
     """Times are seconds of any clock that does not go backwards.
 
     Args:
-        watch_s: how long a brand's opportunities must have been watched: a minute's rush says little of a day.
+        watch_s: how long a brand's opportunities are watched before its λ changes by day.
     """
 
     def __init__(self, watch_s: float = 0.0) -> None:
@@ -150,7 +151,7 @@ class Controller:
 
     @property
     def news(self) -> frozenset[str]:
-        """Brands that something was heard of since the last step, and those that share a portfolio with them."""
+        """Brands with demand since the last step, and the brands of their portfolios."""
         groups = {self._brands[brand_id].group for brand_id in self._news}
         return frozenset(brand_id for key in groups for brand_id in self._groups[key].brands)
 
@@ -176,7 +177,7 @@ class Controller:
             one.wins += int(news.wins)
             one.day_cost_micros += news.won_micros
             one.day_revenue_micros += news.won_revenue_micros
-            # What others win is not to be had: an opportunity counts for the share that is.
+            # Opportunities that other brands win cannot be had, so each counts for the share that is won.
             share = one.through()
             news.sketch.sums[REVENUE] *= share
             news.sketch.sums[COST] *= share
@@ -186,17 +187,17 @@ class Controller:
     def step(
         self, rules: Mapping[str, Rules], results: Mapping[str, DayResults], shared: Mapping[str, Limits]
     ) -> Steering:
-        """Solve for the groups with news, and say what every steered brand bids with.
+        """Solve for the groups with news, and return κ and share of every brand that is steered by day.
 
         Args:
-            rules: of all brands that are ours.
-            results: of those with news.
-            shared: the portfolios' limits.
+            rules: by brand id, of all this shard's brands.
+            results: by brand id, of those with news.
+            shared: by portfolio id, the portfolios' limits.
         """
         for brand_id in [brand_id for brand_id in self._brands if brand_id not in rules]:
             self._forget(brand_id)
         for brand_id in self._brands:
-            self._brand(brand_id, rules[brand_id])  # its day may be another
+            self._brand(brand_id, rules[brand_id])  # it may have begun a new day
         due: dict[int, list[Group]] = {}
         for key in sorted({self._brands[brand_id].group for brand_id in self._news if brand_id in self._brands}):
             group = self._groups[key]
@@ -222,7 +223,7 @@ class Controller:
         budget = brand.limits.budget_micros
         spent = brand.earned.cost_micros + brand.earned.held_cost_micros
         if budget is not None and spent >= budget:
-            return ControlSignal(night)  # a budget that is spent has no price: the ledger says no
+            return ControlSignal(night)  # the budget is spent: the ledger refuses, whatever κ is
         one.pace.look(self._at(one, rule), spent, math.inf if budget is None else budget - spent, one.wins)
         envelope = Envelope(0.0, max(3.0 * rule.target_roas, night * ENVELOPE), PACE_MOST)
         one.switch = one.switch.look(brand.kappa, brand.capped, one.pace.rate, envelope)
@@ -233,7 +234,7 @@ class Controller:
         return one.traffic.share(rule.now_s, rule.day_s)
 
     def _brand(self, brand_id: str, rule: Rules) -> _SteeredBrand:
-        """Known or new, in its group and its day."""
+        """The brand's state, made if it is new, moved to its present group and day."""
         key = ("brand", brand_id) if rule.portfolio_id is None else ("portfolio", rule.portfolio_id)
         night = rule.night_kappa if rule.has_fit else None
         limits = Limits(rule.target_roas, rule.budget_micros)
@@ -242,7 +243,7 @@ class Controller:
             traffic = self._traffic.get(brand_id, self._usual)
             one = _SteeredBrand(BrandState(limits, night), key, rule.day, traffic)
             one.brand.fade(traffic.share(rule.now_s, rule.day_s))
-            one.brand.exposure = 0.0  # what was before we began to look, we have not seen
+            one.brand.exposure = 0.0  # nothing was seen before now
             self._brands[brand_id] = one
         elif one.group != key:
             self._leave(brand_id, one)
@@ -282,10 +283,10 @@ class Controller:
 
 
 def traffic_of(impressions: Iterable[tuple[str, int, float]]) -> tuple[Traffic, dict[str, Traffic]]:
-    """The usual shape of a day, and each brand's own, drawn towards the usual one where it has little history.
+    """(traffic of all brands, traffic by brand id); a brand with few impressions gets mostly that of all.
 
     Args:
-        impressions: (brand, local hour of the day, how many).
+        impressions: (brand id, local hour of the day, how many).
 
     >>> usual, own = traffic_of([("b", 0, 3e9), ("b", 23, 1e9)])
     >>> round(own["b"].share(3600, 86_400), 2)

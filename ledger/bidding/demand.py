@@ -1,4 +1,4 @@
-"""What a replica's requests could have won since its last beat, as sketches by brand. Pure; λ learns from it."""
+"""The opportunities of a replica since its last beat, summed by brand and bin; λ is solved from them. Pure."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import numpy.typing as npt
 from ledger.bidding.sketch import BINS, Floats, Sketch, bins_of
 
 MOST = 20_000
-"""Opportunities kept between two beats; when more come, each of these stands for several."""
+"""Most opportunities kept between two beats; if more come, the kept ones are scaled up."""
 
 TOO_DEAR, OUTBID, WON, UNDECIDED = range(4)
-"""Fates: its own λ kept it out; others were better or the throttle kept it out; it won; no money was at hand."""
+"""Fates: its λ made its score 0 or less; others were better or the throttle left it out; it won; it had no lease."""
 
 
 class Opportunity(NamedTuple):
@@ -28,6 +28,8 @@ class Opportunity(NamedTuple):
 
 
 class BrandDemand(NamedTuple):
+    """A brand's opportunities of all replicas."""
+
     sketch: Sketch
     eligible_micros: float  # expected cost of what λ let through: won or outbid
     won_micros: float
@@ -36,7 +38,7 @@ class BrandDemand(NamedTuple):
 
 
 class Demand:
-    """Collects; `take` empties it."""
+    """Collects opportunities until `take`."""
 
     def __init__(self) -> None:
         self._all: list[Opportunity] = []
@@ -49,7 +51,7 @@ class Demand:
             self._missed += len(opportunities)
 
     def take(self) -> bytes:
-        """As `unpacked` takes it apart; nothing for nothing."""
+        """All opportunities since the last call, packed for `unpacked`; empty if there were none."""
         seen, self._all = self._all, []
         if not seen:
             return b""
@@ -70,7 +72,7 @@ class Demand:
 
 
 class DemandColumns(NamedTuple):
-    """What a replica saw, taken apart: n brands, k bins in use."""
+    """A replica's demand, unpacked: n brands, k bins in use."""
 
     brand_ids: list[str]
     cells: npt.NDArray[np.int64]  # (k,) brand × BINS + bin
@@ -79,25 +81,26 @@ class DemandColumns(NamedTuple):
 
 
 def unpacked(packed: bytes) -> DemandColumns:
-    """
+    """Unpack what `Demand.take` has packed.
+
     Raises:
-        ValueError: not what `Demand.take` writes.
+        ValueError: it was not packed by `Demand.take`.
     """
     ids, *columns = msgspec.msgpack.decode(packed, type=tuple[list[str], bytes, bytes, bytes])
     cells = np.frombuffer(columns[0], "<i8")
     sums, totals = np.frombuffer(columns[1], "<f8").reshape(3, -1), np.frombuffer(columns[2], "<f8").reshape(4, -1)
     if sums.shape[1] != len(cells) or totals.shape[1] != len(ids) or len(set(ids)) != len(ids):
-        raise ValueError("columns of different lengths")
+        raise ValueError("the demand's columns have different lengths, or a brand id comes twice")
     if len(cells) and not 0 <= cells.min() <= cells.max() < len(ids) * BINS:
-        raise ValueError("a bin of no brand")
+        raise ValueError(f"the demand has a bin beyond its {len(ids)} brands")
     for column in (sums, totals):
         if not np.isfinite(column).all() or column.min(initial=0.0) < 0.0:
-            raise ValueError("sums are finite and not negative")
+            raise ValueError("the demand has a sum that is negative or not finite")
     return DemandColumns(ids, cells, sums, totals)
 
 
 def added_up(parts: Sequence[DemandColumns]) -> dict[str, BrandDemand]:
-    """What several replicas saw, by brand."""
+    """By brand id, the sum of several replicas' demand."""
     codes = {brand_id: code for code, brand_id in enumerate(dict.fromkeys(id_ for part in parts for id_ in part[0]))}
     dense, totals = np.zeros((3, len(codes) * BINS)), np.zeros((4, len(codes)))
     for part in parts:

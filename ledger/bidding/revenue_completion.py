@@ -1,4 +1,4 @@
-"""What a window's clicks will have brought once approvals and late conversions are in, and the ROAS that follows.
+"""Estimates a window's revenue after approvals and late conversions, and the current ROAS from it.
 
 Pure: time and history are arguments.
 """
@@ -13,19 +13,19 @@ from typing import NamedTuple
 from ledger.former_names import pickled_as
 
 DELAYS_LEAST = 50
-"""Observed conversion delays below which revenue is taken as complete."""
+"""With fewer observed conversion delays, revenue is taken as complete."""
 
 COMPLETION_BOUNDS = (0.2, 5.0)
 PRIOR_APPROVED, PRIOR_REJECTED = 8.0, 2.0
-"""What is believed of conversions in general before any was decided: 80 % are approved, on the word of ten."""
+"""Before any decision: 80 % of conversions are assumed to be approved, with the weight of ten decisions."""
 
 PRIOR_WEIGHT = 10.0
-"""How many decisions of its own outweigh what is believed of all brands."""
+"""Weight of all brands' share against a brand's own, in decisions."""
 
 
 @pickled_as("ledger.pacing")
 class DaySums(NamedTuple):
-    """A brand's day. Revenue and cost only of rows whose cost is known: they match."""
+    """A brand's day. Revenue and cost are only of rows whose cost is known, so that they belong together."""
 
     impressions: int = 0
     clicks: int = 0
@@ -37,7 +37,7 @@ class DaySums(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What a brand's past says of its pending conversions."""
+    """A brand's decided conversions and conversion delays."""
 
     approved: int = 0
     rejected: int = 0
@@ -55,7 +55,7 @@ class History:
 
 
 def approval_share(history: History, everybody: History = History()) -> float:
-    """Share of pending revenue that will be approved: the brand's own decisions over what is usual among all.
+    """Expected share of pending revenue that is approved, from the brand's own decisions and everybody's.
 
     >>> approval_share(History())
     0.8
@@ -67,7 +67,7 @@ def approval_share(history: History, everybody: History = History()) -> float:
 
 
 def arrived(history: History, age_days: float) -> float:
-    """Share of a click's conversions that are there after so many days; 1 where too few were ever seen."""
+    """Share of a click's conversions that have come after so many days; 1 if too few delays are known."""
     total = sum(history.delays)
     if total < DELAYS_LEAST:
         return 1.0
@@ -78,9 +78,9 @@ def arrived(history: History, age_days: float) -> float:
 
 
 def still_needed(history: History, conversion_days: int) -> Callable[[float], float] | None:
-    """Share of a conversion's hold that is needed at a share of its lifetime: what has not arrived by then.
+    """Share of a hold that is still needed at a share of its lifetime: the conversions that have not come by then.
 
-    None: too few delays were ever seen; holds then shrink in a straight line.
+    None if too few delays are known; holds then shrink in a straight line.
     """
     if sum(history.delays) < DELAYS_LEAST:
         return None
@@ -88,10 +88,10 @@ def still_needed(history: History, conversion_days: int) -> Callable[[float], fl
 
 
 def completion(costs: Sequence[tuple[float, int]], window_days: float, history: History) -> float:
-    """Revenue that the window's spending will have brought ÷ revenue that the window has seen, in expectation.
+    """Expected factor from the revenue seen in the window to the revenue of the window's spending.
 
-    Revenue stands at its conversion's hour, spending at the impression's. In a steady state what is still to come
-    makes up for what came from before the window; a brand that has just begun, or just grown, is behind.
+    Revenue is counted in the hour of its conversion, spending in that of the impression. In a steady state late
+    conversions balance those that came from before the window; for a brand that has just begun or grown they do not.
 
     Args:
         costs: (age in days, micros) of each day, the window's and those before it.
@@ -107,7 +107,7 @@ def completion(costs: Sequence[tuple[float, int]], window_days: float, history: 
 
 
 class Completed(NamedTuple):
-    """A window's sums with what is still to come. Windows of several brands add up."""
+    """A window's sums, with late conversions and approvals. Those of several brands can be added."""
 
     impressions: int
     cost_micros: int
@@ -120,9 +120,11 @@ class Completed(NamedTuple):
 def completed(
     days: Mapping[int, DaySums], window_days: int, today_fraction: float, history: History, usual: History = History()
 ) -> Completed:
-    """Args:
-    days: sums by how many days ago, today 0; those beyond the window only say what may still come from them.
-    today_fraction: share of today that is over.
+    """The window's sums, with revenue completed.
+
+    Args:
+        days: sums by how many days ago, today 0; days before the window count for their late conversions only.
+        today_fraction: share of today that is over.
     """
     window = [sums for ago, sums in days.items() if ago < window_days]
     share = approval_share(history, usual)
@@ -139,7 +141,7 @@ def completed_today(
     history: History,
     usual: History = History(),
 ) -> float:
-    """Revenue that today's spending will have brought, from what today has seen of it.
+    """Expected revenue of today's spending, from today's revenue so far.
 
     Args:
         days, today_fraction: as for `completed`.
@@ -149,7 +151,7 @@ def completed_today(
 
 
 def _aged(days: Mapping[int, DaySums], today_fraction: float) -> list[tuple[float, int]]:
-    """(age in days, cost). A day's spending happened in its middle on average; today's, in that of what is over."""
+    """(age in days, cost) of each day; its spending is taken as if in the middle of the day, or of today so far."""
     return [
         (ago + today_fraction / 2 if ago == 0 else ago - 0.5 + today_fraction, sums.cost_micros)
         for ago, sums in days.items()
@@ -157,7 +159,7 @@ def _aged(days: Mapping[int, DaySums], today_fraction: float) -> list[tuple[floa
 
 
 def current_roas(sums: Completed, min_impressions: int) -> float:
-    """Completed revenue ÷ its cost; NaN below `min_impressions` or without cost.
+    """Completed revenue ÷ cost; NaN below `min_impressions` or without cost.
 
     >>> current_roas(Completed(2000, 100, 150.0), 1000)
     1.5

@@ -1,7 +1,7 @@
-"""The opportunities of a brand in a few kilobytes: sums by revenue ÷ cost, best first. Pure.
+"""A brand's opportunities in a few kilobytes: sums in bins of revenue ÷ cost. Pure.
 
-An ingress replica adds what it scores, won or not, and hands the difference on as bytes; the ledger merges what the
-replicas hand in by addition, lets it fade, and reads from it what any κ would win.
+Replicas' opportunities, won or not, are added up by the ledger, which lets older ones fade, and computes from the bins
+what any κ would win.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Floats = npt.NDArray[np.float64]
 
 BINS_PER_OCTAVE = 8
 OCTAVES = 12
-"""Ratios from 2⁻¹² to 2¹² have bins of their own; what is beyond shares the first and the last."""
+"""Ratios from 2⁻¹² to 2¹² have bins of their own; smaller and greater ones share the first and the last."""
 
 EDGES: Floats = np.exp2(np.arange(-OCTAVES * BINS_PER_OCTAVE, OCTAVES * BINS_PER_OCTAVE + 1) / BINS_PER_OCTAVE)
 BINS = len(EDGES) + 1
@@ -39,7 +39,7 @@ def bins_of(revenue: Floats, cost: Floats) -> npt.NDArray[np.intp]:
     >>> bins_of(np.array([0.0, 1.0, 1.0]), np.array([0.0, 1.0, 0.0])).tolist()
     [0, 97, 193]
     """
-    # A cost of nothing is a ratio without bound; nothing for nothing is worth nothing.
+    # Revenue at no cost is an infinite ratio; no revenue at no cost is 0.
     with np.errstate(over="ignore"):
         ratio = np.divide(revenue, cost, out=np.where(revenue > 0.0, np.inf, 0.0), where=cost > 0.0)
     return np.searchsorted(EDGES, ratio, side="right")
@@ -48,7 +48,7 @@ def bins_of(revenue: Floats, cost: Floats) -> npt.NDArray[np.intp]:
 class Sketch:
     """Σ revenue, Σ cost and number of opportunities by bin of revenue ÷ cost.
 
-    `sums` is (3, BINS): revenue and cost in micros, and how many; fractions once they have faded.
+    `sums` is (3, BINS): revenue and cost in micros, and the number, which is a fraction once it has faded.
 
     >>> sketch = Sketch()
     >>> sketch.add(3.0, 2.0)
@@ -65,10 +65,10 @@ class Sketch:
         self._costs: list[float] = []
 
     def add(self, revenue_micros: float, cost_micros: float) -> None:
-        """One opportunity. On the hot path: it is only remembered, and binned together with others.
+        """Add one opportunity. It is buffered, and binned together with others, to be quick.
 
         Raises:
-            ValueError: when they are binned, an amount is negative or not finite.
+            ValueError: an amount is negative or not finite; raised when it is binned.
         """
         self._revenues.append(revenue_micros)
         self._costs.append(cost_micros)
@@ -76,12 +76,13 @@ class Sketch:
             self._bin()
 
     def add_many(self, revenue_micros: Sequence[float] | Floats, cost_micros: Sequence[float] | Floats) -> None:
-        """
+        """Add n opportunities.
+
         Args:
             revenue_micros, cost_micros: (n,) ≥ 0.
 
         Raises:
-            ValueError: an amount is negative or not finite; then none of them is added.
+            ValueError: an amount is negative or not finite; then none is added.
         """
         revenue, cost = np.asarray(revenue_micros, dtype=np.float64), np.asarray(cost_micros, dtype=np.float64)
         low = min(revenue.min(initial=0.0), cost.min(initial=0.0))
@@ -95,7 +96,7 @@ class Sketch:
 
     @property
     def sums(self) -> Floats:
-        """(3, BINS), the sketch's own."""
+        """(3, BINS), not a copy."""
         if self._revenues:
             self._bin()
         return self._sums
@@ -105,15 +106,15 @@ class Sketch:
         self.add_many(revenues, costs)
 
     def merge(self, other: Self) -> None:
-        """Add what another has seen."""
+        """Add another sketch's opportunities."""
         self.sums[...] += other.sums
 
     def fade(self, factor: float) -> None:
-        """All that was seen so far counts this much of what it did, in [0, 1]."""
+        """Multiply all sums by a factor in [0, 1]."""
         self.sums[...] *= factor
 
     def level(self) -> tuple[float, float, float]:
-        """Mean and variance of the bin, and the number, of the opportunities that are worth and cost something."""
+        """(mean bin, variance of the bin, number) of the opportunities with revenue and cost above 0."""
         count = self.sums[COUNT, 1:-1]
         number = float(count.sum())
         if number <= 0.0:
@@ -123,7 +124,7 @@ class Sketch:
         return mean, float(count @ (bins - mean) ** 2) / number, number
 
     def shift(self, bins: int) -> None:
-        """As if every opportunity had been worth so many bins more, or less: its revenue times 2^(bins ÷ 8).
+        """Move every opportunity by so many bins, up or down: multiply its revenue by 2^(bins ÷ 8).
 
         >>> sketch = Sketch()
         >>> sketch.add(3.0, 2.0)
@@ -133,7 +134,7 @@ class Sketch:
         """
         sums = self.sums
         moved = np.zeros_like(sums)
-        # What is worth nothing or costs nothing stays where it is.
+        # Opportunities without revenue or without cost stay in their bins.
         to = np.clip(np.arange(1, BINS - 1) + bins, 1, BINS - 2)
         for row in (REVENUE, COST, COUNT):
             moved[row, 1:-1] = np.bincount(to, sums[row, 1:-1], BINS)[1:-1]
@@ -142,36 +143,37 @@ class Sketch:
         self._sums = moved
 
     def totals(self) -> Floats:
-        """(3,) Σ revenue and Σ cost in micros, and the number."""
+        """(3,) sums of revenue and cost in micros, and the number."""
         summed: Floats = self.sums.sum(axis=1)
         return summed
 
     def take(self) -> bytes:
-        """All that was seen since the last time, as bytes; the sketch is empty after it."""
+        """The sketch as bytes; it is empty afterwards."""
         packed = self.to_bytes()
         self._sums = np.zeros((3, BINS))
         return packed
 
     def to_bytes(self) -> bytes:
-        """Only the bins in use: 4 + 25 bytes for each of them."""
+        """The bins in use as bytes: 4, and 25 for each bin."""
         used = np.flatnonzero(self.sums.any(axis=0))
         head = _HEADER.pack(_VERSION, BINS, len(used))
         return head + used.astype("<u1").tobytes() + self._sums[:, used].astype("<f8").tobytes()
 
     @classmethod
     def from_bytes(cls, packed: bytes) -> Self:
-        """
+        """A sketch from what `to_bytes` returned.
+
         Raises:
-            ValueError: not what `to_bytes` writes.
+            ValueError: `to_bytes` did not make these bytes.
         """
         if len(packed) < _HEADER.size:
             raise ValueError("a sketch is shorter than its header")
         version, bins, used = _HEADER.unpack_from(packed)
         if (version, bins) != (_VERSION, BINS) or len(packed) != _HEADER.size + 25 * used:
-            raise ValueError("a sketch of another shape")
+            raise ValueError("a sketch has another version, number of bins or length")
         index = np.frombuffer(packed, "<u1", used, _HEADER.size)
         if used and (index.max() >= BINS or (np.diff(index.astype(int)) <= 0).any()):
-            raise ValueError("a sketch's bins are out of order")
+            raise ValueError("a sketch's bins are not in rising order")
         values = np.frombuffer(packed, "<f8", 3 * used, _HEADER.size + used)
         if not np.isfinite(values).all() or values.min(initial=0.0) < 0.0:
             raise ValueError("a sketch's sums are finite and not negative")

@@ -1,16 +1,15 @@
-"""λ by day: every few seconds, the κ that spends what is left in the time that is left and brings the day's ROAS home.
+"""λ by day: computes the κ with which each brand meets budget and ROAS target over the whole day, every few seconds.
 
-Pure: time is an argument, and the state is plain data that pickles. A `Group` is a portfolio with its brands, or one
-brand alone. Its way through a day: `BrandState.saw` (what could have been won, by sketch) and `BrandState.earns` (the
-day's sums) whenever there is news, `resolve` every few seconds for the groups with news, `BrandState.start_day` at
-midnight.
+Pure: time is an argument, and the state is plain data that can be pickled. A `Group` is a portfolio with its brands, or
+one brand alone. During a day, `BrandState.saw` takes in opportunities and `BrandState.earns` the day's sums, `resolve`
+computes κ for the groups with news every few seconds, and `BrandState.start_day` begins the next day at midnight.
 
-The day's rest is a linear programme: of the opportunities expected in it win those, in part or whole, that bring the
-most revenue while the brand's and the portfolio's constraints hold over the whole day. Its dual is κ =
+The rest of the day is a linear programme: of the expected opportunities win those, in part or whole, that bring most
+revenue while the constraints of brand and portfolio hold over the whole day. Its dual is κ =
 (μ_b τ_b + μ_p τ_p + ν_b + ν_p) ÷ (1 + μ_b + μ_p), and has a closed form in the sketch: a portfolio's multipliers act
-through one number only, the κ that they alone would ask of every member, and a brand's own multipliers lift its κ from
-there to where its own constraints hold. So each brand has the least κ that its own constraints allow, a portfolio the
-least κ for all that its constraints allow, both found by prefix sums, and a brand takes the greater.
+through one number only, the κ that they alone would ask of every member, and a brand's own multipliers raise its κ from
+there until its own constraints hold. So each brand has the least κ that its own constraints allow, each portfolio the
+least κ for all members that its constraints allow, both found by prefix sums, and a brand's κ is the greater one.
 
 Source: Lagrangian of revenue under ROAS and budget constraints, arXiv:2302.08530; re-solving: Jasin and Kumar 2012,
 "A re-solving heuristic with bounded revenue loss".
@@ -33,18 +32,19 @@ Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
 
 COLD_WEIGHT, NIGHT_WEIGHT = 3.0, 100.0
-"""Opportunities after which the first κ, the cold one (τ) or last night's, counts a quarter; it fades as its square."""
+"""Opportunities after which the day's first κ (the target without a fit, or last night's) counts a quarter. Its weight
+is (this ÷ (this + opportunities seen))²."""
 
 PRUDENCE = 0.5
-"""Standard deviations of the surplus still to come that are not spent ahead of their coming. Revenue comes in rare
-large pieces: a deficit is made up late or never, a surplus is soon spent."""
+"""So many standard deviations of the expected surplus are not counted on. Revenue comes in rare large pieces: a deficit
+is made up late or never, whereas a surplus can be spent at once."""
 
 REACH_LEAST, REACH_MOST, REACH_SHARE = 5e-5, 5e-4, 0.01
-"""Shares of a day's traffic: 4 s and 43 s of a day; in between, a hundredth of what is over or left."""
+"""Bounds of `reach_at`, 4 s and 43 s of a day; between them it is a hundredth of the part that is over or left."""
 
 
 def reach_at(at: float) -> float:
-    """Share of the day's traffic for which a decision may stand: short while little is known, and when little is left.
+    """Share of the day's traffic for which a κ may stay: short at the begin, when little is known, and at the end.
 
     >>> [reach_at(at) for at in (0.0, 0.01, 0.5, 1.0)]
     [5e-05, 0.0001, 0.0005, 5e-05]
@@ -53,14 +53,14 @@ def reach_at(at: float) -> float:
 
 
 def resolve(groups: Sequence[Group], at: float, reach: float = REACH_LEAST) -> None:
-    """Set `kappa` and `capped` of every brand of these groups, all in one go.
+    """Set `kappa` and `capped` of every brand of these groups.
 
-    κ is within [0, 3 τ_b], budgets excepted: they may ask for any price. Groups without news may be left out for a
-    while; their price drifts slowly as time passes.
+    κ is in [0, 3 τ_b], or higher where a budget asks for it. Groups without news may be left out for a while, because
+    their κ changes slowly with time.
 
     Args:
         at: share of the day's traffic that is over, in [0, 1] (`Traffic.share`).
-        reach: share of the day's traffic until the next decision; the time left is taken to be no shorter.
+        reach: share of the day's traffic until the next decision; the remaining share is taken as no smaller.
     """
     groups = [group for group in groups if group.brands]
     if not groups:
@@ -72,7 +72,7 @@ def resolve(groups: Sequence[Group], at: float, reach: float = REACH_LEAST) -> N
     day = _Day.of(brands)
     coming = _Coming.of(brands, day, max(1.0 - at, 0.0) + reach, reach, members)
 
-    # Positions count bins from the best: a greater position wins more, at a lower κ.
+    # A position counts bins from the best: a greater position wins more, at a lower κ.
     by_target = _most_by_target(day.surplus, coming, day.target, day.factor)
     by_budget = _most_by_budget(coming.cost, day.left)
     position = np.minimum(by_target, by_budget)
@@ -92,7 +92,7 @@ def resolve(groups: Sequence[Group], at: float, reach: float = REACH_LEAST) -> N
 
 
 class _Day(NamedTuple):
-    """Of n brands, (n,) each: the day as it stands."""
+    """The day so far of n brands, (n,) each."""
 
     target: Floats  # NaN: none
     left: Floats  # micros of budget; ∞: unlimited
@@ -106,7 +106,7 @@ class _Day(NamedTuple):
 
     @property
     def surplus(self) -> Floats:
-        """Revenue beyond what the target asks for the cost so far."""
+        """Revenue above target × cost, so far."""
         surplus: Floats = self.revenue - self.target * self.cost
         return surplus
 
@@ -131,7 +131,7 @@ class _Day(NamedTuple):
 
 
 class _Members(NamedTuple):
-    """Which brands are whose: g groups, their limits, and where each begins among the brands."""
+    """g groups: where each begins among the brands, its size and its limits."""
 
     first: Indices
     sizes: Indices
@@ -175,11 +175,11 @@ class _Members(NamedTuple):
 
 
 class _Coming(NamedTuple):
-    """What the rest of the day is expected to bring by winning the best 0, 1, 2, … bins: (n, BINS + 1) each."""
+    """What winning the best 0, 1, 2, … bins is expected to bring in the rest of the day: (n, BINS + 1) each."""
 
     revenue: Floats
     cost: Floats
-    variance: Floats  # of the surplus: how many come is chance, and so is what they turn out to be worth
+    variance: Floats  # of the surplus: the number of opportunities varies, and so does their realised revenue
 
     @classmethod
     def of(cls, brands: Sequence[BrandState], day: _Day, rest: float, reach: float, members: _Members) -> Self:
@@ -190,18 +190,18 @@ class _Coming(NamedTuple):
         scale = (rest / covered)[:, None]
         revenue, cost, count = sums[:, REVENUE] * day.factor[:, None], sums[:, COST], sums[:, COUNT]
         target = np.where(np.isnan(day.target), np.nan_to_num(members.spread(members.target)), day.target)[:, None]
-        # A bin's number is Poisson, each of it worth the bin's mean.
+        # A bin's number is taken as Poisson, and each of its opportunities as worth the bin's mean.
         chance = np.divide((revenue - target * cost) ** 2, count, out=np.zeros_like(count), where=count > 0.0)
         error = revenue * (day.noise / day.factor)[:, None]
         return cls(*(_best_first(by_bin * scale) for by_bin in (revenue, cost, chance + error)))
 
     def between(self, least: Floats, most: Floats) -> Self:
-        """The same curves for brands that win no less than one position and no more than another."""
+        """The curves for brands whose position is kept between two bounds."""
         return type(self)(*(_between(curve, least, most) for curve in self))
 
 
 def _between(curve: Floats, least: Floats, most: Floats) -> Floats:
-    """(n, BINS + 1): what is won where a common position is asked for, and each brand keeps within its own two."""
+    """(n, BINS + 1): what is won at each common position, if every brand's position is kept within its two bounds."""
     asked = np.arange(BINS + 1)
     lowered = np.where(asked > most[:, None], _interpolated(curve, most)[:, None], curve)
     return np.where(asked < least[:, None], _interpolated(curve, least)[:, None], lowered)
@@ -222,10 +222,10 @@ def _best_first(by_bin: Floats) -> Floats:
 
 
 def _most_by_target(surplus: Floats, coming: _Coming, target: Floats, factor: Floats) -> Floats:
-    """(n,) the greatest position that still brings the day home; at the least all that is worth τ, which only helps.
+    """(n,) the greatest position at which the day still meets its target; at least all opportunities worth τ or more.
 
     Args:
-        factor: realised ÷ predicted revenue: what is predicted to be worth τ ÷ factor is worth τ.
+        factor: realised ÷ predicted revenue: an opportunity that is predicted to be worth τ ÷ factor is worth τ.
     """
     coming_surplus = coming.revenue - target[:, None] * coming.cost - PRUDENCE * np.sqrt(coming.variance)
     slack = np.where(np.isnan(target)[:, None], 0.0, surplus[:, None] + coming_surplus)
@@ -238,7 +238,7 @@ def _most_by_budget(cost: Floats, left: Floats) -> Floats:
 
 
 def _last_not_negative(slack: Floats) -> Floats:
-    """(n, BINS + 1) → (n,) the last position where it is, between two bins by interpolation; −1 where there is none."""
+    """(n, BINS + 1) → (n,) the last position where `slack` ≥ 0, interpolated between two bins; −1 if there is none."""
     rows, holds = np.arange(len(slack)), slack >= 0.0
     last = BINS - np.argmax(holds[:, ::-1], axis=1)
     here, after = slack[rows, last], slack[rows, np.minimum(last + 1, BINS)]
@@ -251,7 +251,7 @@ _UNLIMITED = 1e300
 
 
 def _position(kappa: Floats) -> Floats:
-    """(n,) how many bins κ wins: by its logarithm, below the lowest edge by itself; the highest bin has 12 octaves."""
+    """(n,) how many bins κ wins: by log κ within the edges, linear below the lowest; the highest bin has 12 octaves."""
     with np.errstate(divide="ignore"):
         octave = np.log2(kappa)
     above = np.maximum(1.0 - (octave - OCTAVES) / OCTAVES, 0.0)

@@ -1,4 +1,4 @@
-"""What replicas need to know of every brand: λ, throttle, budget day. Pure; the brands are arguments."""
+"""Makes the terms that replicas need of every brand: λ, share of auctions, budget day, limits. Pure."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ NEVER = dt.datetime.max.replace(tzinfo=dt.UTC)
 
 
 class ControlSignal(NamedTuple):
-    """What the day's controller says of a brand."""
+    """κ and share of a brand, from the day's controller."""
 
     kappa: float
     share_most: float = 1.0  # of auctions: below 1 while the brand is frozen
 
 
 class TermsBook:
-    """The newest terms, and which of them changed when."""
+    """The newest terms, and the version in which each brand's changed last."""
 
     def __init__(self) -> None:
         self.newest = Terms(0, {})
         self.end = NEVER
-        """When a day ends in them."""
+        """When the first budget day in them ends."""
         self.throttles: Mapping[str, Throttle] = {}
         self.steered: Mapping[str, ControlSignal] = {}
-        """By day; a brand that is not named has its night's λ."""
+        """κ and share by day, by brand id; brands that are not named have last night's λ."""
         self._whole_since = 0
         self._changed_in: dict[str, int] = {}
-        """Of each brand, the version that changed it last."""
+        """By brand id, the version in which its terms changed last."""
 
     def since(self, known_version: int) -> Terms | None:
-        """All brands, or those that have changed since the version that is known; None: nothing has."""
+        """The terms that changed since the known version; all if that is too old; None if none did."""
         version, brands = self.newest.version, self.newest.brands
         if known_version == version:
             return None
@@ -57,7 +57,7 @@ class TermsBook:
         portfolios: Mapping[str, Portfolio],
         fits: Mapping[str, Fit],
     ) -> None:
-        """Anew for these brands, as they are now. A version begins with the epoch: none returns, whoever counts."""
+        """Make the terms of these brands as of now. The epoch is the version's high part, so no ledger repeats one."""
         days: dict[str, tuple[dt.date, dt.datetime]] = {}
         for brand in brands.values():
             timezone = brand.settings.timezone
@@ -104,7 +104,7 @@ class TermsBook:
 
 
 def night_kappa(brand: Brand, portfolio: Portfolio | None, fit: Fit | None) -> float:
-    """Last night's κ under the limits of now; without a fit the target."""
+    """Last night's κ, adjusted to the limits of now; the ROAS target if there is no fit."""
     if fit is None:
         return brand.settings.target_roas
     owners = (brand,) if portfolio is None else (brand, portfolio)

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Self
 
 THROTTLE_OUT = 1.05
-"""A throttled brand is free again at this many times its throttle_roas."""
+"""The throttle ends when ROAS reaches this many times throttle_roas."""
 
 SHARE_PER_MINUTE = 0.10
 
 
 def admitted(brand_id: str, request_id: str, share: float) -> bool:
-    """Whether a brand with this share of auctions takes part in this one. The same answer everywhere, every time.
+    """Whether a brand with this share of auctions takes part in this one. Every replica gives the same answer.
 
     >>> admitted("b-1", "r-1", 1.0), admitted("b-1", "r-1", 0.0)
     (True, False)
@@ -27,16 +27,16 @@ def admitted(brand_id: str, request_id: str, share: float) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Throttle:
-    """A brand's share of auctions. Falls while ROAS is too low, waits while it recovers, rises when it has."""
+    """A brand's share of auctions: falls while ROAS is too low, stays while it recovers, rises afterwards."""
 
     share: float = 1.0
     throttled: bool = False
 
     def step(self, roas: float, throttle_roas: float, exploration: float, elapsed_s: float) -> Self:
-        """One look at the current ROAS.
+        """The throttle after one look at the current ROAS.
 
-        In below `throttle_roas`, out at 1.05 times it. The share moves at most 10 points a minute, and no look moves
-        it further than that. A brand whose ROAS is not known (NaN) is not throttled.
+        It begins below `throttle_roas` and ends at 1.05 times that. The share changes by at most 10 points a minute,
+        and by at most 10 points in one look. A brand whose ROAS is not known (NaN) is not throttled.
         """
         if math.isnan(roas):
             return type(self)()

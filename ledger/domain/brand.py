@@ -1,4 +1,4 @@
-"""Brands, portfolios and λ fits as the ledger remembers them between transactions. Money is only in the rows."""
+"""Brands, portfolios and λ fits, as the ledger keeps them in memory. Balances are only in the database."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from ledger.domain.budget_day import day_ends_at, day_of
 from ledger.domain.pricing import kappa
 
-if TYPE_CHECKING:  # they are pydantic models, and the rules of money run on bare Python
+if TYPE_CHECKING:  # they are pydantic models, and this package needs only the standard library
     from db.brands import BrandSettings, PortfolioSettings
 
 
 class Scheduled(NamedTuple):
-    """A change of portfolio or time zone waits for midnight: no day has two owners or two lengths."""
+    """A change of portfolio or time zone, which starts at midnight, so that no day has two owners or two lengths."""
 
     portfolio_id: str | None
     timezone: str
@@ -25,7 +25,7 @@ class Fit(NamedTuple):
     """A brand's newest λ fit that converged."""
 
     fitted_at: dt.datetime
-    kappa: float  # of the multipliers, and moved until the targets held over whole opportunities
+    kappa: float  # from the multipliers, raised until the targets held over whole opportunities
 
     mu_brand: float
     mu_portfolio: float
@@ -37,13 +37,13 @@ class Fit(NamedTuple):
     portfolio_daily_budget_micros: int | None
 
     def price(self, brand: BrandSettings, portfolio: PortfolioSettings | None, untouched: bool) -> float:
-        """κ under the limits of now: the fit's own while they are the fit's.
+        """κ under the limits of now: the fit's own κ if the limits have not changed since the fit.
 
-        Otherwise its multipliers with the targets of now, raised as much as the fit had to raise its own κ. A brand
-        that has joined or left a portfolio since is priced at its target, as one that has no fit.
+        Otherwise it is computed from the fit's multipliers and the targets of now, and raised by the factor by which
+        the fit raised its κ. A brand that has joined or left a portfolio since gets its ROAS target.
 
         Args:
-            untouched: brand and portfolio have not been written since the fit; decides where it kept no limits.
+            untouched: brand and portfolio were not written since the fit; used where the fit has no limits stored.
         """
         targets = (brand.target_roas, portfolio.target_roas if portfolio else None)
         if self.target_roas is None:
@@ -71,7 +71,7 @@ class Brand:
     scheduled: Scheduled | None = None
 
     def at(self, now: dt.datetime) -> Brand:
-        """With what was scheduled, once its time has come."""
+        """The brand at that time: with its scheduled change, if that has started."""
         if self.scheduled is None or now < self.scheduled.start:
             return self
         moved = {"portfolio_id": self.scheduled.portfolio_id, "timezone": self.scheduled.timezone}
@@ -79,7 +79,7 @@ class Brand:
         return replace(self, settings=settings, updated_at=self.scheduled.start, scheduled=None)
 
     def put(self, settings: BrandSettings, now: dt.datetime) -> Brand:
-        """With new settings, but portfolio and time zone stay what they are until the brand's next midnight."""
+        """The brand with new settings; a change of portfolio or time zone is scheduled for its next midnight."""
         here = {"portfolio_id": self.settings.portfolio_id, "timezone": self.settings.timezone}
         if here == {"portfolio_id": settings.portfolio_id, "timezone": settings.timezone}:
             return Brand(self.brand_id, settings, now)
@@ -93,7 +93,7 @@ class Brand:
         return portfolio_id in (self.settings.portfolio_id, coming)
 
     def day(self, at: dt.datetime) -> dt.date:
-        """The budget day that it has at that moment."""
+        """The brand's budget day at that moment."""
         return day_of(self.settings.timezone, at)
 
 

@@ -1,4 +1,4 @@
-"""One owner's budget of one day. Integers only; every rule about a balance is here and nowhere else."""
+"""One owner's budget of one day, in integer micros. Every rule about a balance is here."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from db.fields import MOST_MICROS
 from ledger.domain.errors import BudgetExhausted, MoneyOutOfRange
 
 MONEY_MOST = MOST_MICROS
-"""The largest amount."""
+"""The largest amount in micros."""
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
     """budget = available + leased + reserved + settled − excess, and available ≥ 0.
 
-    `available_micros` is stored, moved by every operation, never derived. A `None` budget is unlimited: then
-    `available_micros` is `None` too, and there is neither excess nor overspend.
+    `available_micros` is stored and changed by every operation, not computed from the others. A budget of `None` is
+    unlimited: then `available_micros` is `None`, too, and there is neither excess nor overspend.
 
     >>> budget = Budget.of("brand", "b-7", dt.date(2024, 5, 1), 100).lend(80).hold(60)
     >>> budget.settle(freed_micros=60, cost_micros=45).available_micros, budget.leased_micros
@@ -36,18 +36,18 @@ class Budget:
 
     @classmethod
     def of(cls, owner: str, owner_id: str, day: dt.date, budget_micros: int | None) -> Self:
-        """A day on which nothing has happened yet."""
+        """The budget of a day on which nothing has happened yet."""
         _check(budget_micros or 0)
         return cls(owner, owner_id, day, budget_micros, budget_micros)
 
     @property
     def out_micros(self) -> int:
-        """What has left `available`: lent, held or spent."""
+        """Leased, reserved and settled together."""
         return self.leased_micros + self.reserved_micros + self.settled_micros
 
     @property
     def excess_micros(self) -> int:
-        """How far what is out exceeds the budget: after a cut, or after a cost above its hold."""
+        """How much more than the budget is in use: after a cut, or after a cost above its hold."""
         return 0 if self.budget_micros is None else max(0, self.out_micros - self.budget_micros)
 
     @property
@@ -55,11 +55,11 @@ class Budget:
         return 0 if self.budget_micros is None else max(0, self.settled_micros - self.budget_micros)
 
     def lend(self, amount_micros: int) -> Self:
-        """Debit a block that a replica may draw on.
+        """Move an amount from available to leased.
 
         Raises:
             BudgetExhausted: it is more than what is available.
-            MoneyOutOfRange: it is negative, or all of what is lent could not be held beside what is.
+            MoneyOutOfRange: it is negative, or leased and reserved together would exceed MONEY_MOST.
         """
         _check(amount_micros)
         _check(self.leased_micros + self.reserved_micros + amount_micros)
@@ -68,31 +68,31 @@ class Budget:
         return self._moved(leased=amount_micros)
 
     def take_back(self, amount_micros: int) -> Self:
-        """What a replica did not draw."""
+        """Move an amount that a replica did not draw from leased to available."""
         _check(amount_micros)
         return self._moved(leased=-amount_micros)
 
     def hold(self, amount_micros: int) -> Self:
-        """A win that was drawn from a lease is recorded: its predicted cost is held until its outcome is known."""
+        """Move a recorded win's predicted cost from leased to reserved."""
         _check(amount_micros)
         return self._moved(leased=-amount_micros, reserved=amount_micros)
 
     def release(self, amount_micros: int) -> Self:
-        """A hold ends, or shrinks, without a cost."""
+        """Move an amount from reserved to available: a hold ends or shrinks without a cost."""
         _check(amount_micros)
         return self._moved(reserved=-amount_micros)
 
     def settle(self, freed_micros: int, cost_micros: int) -> Self:
         """Replace a hold by its actual cost; a negative cost takes back what was settled before.
 
-        A cost above its hold takes the rest from `available`, and what is not there becomes excess.
+        A cost above its hold takes the rest from available; what is missing there becomes excess.
         """
         _check(freed_micros)
         _check(abs(cost_micros))
         return self._moved(reserved=-freed_micros, settled=cost_micros)
 
     def set_limit(self, budget_micros: int | None) -> Self:
-        """Top up or cut the day. A cut below what is already out leaves nothing available, and an excess."""
+        """Raise or lower the day's budget. A budget below what is in use leaves 0 available, and an excess."""
         _check(budget_micros or 0)
         available = None if budget_micros is None else max(0, budget_micros - self.out_micros)
         return type(self)(
@@ -106,7 +106,7 @@ class Budget:
             if moved >= 0:
                 available = max(0, available - moved)
             else:
-                available += max(0, -moved - self.excess_micros)  # what comes back pays off the excess first
+                available += max(0, -moved - self.excess_micros)  # what comes back reduces the excess first
         now_leased, now_reserved = self.leased_micros + leased, self.reserved_micros + reserved
         now_settled = self.settled_micros + settled
         for micros in (now_leased, now_reserved, now_settled):

@@ -1,4 +1,4 @@
-"""Budget days: a day begins at midnight in the owner's time zone, whatever daylight saving does to its length."""
+"""Budget days: a day lasts from midnight to midnight in the owner's time zone, 23 to 25 hours."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ ONE_DAY = dt.timedelta(days=1)
 
 
 def day_of(timezone: str, at: dt.datetime) -> dt.date:
-    """The date on the wall at that moment.
+    """The local date at that moment.
 
     >>> day_of("America/New_York", dt.datetime(2024, 3, 10, 3, tzinfo=dt.UTC))
     datetime.date(2024, 3, 9)
@@ -19,9 +19,7 @@ def day_of(timezone: str, at: dt.datetime) -> dt.date:
 
 
 def midnight(timezone: str, day: dt.date) -> dt.datetime:
-    """The first moment of a day, in UTC.
-
-    Where the clocks skip midnight, the moment of the jump.
+    """The first moment of a day, in UTC; where the clocks skip midnight, the moment of the jump.
 
     >>> midnight("Europe/London", dt.date(2024, 7, 1))
     datetime.datetime(2024, 6, 30, 23, 0, tzinfo=datetime.timezone.utc)
@@ -38,7 +36,7 @@ class BudgetDay(NamedTuple):
 
 
 def budget_day(timezone: str, at: dt.datetime) -> BudgetDay:
-    """The day on the wall at that moment.
+    """The local day at that moment.
 
     >>> day = budget_day("America/New_York", dt.datetime(2024, 3, 10, 12, tzinfo=dt.UTC))
     >>> day.ends_at - day.starts_at

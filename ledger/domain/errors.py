@@ -1,17 +1,17 @@
-"""What the ledger may answer instead of doing what was asked.
+"""The errors that the ledger raises.
 
 LedgerError
-├── Fenced               another ledger has taken the next epoch: this one may not write any more
-│   └── LayoutReplaced       … with another number of shards: nor may any that starts with the old one
-├── LedgerUnavailable    the database did not answer; nothing is known about the outcome, ids make a retry harmless
-│   ├── StatementRefused     it answered, and refused: what shares a transaction with the culprit is tried without it
-│   └── OtherShard           another shard's ledger has that brand or portfolio: ask there
-├── BudgetExhausted      more was asked than is available
+├── Fenced               another ledger has taken a newer epoch: this one may not write any more
+│   └── LayoutReplaced       … with another number of shards: no ledger with the old number may write, either
+├── LedgerUnavailable    the ledger or its database did not answer; the outcome is unknown, a retry does no harm
+│   ├── StatementRefused     the database refused a statement: the calls of the transaction are tried one by one
+│   └── OtherShard           the brand or portfolio belongs to another shard: ask that
+├── BudgetExhausted      more was asked for than is available
 ├── MoneyOutOfRange      an amount or a sum beyond ±(2^53 − 1) micros
 ├── NotFound             no such brand or portfolio
-├── CurrencyFixed        money has moved: the currency cannot change any more
+├── CurrencyFixed        the currency cannot change, because money has moved in it
 ├── PortfolioUnknown     a brand names a portfolio that does not exist
-└── PortfolioMismatch    members of a portfolio share its currency and its budget day
+└── PortfolioMismatch    a member must have the portfolio's currency and time zone
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ledger.former_names import pickled_as
 
 @pickled_as("ledger.errors")
 class LedgerError(Exception):
-    """The ledger declined. An answer to handle, not a bug."""
+    """The ledger did not do what was asked. Callers handle it; it is not a bug."""
 
 
 @pickled_as("ledger.errors")

@@ -1,4 +1,4 @@
-"""The messages that the ledger and its callers exchange. Plain frozen data: it travels between processes."""
+"""The messages that the ledger and its callers exchange: frozen data that is sent between processes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Placement(NamedTuple):
 
 
 class Offer(NamedTuple):
-    """A bid that wants to win: a score above zero, and what must be held for it."""
+    """A bid with a score above zero, and the amount that must be held if it wins."""
 
     bid_id: str
     where: Placement
@@ -31,14 +31,14 @@ class Offer(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """One request's offers, best first. At most `winners` of them win, at most one a brand."""
+    """One request's offers, best first. At most `winners` of them win, at most one of a brand."""
 
     sub: str
     request_id: str
     request_hash: str
     winners: int
     offers: Sequence[Offer]
-    within_s: float  # after this nobody waits for the answer
+    within_s: float  # the client waits no longer
 
 
 class Win(NamedTuple):
@@ -49,7 +49,7 @@ class Win(NamedTuple):
 
 
 class Award(NamedTuple):
-    """What became of a claim."""
+    """The result of a claim."""
 
     wins: tuple[Win, ...]
     refused: dict[str, str]  # bid_id → brand_budget | portfolio_budget | brand_paused | brand_unknown | no_lease
@@ -59,10 +59,10 @@ class Award(NamedTuple):
 
 
 class WinRecord(NamedTuple):
-    """A win that was answered: what its id does not say."""
+    """A win that was answered, as its replica reports it."""
 
-    reservation_id: str  # says the session, the amount, the day, the pricing model and the time
-    award_id: str  # the wins of one answer have one
+    reservation_id: str  # contains session, amount, day, pricing model and time
+    award_id: str  # the same for all wins of one answer
     sub: str
     request_id: str
     request_hash: str
@@ -71,34 +71,34 @@ class WinRecord(NamedTuple):
 
 
 class LeaseLine(NamedTuple):
-    """What a replica says of a brand's lease, and what more it wants."""
+    """What a replica holds of a brand's lease, and how much more it wants."""
 
     brand_id: str
-    day: dt.date  # of the lease; of the brand's today, as far as the replica knows, where it has none
-    holds_micros: int  # not drawn yet. What the ledger has lent beyond this and the beat's wins goes back
-    least_micros: int = 0  # less is of no use
+    day: dt.date  # of the lease; without a lease the brand's today, as far as the replica knows
+    holds_micros: int  # not drawn yet; what the ledger has lent beyond this and the beat's wins goes back
+    least_micros: int = 0  # a smaller grant is of no use
     want_micros: int = 0
-    lasting: bool = False  # it may be drawn on for holds that wait for a conversion
+    lasting: bool = False  # the grant must be good for cpa and revshare
 
     @property
     def days_lent(self) -> tuple[dt.date, dt.date]:
-        """Of which the wanted may be lent: the line's, or the next, which may have begun where the ledger is.
+        """The days that a grant may be of: the line's, or the next, if that has begun by the ledger's clock.
 
-        Of no other: whoever loses the answer states what it holds of these two.
+        No other day, since a replica that loses the reply states what it holds of these two.
         """
         return self.day, self.day + dt.timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """A replica's heartbeat: its wins since the last one that was answered, its leases, its wants."""
+    """A replica's heartbeat: its wins since the last one that was answered, what it holds and what it wants."""
 
-    session_id: int | None  # None: open one
-    number: int  # grows; the ledger ignores what comes after a greater one
+    session_id: int | None  # None: open a session
+    number: int  # grows; the ledger ignores a beat that comes after a later one
     wins: tuple[WinRecord, ...] = ()
     lines: tuple[LeaseLine, ...] = ()
     known_version: int = -1  # of the terms
-    is_last: bool = False  # nothing is drawn any more: every lease of the session goes back
+    is_last: bool = False  # the session ends: all its leases go back
     seen: bytes = b""  # the opportunities since the last beat, as `Demand.take` packs them
 
 
@@ -119,18 +119,18 @@ class Reply:
     session_id: int
     secret: bytes
     now: dt.datetime  # the ledger's clock
-    lease_s: float  # leases hold this long from when the beat was sent
-    is_open: bool = True  # False: the session has lapsed; its leases are void, its wins have been recorded
+    lease_s: float  # leases may be drawn on for so long from when the beat was sent
+    is_open: bool = True  # False: the session has ended; its leases are gone, the beat's wins are recorded
     grants: tuple[Grant, ...] = ()
     refused: dict[str, str] = field(default_factory=dict)  # brand_id → brand_budget | portfolio_budget | …
-    recalled: tuple[str, ...] = ()  # brands of whose budget others need what is not used
-    terms: Terms | None = None  # None: those that are known
+    recalled: tuple[str, ...] = ()  # brand ids: return what is not used of their leases, others need it
+    terms: Terms | None = None  # None: they have not changed
 
 
 @pickled_as("ledger.types")
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One item of POST /api/performance, already validated and allowed for its caller."""
+    """One item of POST /api/performance, validated, and allowed for its caller."""
 
     event_id: str
     type: str  # impression | click | conversion | conversion_update | aggregate
@@ -152,12 +152,12 @@ class Event:
     cost_micros: int | None = None
     revenue_micros: int | None = None
     currency: str | None = None
-    restates: bool = True  # the caller may change a conversion that is already there; partners may not
+    restates: bool = True  # the caller may change a recorded conversion; partners may not
 
 
 @pickled_as("ledger.types")
 class Result(NamedTuple):
-    """What became of an event."""
+    """Whether an event was accepted."""
 
     event_id: str
     status: str  # accepted | duplicate | conflict | rejected
@@ -168,7 +168,7 @@ class Result(NamedTuple):
 @pickled_as("ledger.types")
 @dataclass(frozen=True, slots=True)
 class BrandTerms:
-    """What an ingress replica needs to score one brand's bids, in memory."""
+    """What an ingress replica needs to score one brand's bids."""
 
     currency: str
     active: bool
@@ -180,15 +180,15 @@ class BrandTerms:
     day: dt.date  # the budget day
     day_ends_at: dt.datetime
     portfolio_id: str | None
-    budget_micros: int | None  # the daily ones: with another budget there may be room again
+    budget_micros: int | None  # daily; None: unlimited. After a change refused leases are asked for again
     portfolio_budget_micros: int | None
 
 
 @pickled_as("ledger.types")
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """A snapshot of all brands; `version` grows whenever something in it has changed."""
+    """The terms of all brands; `version` grows with every change."""
 
     version: int
     brands: dict[str, BrandTerms]
-    is_whole: bool = True  # False: only the brands that have changed since the version that was known
+    is_whole: bool = True  # False: only brands that have changed since the beat's `known_version`

@@ -1,9 +1,9 @@
-"""The price of cost, κ, and the λ of the score that follows from it. Pure."""
+"""κ, the price of cost, and λ, which the score uses. Pure."""
 
 from __future__ import annotations
 
 KAPPA_MOST = 3.0
-"""κ stays within this many times the target; the price of a budget comes on top."""
+"""The ROAS part of κ is at most this many times the target; a budget's part is added to it."""
 
 
 def kappa(
@@ -14,7 +14,7 @@ def kappa(
     nu_brand: float = 0.0,
     nu_portfolio: float = 0.0,
 ) -> float:
-    """Price of a micro of cost in micros of revenue at which a brand is indifferent.
+    """κ: the revenue in micros that a brand must expect per micro of cost for a bid to be worth winning.
 
     Args:
         mu_brand, mu_portfolio: multipliers of the ROAS constraints, ≥ 0.
@@ -34,5 +34,5 @@ def kappa(
 
 
 def lambda_(strategy_multiplier: float, kappa: float) -> float:
-    """The λ of the score. The multiplier moves a brand against others, never its own ROAS."""
+    """The λ of the score. The strategy multiplier changes a brand's place among others, not its own ROAS."""
     return strategy_multiplier * kappa

@@ -1,4 +1,4 @@
-"""A win's hold: how long it lives, how it shrinks, how it ends (once)."""
+"""A win's hold: how long it lives, how it shrinks, and how it ends."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ledger.domain.budget_day import ONE_DAY
 
 OPEN, SETTLED, EXPIRED, RETURNED, VOID = "open", "settled", "expired", "returned", "void"
 CONVERSION_MODELS = ("cpa", "revshare")
-"""Paid when a conversion comes, days after the click: the hold must outlive both."""
+"""Pricing models that are paid when a conversion comes, days after the click; holds must last until then."""
 
 DelayCurve = Callable[[float], float]
-"""Share of a hold (0–1) that is still needed at a share (0–1) of its lifetime; never rises."""
+"""Share of its lifetime (0–1) → share of the hold (0–1) that is still needed; it never rises."""
 
 
 def linear(age: float) -> float:
@@ -44,8 +44,8 @@ class Reservation:
     due_at: dt.datetime | None  # when it expires or shrinks next
     ended_at: dt.datetime | None = None
     session_id: int | None = None  # whose lease it was drawn from
-    award_id: str = ""  # the wins of one answer have one; empty: an event has named it, its replica not yet
-    instead_id: str | None = None  # void, for its request had been paid for: events go to this one
+    award_id: str = ""  # one for all wins of an answer; empty: made from an event, not recorded by its replica yet
+    instead_id: str | None = None  # of a void win: the reservation that its request was paid with gets its events
 
     @property
     def is_open(self) -> bool:
@@ -53,19 +53,19 @@ class Reservation:
 
     @property
     def is_late(self) -> bool:
-        """Its money went back before the cost came."""
+        """Whether the hold was released before the cost came."""
         return self.status in (EXPIRED, RETURNED, VOID)
 
     def end(self, status: str, now: dt.datetime) -> Self:
         if not self.is_open:
-            raise ValueError(f"{self.reservation_id} has ended already: {self.status}")
+            raise ValueError(f"reservation {self.reservation_id} has ended already: it is {self.status}")
         return replace(self, status=status, held_micros=0, due_at=None, ended_at=now)
 
     def settle(self, cost_micros: int) -> Self:
         return replace(self, settled_micros=self.settled_micros + cost_micros)
 
     def age(self, now: dt.datetime, curve: DelayCurve = linear) -> Self:
-        """What time makes of it: nothing, a smaller hold, or its end."""
+        """The reservation at that time: unchanged, with a smaller hold, or expired."""
         if not self.is_open:
             return self
         if now >= self.expires_at:
@@ -89,9 +89,9 @@ def held_at(
     now: dt.datetime,
     curve: DelayCurve = linear,
 ) -> int:
-    """What must still be held: all of it, or for conversions what the delay curve leaves, in daily steps, rounded up.
+    """Micros that must still be held: all, or for cpa and revshare the curve's share, in daily steps, rounded up.
 
-    The lifetime is the one that was promised when the hold was made, whatever the settings say today.
+    The lifetime is that of when the hold was made; later settings do not change it.
 
     >>> start = dt.datetime(2024, 5, 1, tzinfo=dt.UTC)
     >>> end, now = start + dt.timedelta(days=30), start + dt.timedelta(days=10, hours=5)
@@ -105,7 +105,7 @@ def held_at(
     days = (now - created_at) // ONE_DAY
     if days <= 0:
         return amount_micros
-    # Rounding to 1e-9 keeps a binary fraction's last digit from holding a micro more than the curve says.
+    # Rounded to 1e-9, or the last digit of a binary fraction could make ceil add a micro.
     return min(amount_micros, math.ceil(round(amount_micros * curve(days * ONE_DAY / (end - created_at)), 9)))
 
 

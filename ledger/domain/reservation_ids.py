@@ -1,8 +1,8 @@
-"""Reservation ids that speak for themselves.
+"""Reservation ids, which contain what is needed to make the hold.
 
-A win is answered before it is recorded. Its id says which session drew how much for which day, and carries a code that
-only the session's secret makes: an event for a win whose replica died first still finds the money that was drawn for
-it, and nobody can make up a hold.
+A win is answered before it is recorded. Its id contains session, amount and day, and a code that only the session's
+secret can make. So an event for a win whose replica died before its beat can still be paid from the replica's lease,
+and nobody can invent a hold.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _BODY = struct.Struct(">QQIQIB")
 
 _WHOLE = struct.Struct(f"{_BODY.format}{CODE_BYTES}s")
 _CHARACTERS = _WHOLE.size * 4 // 3
-"""Of an id: no bits are left over, so that ids in a row are read as one."""
+"""Characters of an id. They fill whole bytes, so that ids can be joined and decoded at once."""
 
 _TO_URL, _FROM_URL = bytes.maketrans(b"+/", b"-_"), bytes.maketrans(b"-_", b"+/")
 _MOST = 2**63 - 1
-"""Beyond it no row can have the number: the database would fail to look for it."""
+"""The largest number of the database; a query for a larger one would fail."""
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MILLISECOND = dt.timedelta(milliseconds=1)
@@ -37,7 +37,7 @@ _END_MS = (_LAST_DAY + 1 - _EPOCH.toordinal()) * 86_400_000
 
 
 class DecodedId(NamedTuple):
-    """What an id says."""
+    """The content of an id."""
 
     created_ms: int  # since 1970, by the ledger's clock as its replica knew it
     session_id: int
@@ -52,7 +52,7 @@ class DecodedId(NamedTuple):
 
 
 class ClaimedId(NamedTuple):
-    """An id as somebody names it: what it says, and the code that should vouch for it."""
+    """An id from an event: its content, and the code that has to be checked (`is_genuine`)."""
 
     drawn: DecodedId
     body: bytes
@@ -79,10 +79,10 @@ class ReservationIdMaker:
         brand_id: str,
         partner_id: str,
     ) -> str:
-        """56 characters that an id may have; the first say the time, so that new rows lie side by side.
+        """An id of 56 characters. It begins with the time, so that new rows are next to each other on disk.
 
         Raises:
-            struct.error: a number has no room.
+            struct.error: a number is too large.
         """
         body = _BODY.pack(created_ms, self._session_id, sequence, amount_micros, day_ordinal, _NUMBER_OF[pricing_model])
         return _text(body + _code(self._keyed, body, brand_id, partner_id))
@@ -102,7 +102,7 @@ def encode(drawn: DecodedId, brand_id: str, partner_id: str, secret: bytes) -> s
 
 
 def decode_all(reservation_ids: Collection[str]) -> dict[str, DecodedId | None]:
-    """`decode` of each: the hot path's are many, and all are read in one go."""
+    """`decode` of each id, all at once, which is quicker."""
     text = "".join(reservation_ids)
     raw = _raw(text)
     if raw is None or any(len(id_) != _CHARACTERS for id_ in reservation_ids):
@@ -112,14 +112,14 @@ def decode_all(reservation_ids: Collection[str]) -> dict[str, DecodedId | None]:
 
 
 def parse(reservation_id: str) -> ClaimedId | None:
-    """The id of a win that somebody names; None: it is none of ours."""
+    """An id's content and code; None if it is not a reservation id."""
     raw = _bytes(reservation_id)
     drawn = None if raw is None else _drawn(_WHOLE.unpack(raw), {})
     return None if raw is None or drawn is None else ClaimedId(drawn, raw[:-CODE_BYTES], raw[-CODE_BYTES:])
 
 
 def decode(reservation_id: str) -> DecodedId | None:
-    """What the id claims; None: it is none of ours. Whether it is true, `ClaimedId.is_genuine` tells.
+    """An id's content, not checked for being genuine (`ClaimedId.is_genuine`); None if it is not a reservation id.
 
     >>> drawn = DecodedId(1_714_564_800_000, 7, 1, 300, dt.date(2024, 5, 1), "cpm")
     >>> decode(encode(drawn, "b", "p", b"secret")) == drawn
@@ -133,7 +133,7 @@ def _drawn(numbers: tuple[Any, ...], days: dict[int, dt.date]) -> DecodedId | No
     """
     Args:
         numbers: as `_WHOLE` unpacks them.
-        days: those that are known; of a beat's there are few.
+        days: dates by ordinal, kept between calls: there are few.
     """
     created_ms, session_id, sequence, amount_micros, ordinal, model, _ = numbers
     if model >= len(MODELS) or session_id > _MOST or amount_micros > _MOST or created_ms >= _END_MS:
@@ -165,7 +165,7 @@ def _bytes(reservation_id: str) -> bytes | None:
 
 
 def _raw(text: str) -> bytes | None:
-    """What these characters stand for; None: `_text` would not write them so, or has bytes left over."""
+    """The bytes of these characters; None if `_text` would not write them so."""
     if "=" in text:
         return None
     try:

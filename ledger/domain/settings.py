@@ -22,15 +22,15 @@ class LedgerSettings(Section, frozen=True):
     beat_s: Seconds = 1.0
     """How often an ingress replica tells the ledger its wins, and hears of λ, throttle, pauses and budgets."""
     shards: Annotated[int, Field(ge=1, le=SHARDS_MOST)] = 1
-    """Ledgers that share the portfolios by hash. A deployment with another number takes over from all of the last."""
+    """Ledgers that share the portfolios by hash. A deployment with another number replaces all ledgers before it."""
     silence_s: Seconds = 3.0
-    """How long a ledger may be silent before a new one takes its place."""
+    """How long a ledger may be silent before it is replaced."""
     sweep_s: Seconds = 1.0
-    """How often expired holds return their money."""
+    """How often expired holds are released."""
     refresh_s: Seconds = 1.0
-    """How often brands, portfolios and λ fits that other processes wrote are picked up."""
+    """How often brands, portfolios and λ fits that other processes wrote are read."""
     batch_events: Count = 1000
-    """Events that share one transaction at most: a large batch lets heartbeats through in between."""
+    """Most events in one transaction; beats run between the parts of a larger batch."""
     gauges_s: Seconds = 5.0
     """How soon changed budgets show in Redis for the monitor."""
 
@@ -40,11 +40,11 @@ class RoasSettings(Section, frozen=True):
     window: Annotated[str, Field(pattern=r"^[1-9]\d{0,2}d$")] = "7d"
     """Days of `brand_roas_current`, today included."""
     min_impressions: Annotated[int, Field(ge=0)] = 1000
-    """Below it the current ROAS is unknown and nothing is throttled."""
+    """With fewer impressions the current ROAS is unknown, and nothing is throttled."""
     resolve_s: Seconds = 5.0
-    """How often λ is solved for anew during the day."""
+    """How often λ is computed again during the day."""
     watch_s: Annotated[float, Field(ge=0, le=MOST)] = 300.0
-    """How long a brand's opportunities are watched before λ moves by day: a minute's rush says little of a day."""
+    """How long a brand's opportunities are watched before its λ changes by day."""
     refresh_s: Seconds = 60.0
     """How often the current ROAS and the throttle are computed from the Redis counters."""
 

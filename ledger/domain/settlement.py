@@ -1,19 +1,19 @@
 """What events mean for money and for performance.
 
-An event, or all events of one conversion taken together (a *group*), has one `Effect`: what it costs on which
-budget day, what it adds to which performance row, which holds it ends. The effect of a group is a pure function of the
-set of its events, and a new event changes the books by new effect − old effect. So the end state is the same whatever
-the order of arrival.
+An event, or all events of one conversion taken together (a *group*), has one `Effect`: what it costs on which budget
+day, what it adds to which performance row, and which holds it ends. The effect of a group depends only on the set of
+its events, and a new event changes the books by new effect − old effect. So the result does not depend on the order in
+which events come.
 
-Of a group:
+Rules for a group:
 
 - its events are the `conversion` and `conversion_update` events of one (brand, partner, conversion_id);
-- the truth is its greatest (occurred_at, event_id); a field that it leaves out is unchanged: it comes from the next
-  greatest that has it; `rejected` zeroes cost, revenue and the conversion;
-- place, hour, budget day and reservation are those of its least `conversion` event; until one has come, of its least
-  update. An update without a place costs its brand money but shows in no performance row yet;
-- a click that comes after its conversion completes it: the group's effect is then what it would have been;
-- the holds it names end as soon as any of its events carries a cost, or decides.
+- each field is that of the newest event that has it, by (occurred_at, event_id); status `rejected` sets cost, revenue
+  and conversions to 0;
+- place, hour, budget day and reservation are those of its oldest `conversion` event; until one has come, of its oldest
+  update. An update without a place is charged, but is in no performance row yet;
+- a click that comes after its conversion completes it, as if it had come before;
+- the holds that it names end as soon as any of its events has a cost, or approves or rejects.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from ledger.domain.messages import Placement
 
 IMPRESSION, CLICK, CONVERSION, UPDATE, AGGREGATE = "impression", "click", "conversion", "conversion_update", "aggregate"
 CONVERSIONS = (CONVERSION, UPDATE)
-"""Events of a group."""
+"""Types of the events of a group."""
 
 PENDING, APPROVED, REJECTED = "pending", "approved", "rejected"
 
 
 class Fact(NamedTuple):
-    """An event as the books keep it: what it inherits is filled in, its budget day is fixed."""
+    """A recorded event, with what it inherits from its click, and its budget day."""
 
     event_id: str
     type: str
     occurred_at: dt.datetime
     place: Placement | None
     day: dt.date  # the budget day that its cost belongs to
-    portfolio_id: str | None  # that the brand belonged to
-    reservation_id: str | None  # known, of this brand and partner
+    portfolio_id: str | None  # the brand's when the event came, or the reservation's
+    reservation_id: str | None  # a recorded one of this brand and partner
     pricing_model: str | None  # of the reservation
     status: str | None = None
     period: str | None = None
@@ -56,7 +56,7 @@ class Fact(NamedTuple):
         return self.occurred_at, self.event_id
 
     def inheriting(self, click: Fact) -> Fact:
-        """With the click's place and reservation, where it has none of its own."""
+        """The event with the click's place and reservation, where it has none of its own."""
         fact = self._replace(place=self.place or click.place)
         if fact.reservation_id is not None or click.reservation_id is None:
             return fact
@@ -69,10 +69,10 @@ class Fact(NamedTuple):
 
 
 def fact_of_row(row: Any, pricing_model: str | None) -> Fact:
-    """An event of a conversion as its row of `events` has it.
+    """The fact of a row of `events`.
 
     Args:
-        pricing_model: of its reservation. It decides which holds end, not what shows.
+        pricing_model: of its reservation; only decides which holds end.
     """
     place = None
     if row.slot_id is not None:
@@ -126,7 +126,7 @@ class Figures(NamedTuple):
 
 
 class Charge(NamedTuple):
-    """Whose money a cost is."""
+    """The budget day, portfolio and reservation that a cost belongs to."""
 
     day: dt.date
     portfolio_id: str | None
@@ -139,7 +139,7 @@ class Effect:
     cost_micros: int
     row: RowKey | None
     figures: Figures
-    ends: frozenset[str]  # holds that are over
+    ends: frozenset[str]  # ids of reservations whose holds end
 
 
 NOTHING = Effect(None, 0, None, Figures(), frozenset())
@@ -154,7 +154,7 @@ class Change(NamedTuple):
 
 
 def effect_of(fact: Fact) -> Effect:
-    """An impression, a click or an aggregate."""
+    """The effect of an impression, a click or an aggregate."""
     cost = fact.cost_micros or 0
     ends = fact.reservation_id is not None and (
         cost > 0
@@ -171,7 +171,7 @@ def effect_of(fact: Fact) -> Effect:
 
 
 def effect_of_group(facts: Sequence[Fact]) -> Effect:
-    """The events of one conversion, in any order."""
+    """The effect of the events of one conversion, given in any order."""
     if not facts:
         return NOTHING
     newest_first = sorted(facts, key=lambda fact: fact.rank, reverse=True)
@@ -197,12 +197,12 @@ def effect_of_group(facts: Sequence[Fact]) -> Effect:
 
 
 def _anchor_order(fact: Fact) -> tuple[bool, tuple[dt.datetime, str]]:
-    """The first conversion says where it was; until it is there, the first update does."""
+    """Sorts first the event that decides place and day: the oldest conversion, else the oldest update."""
     return fact.type != CONVERSION, fact.rank
 
 
 def essential(facts: Sequence[Fact]) -> list[Fact]:
-    """Those events of a conversion that can still matter, whatever comes: a handful, however often it was restated.
+    """The few events of a conversion that decide its effect, now and with any later events.
 
     `effect_of_group([*essential(facts), *more])` is `effect_of_group([*facts, *more])`.
     """
@@ -220,9 +220,9 @@ def essential(facts: Sequence[Fact]) -> list[Fact]:
 
 
 def change(old: Effect, new: Effect) -> Change:
-    """What the books must do to go from one effect to the other.
+    """The changes of costs and rows from one effect to another.
 
-    A row that the new effect does not name is taken back in full; one that both name moves by the difference.
+    A row that only the old effect has is taken back in full; a row of both changes by the difference.
     """
     costs: list[tuple[Charge, int]] = []
     if old.charge == new.charge:
@@ -245,12 +245,12 @@ def change(old: Effect, new: Effect) -> Change:
 
 
 def known_click(clicks: Iterable[Fact]) -> Fact | None:
-    """Of several clicks under one click_id, the first that happened."""
+    """The oldest of several clicks with one click_id; None if there are none."""
     return min(clicks, key=lambda click: click.rank, default=None)
 
 
 def row_of(fact: Fact) -> RowKey | None:
-    """Where an event shows; nowhere while its place is not known."""
+    """The performance row that an event is counted in; None while its place is not known."""
     if fact.place is None:
         return None
     hour = fact.occurred_at.astimezone(dt.UTC).replace(minute=0, second=0, microsecond=0)

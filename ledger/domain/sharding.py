@@ -1,4 +1,4 @@
-"""Which shard's ledger a brand belongs to: portfolios are shared out by hash, and each member follows its own. Pure."""
+"""Which shard a brand belongs to: portfolios are assigned by hash, and a brand goes with its portfolio. Pure."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ SHARDS_MOST = 64
 def shard_of(portfolio_id: str | None, brand_id: str, shards: int) -> int:
     """The shard of a brand, or of a portfolio itself.
 
-    A brand and its portfolio are debited in one transaction, so one shard has both. A brand without a portfolio stands
-    for itself; a portfolio of the same name is another matter.
+    A brand and its portfolio are debited in one transaction, so one shard has both. A brand without a portfolio is
+    assigned by its own id, independently of a portfolio with the same id.
 
     Args:
         portfolio_id: the brand's portfolio of today, or the portfolio itself.

@@ -1,4 +1,4 @@
-"""A shard's budgets: read into a transaction's working set, topped up or cut, and shown."""
+"""A shard's budgets: loads them for a transaction, changes their limits, and reads them to be shown."""
 
 from __future__ import annotations
 
@@ -28,30 +28,30 @@ class Budgets:
         keys: Iterable[BudgetKey],
         leases: Mapping[LeaseKey, Lent] | None = None,
     ) -> WorkingSet:
-        """With these budgets, and those that the leases were lent from."""
+        """A working set with these budgets, and with those that the leases were debited from."""
         leases = leases or {}
         lending = (budget_keys(key.brand_id, lent.portfolio_id, key.day) for key, lent in leases.items())
         budgets = self._store.budgets.load(connection, {*keys, *chain.from_iterable(lending)}, lock=True)
         return WorkingSet(now, budgets, self._directory.limit, leases)
 
     def take_back(self, connection: Connection, now: dt.datetime, leases: Mapping[LeaseKey, Lent]) -> None:
-        """All of these leases."""
+        """Take back all of these leases."""
         working_set = self.working_set(connection, now, (), leases)
         for key, lent in sorted(leases.items()):
             working_set.take_back(key, lent.leased_micros)
         self._store.write(connection, working_set)
 
     def set_limit(self, connection: Connection, now: dt.datetime, key: BudgetKey, limit_micros: int | None) -> None:
-        """Top up or cut a day that has begun; one that has not begins with the new budget."""
+        """Change the limit of a day that has begun; a later day begins with the new limit by itself."""
         working_set = self.working_set(connection, now, [key])
         if key in working_set.existing:
             working_set.set_limit(key, limit_micros)
             self._store.write(connection, working_set)
 
-    # To be shown
+    # To show
 
     def of_brands(self, connection: Connection, now: dt.datetime, brands: Iterable[Brand]) -> dict[str, Budget]:
-        """Each brand's budget of its today; a day that nothing has touched yet has all of it."""
+        """Each brand's budget of its today; all is available on a day without a row."""
         keyed = [(brand, BudgetKey(BRAND, brand.brand_id, brand.day(now))) for brand in brands]
         rows = {budget.owner_id: budget for budget in self._store.budgets.load(connection, [key for _, key in keyed])}
         return {
@@ -60,15 +60,15 @@ class Budgets:
         }
 
     async def one(self, key: BudgetKey, limit_micros: int | None) -> Budget:
-        """One day's, which begins with this limit if nothing has touched it yet."""
+        """The budget of one day; `limit_micros` counts on a day without a row."""
         rows = await self._store.epochs.read(lambda connection: self._store.budgets.load(connection, [key]))
         return rows[0] if rows else Budget.of(*key, limit_micros)
 
     async def today(self) -> dict[str, Budget]:
-        """Every brand's budget of its today; this shard's brands.
+        """Today's budget of every brand of this shard, by brand id.
 
         Raises:
-            LedgerUnavailable: the database is away.
+            LedgerUnavailable: the database does not answer.
         """
         now = self._clock()
         brands = self._directory.owned(now)

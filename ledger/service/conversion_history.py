@@ -1,4 +1,4 @@
-"""Approval and delay of each brand's conversions, learned from the events as they come."""
+"""Learns from events which share of each brand's conversions is approved, and how long after the click they come."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from ledger.bidding.revenue_completion import History, still_needed
 from ledger.service.ledger import Ledger
 
 HISTORY_EVENTS = 1_000_000
-"""How many of the newest events a starting ledger learns approval and delays from."""
+"""How many of the newest events a starting ledger learns from."""
 
 
 class ConversionHistory:
@@ -19,7 +19,7 @@ class ConversionHistory:
         return self._by_brand.get(brand_id, History())
 
     def usual(self) -> History:
-        """What is usual among all brands."""
+        """All brands' approved and rejected conversions together."""
         return History(
             sum(history.approved for history in self._by_brand.values()),
             sum(history.rejected for history in self._by_brand.values()),
@@ -27,14 +27,14 @@ class ConversionHistory:
 
     @property
     def is_delayed(self) -> bool:
-        """Whether any conversion has come later than its click's day, as far as is known."""
+        """Whether the delay of any conversion after its click is known."""
         return any(sum(history.delays) for history in self._by_brand.values())
 
     async def learn(self) -> None:
-        """From the conversions that came since the last look. The holds' delay curves follow.
+        """Learn from the conversions since the last call, and set the holds' delay curves.
 
         Raises:
-            LedgerUnavailable: the database is away.
+            LedgerUnavailable: the database does not answer.
         """
         found = await self._ledger.performance.conversions_after(self._seq, HISTORY_EVENTS)
         most = self._ledger.settings.conversion_days

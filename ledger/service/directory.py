@@ -1,6 +1,6 @@
-"""Who there is: brands, portfolios and λ fits as a shard's ledger knows them, and which of them are the shard's own.
+"""The brands, portfolios and λ fits that a shard's ledger keeps in memory, and which of them belong to the shard.
 
-What other processes write is picked up within a second. Balances are not remembered here: they are only in the rows.
+Changes by other processes are read within a second. Balances are not kept here, only in the database.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Clock = Callable[[], dt.datetime]
 
 
 class _Found(NamedTuple):
-    """What others have written."""
+    """What a refresh has read."""
 
     signature: Signature
     brands: dict[str, Brand]
@@ -34,7 +34,7 @@ class _Found(NamedTuple):
 class Directory:
     """
     Args:
-        shard, shards: which brands and portfolios are this ledger's own.
+        shard, shards: this ledger's shard, and how many there are.
     """
 
     def __init__(self, rows: DirectoryStore, transactions: Transactions, shard: int, shards: int, clock: Clock) -> None:
@@ -151,7 +151,7 @@ class Directory:
         """
         wanted = brand_ids if self.shards > 1 else brand_ids - self._brands.keys()
         if wanted:
-            # A new dict, for the event loop may be reading the old one.
+            # A new dict, because the event loop may be reading the old one.
             self._brands = self._brands | self._rows.brands(connection, wanted, lock=self.shards > 1)
         return {id_: brand.at(now) for id_ in brand_ids if (brand := self._brands.get(id_)) is not None}
 

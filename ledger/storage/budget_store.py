@@ -1,4 +1,4 @@
-"""Rows of budgets, a day each, and of the journal that explains them."""
+"""Rows of `budget_days`, one for each owner and day, and of the journal of their movements."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class BudgetStore:
         """The days that exist among these.
 
         Args:
-            lock: for a transaction that writes them: another shard may have the same portfolio's old day in hand.
+            lock: lock the rows, to write them; another shard may be writing the same portfolio's old day.
         """
         key = (_B.owner, _B.owner_id, _B.day)
         query = select(*_BUDGET).order_by(*key)
@@ -40,7 +40,7 @@ class BudgetStore:
         return rows
 
     def write(self, connection: Connection, working_set: WorkingSet) -> None:
-        """The budgets that have changed."""
+        """Write the budgets that have changed."""
         new: list[dict[str, Any]] = []
         old: list[dict[str, Any]] = []
         for key in sorted(working_set.changed_budgets):
@@ -61,13 +61,13 @@ class BudgetStore:
 
 
 class JournalStore:
-    """Rows of `ledger_journal`: lines are added, never edited."""
+    """Rows of `ledger_journal`, which are inserted and never changed."""
 
     def __init__(self, epochs: Epochs) -> None:
         self._epochs = epochs
 
     def write(self, connection: Connection, working_set: WorkingSet) -> None:
-        """A line for whatever the working set has moved, under the shard's epoch."""
+        """Insert a row for each movement of the working set, with shard and epoch."""
         journal: list[dict[str, Sequence[Any]]] = [batch.entries() for batch in working_set.batches]
         if working_set.entries:
             journal.append(dict(zip(Entry._fields, zip(*working_set.entries, strict=True), strict=True)))

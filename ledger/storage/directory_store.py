@@ -1,4 +1,4 @@
-"""Rows of brands, portfolios and λ fits: who there is, and what others have written of them."""
+"""Rows of brands, portfolios and λ fits, and a signature that shows whether another process has changed them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from db.rows import chunks
 from ledger.domain.brand import Brand, Fit, Portfolio, Scheduled
 
 _UNMOVED = ("budget", "lend", "take_back")
-"""Lines of the journal that say nothing of money held, spent or earned."""
+"""Kinds of journal rows that hold, spend and earn no money."""
 
 
 class Signature(NamedTuple):
@@ -51,7 +51,7 @@ class DirectoryStore:
         """These brands, or all.
 
         Args:
-            lock: nobody else may write them, or move their money, before this transaction ends.
+            lock: lock the rows: until this transaction ends, no other writes them or moves their money.
         """
         found: dict[str, Brand] = {}
         for chunk in [None] if ids is None else chunks(sorted(ids)):
@@ -65,7 +65,7 @@ class DirectoryStore:
         return found
 
     def members(self, connection: Connection, portfolio_id: str) -> dict[str, Brand]:
-        """Brands that are, or are about to be, in a portfolio."""
+        """Brands that are in a portfolio, or will be from their next midnight on."""
         b = t.brands.c
         ids = connection.execute(
             select(b.brand_id).where(or_(b.portfolio_id == portfolio_id, b.next_portfolio_id == portfolio_id))
@@ -116,9 +116,9 @@ class DirectoryStore:
         return {row[0]: Fit(*row[1:]) for row in connection.execute(query)}
 
     def brand_money_moved(self, connection: Connection, brand_id: str) -> bool:
-        """Whether any amount in the brand's currency has been held, spent or earned, or may be just now.
+        """Whether any amount in the brand's currency was held, spent or earned, or may be, because a lease is out.
 
-        Imports do not count, nor does a lease that went back undrawn.
+        Imports do not count, nor do leases that were returned unused.
         """
         lines = exists().where(t.ledger_journal.c.brand_id == brand_id, t.ledger_journal.c.kind.not_in(_UNMOVED))
         lent = exists().where(t.leases.c.brand_id == brand_id)
@@ -127,7 +127,7 @@ class DirectoryStore:
         return bool((connection.execute(select(or_(lines, lent, sums)))).scalar_one())
 
     def portfolio_money_moved(self, connection: Connection, portfolio_id: str) -> bool:
-        """The same of a portfolio's members while they were in it."""
+        """As `brand_money_moved`, for a portfolio's members while they were in it."""
         j = t.ledger_journal.c
         lines = exists().where(j.portfolio_id == portfolio_id, j.kind.not_in(_UNMOVED))
         lent = exists().where(t.leases.c.portfolio_id == portfolio_id)

@@ -1,5 +1,5 @@
-"""Who may write a shard: its newest epoch alone. Every write happens under the epoch row's lock, and is given up if the
-epoch has moved on.
+"""Who may write a shard: only the ledger with its newest epoch. Every write transaction locks the epoch's row first,
+and is rolled back if there is a newer epoch.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ class Epochs:
 
     def __init__(self, database: Database, shard: int = 0, shards: int = 1, decided_at: float = 0.0) -> None:
         if not 0 <= shard < shards:
-            raise ValueError(f"there is no shard {shard} of {shards}")
+            raise ValueError(f"there is no shard {shard} of {shards}: shards are numbered from 0")
         self._database, self._decided_at = database, decided_at
         self.shard, self.shards = shard, shards
         self.epoch = 0
 
     async def take(self, now: dt.datetime) -> int:
-        """Become the one writer of the shard: every older epoch's writes fail from here on.
+        """Take the next epoch of the shard, and return it: writes of older epochs fail from now on.
 
-        Who comes with another number of shards ends the epochs of all: no two layouts ever write side by side.
+        With a new number of shards, the epochs of all shards end, so that two layouts never write at the same time.
 
         Raises:
             LayoutReplaced: another number of shards was decided later.
-            LedgerUnavailable: the database is away.
+            LedgerUnavailable: the database does not answer.
         """
 
         def work(connection: Connection) -> int:
@@ -74,11 +74,12 @@ class Epochs:
         return self.epoch
 
     async def transact(self, work: Callable[[Connection], T]) -> T:
-        """Run `work` as the one writer. It may run more than once; nothing of an earlier run stays.
+        """Run `work` in a write transaction. It may run more than once; earlier runs are rolled back.
 
         Raises:
             Fenced: another ledger has taken a newer epoch.
-            LedgerUnavailable: the database is away; after a lost COMMIT the outcome is unknown.
+            StatementRefused: the database refused a statement of `work`.
+            LedgerUnavailable: the database does not answer; after a lost COMMIT the outcome is unknown.
         """
 
         def fenced(connection: Connection) -> T:
@@ -88,17 +89,17 @@ class Epochs:
         try:
             return await available(self._database.run_write(fenced))
         except StatementRefused as error:
-            # Two shards may begin the same day of a portfolio at once, when a brand has moved: the second finds it now.
+            # After a brand has moved, two shards may insert the same day of a portfolio; the second run finds it.
             if self.shards == 1 or not isinstance(error.__cause__, IntegrityError):
                 raise
             return await available(self._database.run_write(fenced))
 
     async def read_as_writer(self, work: Callable[[Connection], T]) -> T:
-        """`work` in a read transaction of the one writer: what it finds due is its own to do.
+        """Run `work` in a read transaction, after checking that this ledger may write.
 
         Raises:
             Fenced: another ledger has taken a newer epoch.
-            LedgerUnavailable: the database is away.
+            LedgerUnavailable: the database does not answer.
         """
 
         def confirmed(connection: Connection) -> T:
@@ -116,20 +117,20 @@ class Epochs:
             raise Fenced(self.shard, self.epoch, newest)
 
     async def read(self, work: Callable[[Connection], T]) -> T:
-        """`work` in a read transaction.
+        """Run `work` in a read transaction.
 
         Raises:
-            LedgerUnavailable: the database is away.
+            LedgerUnavailable: the database does not answer.
         """
         return await available(self._database.run_read(work))
 
 
 async def available(work: Awaitable[T]) -> T:
-    """Turn whatever the database raises into the ledger's own error.
+    """Await `work`, and turn errors of the database into the ledger's own.
 
     Raises:
-        StatementRefused: one of the transaction's statements is at fault.
-        LedgerUnavailable: the database is away, full, locked or too slow.
+        StatementRefused: the database refused one of the statements.
+        LedgerUnavailable: the database does not answer, or is full, locked or too slow.
     """
     try:
         return await work

@@ -1,4 +1,4 @@
-"""The SQL of events and of the performance that they add up to, inside the transactions of `Epochs`."""
+"""The SQL of events and of the performance rows that they are summed into, inside the transactions of `Epochs`."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ PERFORMANCE = table(
     column("hour", t.UtcDateTime),
     *(column(name, BigInteger) for name in Figures._fields),
 )
-"""The view: of each day and tuple, the kind of rows that counts."""
+"""The view of `performance_hourly` that has, for each day and placement, only the kind of rows that counts."""
 
 _UPDATE_FIGURES = (
     update(t.performance_hourly)
@@ -85,7 +85,7 @@ _COMPLETE_EVENT = (
 
 
 def total(micros: ColumnElement[int | None]) -> ColumnElement[float]:
-    """A sum to show. Exact up to 2^53; beyond, SQLite's own sum of integers would fail instead of rounding."""
+    """A sum as a double, exact up to 2^53. SQLite's sum of integers would fail where it overflows."""
     return func.coalesce(func.sum(micros + literal_column("0e0", Double)), 0.0)
 
 
@@ -146,10 +146,10 @@ class EventStore:
         return rows
 
     def conversions_after(self, connection: Connection, seq: int | None, most: int) -> NewConversions:
-        """How conversions went whose events came after this number.
+        """Decisions and delays of conversions, from events after `seq`.
 
         Args:
-            seq: None: among the newest `most` events.
+            seq: number of an event; None: take the newest `most` events.
         """
         newest = int(connection.execute(select(func.max(_E.seq))).scalar_one() or 0)
         after = seq if seq is not None else newest - most
@@ -200,7 +200,7 @@ class EventStore:
         return found
 
     def results(self, connection: Connection, brand_id: str, start: dt.datetime, end: dt.datetime) -> tuple[int, int]:
-        """Cost and approved revenue of the hours in [start, end); beyond ±`MONEY_MOST` that much is shown."""
+        """(cost, approved revenue) in micros of the hours in [start, end), each cut off at ±`MONEY_MOST`."""
         p = PERFORMANCE.c
         query = select(total(p.cost_micros), total(p.revenue_micros)).where(
             p.brand_id == brand_id, p.day.between(start.date(), end.date()), p.hour >= start, p.hour < end
@@ -209,7 +209,7 @@ class EventStore:
         return cost, revenue
 
     def sums_since(self, connection: Connection, brand_ids: Sequence[str], start: dt.datetime) -> dict[str, DaySums]:
-        """What these brands' hours from `start` on have brought."""
+        """By brand id, the sums of the hours from `start` on."""
         p = PERFORMANCE.c
         query = select(p.brand_id, *DAY_SUMS).where(p.day >= start.date(), p.hour >= start).group_by(p.brand_id)
         found: dict[str, DaySums] = {}
@@ -221,7 +221,7 @@ class EventStore:
     def sums_of(
         self, connection: Connection, brand_days: Iterable[tuple[str, dt.date]]
     ) -> dict[tuple[str, dt.date], DaySums]:
-        """What these brands' UTC days have brought."""
+        """Sums by (brand id, UTC day)."""
         by_day: dict[dt.date, list[str]] = {}
         for brand_id, day in sorted(brand_days):
             by_day.setdefault(day, []).append(brand_id)
@@ -233,7 +233,7 @@ class EventStore:
         return found
 
     def sums_from(self, connection: Connection, first: dt.date) -> dict[tuple[str, dt.date], DaySums]:
-        """What each brand's UTC days from this one on have brought."""
+        """Sums of all brands' UTC days from this one on, by (brand id, day)."""
         return self._sums(connection, PERFORMANCE.c.day >= first)
 
     def _sums(self, connection: Connection, condition: ColumnElement[bool]) -> dict[tuple[str, dt.date], DaySums]:
@@ -242,7 +242,7 @@ class EventStore:
         return {(row[0], row[1]): DaySums(*map(int, row[2:])) for row in connection.execute(query)}
 
     def impressions_by_hour(self, connection: Connection, since: dt.date) -> list[tuple[str, int, float]]:
-        """(brand, hour of the day in UTC, impressions) of rows that know their hour."""
+        """(brand id, hour of the day in UTC, impressions); daily rows are left out."""
         hour = extract("hour", _P.hour)
         query = (
             select(_P.brand_id, hour, total(_P.impressions))
@@ -254,7 +254,7 @@ class EventStore:
     def put_figures(
         self, connection: Connection, existing: Collection[RowKey], changed: Mapping[RowKey, Figures]
     ) -> None:
-        """Absolute values. An event row from which everything was taken back goes away."""
+        """Write these rows' new values. Event rows whose values are all 0 are deleted."""
         new, old, gone = [], [], []
         for key_hash_, key in sorted((hash_of(key), key) for key in changed):
             figures = changed[key]

@@ -1,4 +1,4 @@
-"""Rows of leases: what is lent to a session of a brand's day."""
+"""Rows of `leases`: what a session has been lent of a brand's budget of a day."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class LeaseStore:
         return self._where(connection, _L.session_id == session_id)
 
     def lenders(self, connection: Connection, short: Iterable[tuple[str, str | None, dt.date]]) -> dict[LeaseKey, Lent]:
-        """Who has something of these brands' and portfolios' days, or of a lapsed session's."""
+        """Leases of open sessions from the budgets of these (brand id, portfolio id, day)."""
         found: dict[LeaseKey, Lent] = {}
         for brand_id, portfolio_id, day in sorted(short, key=repr):
             owned = _L.brand_id == brand_id if portfolio_id is None else _L.portfolio_id == portfolio_id
@@ -46,7 +46,12 @@ class LeaseStore:
     def quarantine(
         self, connection: Connection, session_id: int, until: dt.datetime, lasting_until: dt.datetime
     ) -> None:
-        """Nothing of this session's leases goes back before what it may have won with them has expired."""
+        """Keep this session's leases debited until these times.
+
+        Args:
+            until: for leases of cpm and cpc wins.
+            lasting_until: for leases that are good for cpa and revshare, too.
+        """
         for lasting, end in ((False, until), (True, lasting_until)):
             connection.execute(
                 update(t.leases)
@@ -58,7 +63,7 @@ class LeaseStore:
         return self._where(connection, _L.quarantined_until <= now, limit)
 
     def write(self, connection: Connection, working_set: WorkingSet) -> None:
-        """The leases that have changed; one of which nothing is lent any more goes away."""
+        """Write the leases that have changed; delete those of which nothing is lent any more."""
         new, old, gone = [], [], []
         for key, lent in sorted(working_set.changed_leases.items()):
             if not lent.leased_micros:

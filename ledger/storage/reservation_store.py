@@ -1,4 +1,4 @@
-"""Rows of reservations: what wins hold, and what their records say of them."""
+"""Rows of `reservations`: the holds of wins, and what the wins' records add to them."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class ReservationStore:
         return found
 
     def adopted(self, connection: Connection, sessions: Collection[int]) -> dict[LeaseKey, int]:
-        """What events have made of these sessions' wins, Σ by lease, that no record has completed."""
+        """By lease, the micros of holds made from events for these sessions' wins that no beat has recorded yet."""
         found: dict[LeaseKey, int] = {}
         for chunk in chunks(sorted(sessions)):
             query = select(_R.session_id, _R.brand_id, _R.day, func.sum(_R.amount_micros))
@@ -81,13 +81,13 @@ class ReservationStore:
         return found
 
     def complete(self, connection: Connection, completed: Mapping[str, Mapping[str, Any]]) -> None:
-        """What the record of a win adds to a hold that an event had adopted before."""
+        """Add a win's record to a hold that an event has made before."""
         if completed:
             rows = [{"k_reservation_id": id_, **columns} for id_, columns in sorted(completed.items())]
             connection.execute(_COMPLETE_RESERVATION, rows)
 
     def write(self, connection: Connection, working_set: WorkingSet, recorded: Mapping[str, Mapping[str, Any]]) -> None:
-        """The reservations that are new or have changed.
+        """Write the reservations that are new or have changed.
 
         Args:
             recorded: for each new one, the columns that only its win's record knows.
@@ -113,7 +113,7 @@ class ReservationStore:
 
 
 def _columns(new: list[Reservation], recorded: Mapping[str, Mapping[str, Any]]) -> dict[str, Sequence[Any]]:
-    """New reservations, in the order of their ids: they lie side by side."""
+    """New reservations as columns, in the order of their ids, so that new rows are next to each other on disk."""
     new.sort(key=_ID_OF)
     recorded_rows = [recorded[one.reservation_id] for one in new]
     columns: dict[str, Sequence[Any]] = dict(zip(_COLUMNS, zip(*map(_VALUES_OF, new), strict=True), strict=True))

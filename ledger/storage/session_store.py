@@ -1,4 +1,4 @@
-"""Rows of sessions: the ingress replicas that a shard's ledger knows."""
+"""Rows of `ledger_sessions`: the sessions of ingress replicas with a shard's ledger."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _HAS_LEASE = exists().where(t.leases.c.session_id == _S.session_id)
 
 
 class LedgerSession(NamedTuple):
-    """An ingress replica, as a shard's ledger knows it."""
+    """A replica's session with a shard's ledger."""
 
     session_id: int
     secret: bytes
@@ -53,7 +53,7 @@ class SessionStore:
         return found
 
     def all_open(self, connection: Connection) -> list[LedgerSession]:
-        """This shard's; the first one's too those of shards that there are no longer."""
+        """This shard's open sessions; for the first shard also those of shards that no longer exist."""
         own = _S.shard == self._epochs.shard
         if self._epochs.shard == 0:
             own = or_(own, _S.shard >= self._epochs.shards)
@@ -79,5 +79,5 @@ class SessionStore:
         )
 
     def close_emptied(self, connection: Connection) -> None:
-        """Lapsed sessions that hold nothing any more."""
+        """Close the lapsed sessions that hold no lease any more."""
         connection.execute(update(t.ledger_sessions).where(_S.status == LAPSED, ~_HAS_LEASE).values(status=CLOSED))

@@ -1,7 +1,8 @@
-"""The ledger's SQL: a part for each kind of rows, each used inside the transactions of `Epochs`.
+"""The ledger's SQL: one part for each kind of rows, used inside the transactions of `Epochs`.
 
-Statements are neutral between SQLite and MySQL. What is read inside a fenced transaction cannot change before it
-commits, so an upsert is a look and then an INSERT or an UPDATE. Keys are sorted: two writers meet in the same order.
+Statements work on SQLite and MySQL alike. What a transaction under the epoch's lock has read cannot change before it
+commits, so an upsert is a SELECT and then an INSERT or an UPDATE. Keys are sorted, so that two writers lock rows in the
+same order and do not deadlock.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from ledger.transaction.working_set import WorkingSet
 
 
 class Store:
-    """A shard's rows, and what all shards read."""
+    """The parts of the ledger's SQL for one shard."""
 
     def __init__(self, database: Database, shard: int = 0, shards: int = 1, decided_at: float = 0.0) -> None:
         self.epochs = Epochs(database, shard, shards, decided_at)
@@ -39,7 +40,7 @@ class Store:
         working_set: WorkingSet,
         recorded: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
-        """Everything that the working set has changed.
+        """Write everything that the working set has changed.
 
         Args:
             recorded: for each new reservation, the columns that only its win's record knows.

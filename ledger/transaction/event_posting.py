@@ -1,7 +1,7 @@
-"""What becomes of each event of a batch. Pure: `EventRecording` reads what it asks for, and writes what it says.
+"""Decides on each event of a batch, and settles its cost. Pure: `EventRecording` reads rows before and writes after.
 
 posting = EventPosting(now, events, brands, hashes, clicks, groups, reservations)
-results = posting.post(working_set, figures)   # they hold `posting.budget_keys` and `posting.row_keys`
+results = posting.post(working_set, figures)   # with the rows of `posting.budget_keys` and `posting.row_keys`
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from ledger.transaction.event_reading import ClickKey, EventKey, EventReader, Re
 from ledger.transaction.working_set import BudgetKey, WorkingSet, budget_keys
 
 ConversionGroup = tuple[str, str, str]
-"""brand_id, partner_id, conversion_id: nobody restates another partner's conversion."""
+"""brand_id, partner_id, conversion_id. The partner is part of it, so that none can restate another's conversion."""
 
 
 class EventPosting:
@@ -49,12 +49,13 @@ class EventPosting:
         conversions: Sequence[Any],
         reservations: Mapping[str, Reservation],
     ) -> None:
-        """Args:
-        brands: those that the events name.
-        hashes: content hashes of the events that are recorded already.
-        clicks: recorded click events that these conversions may inherit from.
-        conversions: recorded events of the same groups, and of those that these clicks may complete.
-        reservations: all that any of these name.
+        """
+        Args:
+            brands: those that the events name.
+            hashes: content hashes of the events that are recorded already.
+            clicks: recorded click events that these conversions may inherit from.
+            conversions: recorded events of the same groups, and of groups that these clicks may complete.
+            reservations: all that any of these name.
         """
         self.now = now
         self._hashes, self._reservations = dict(hashes), reservations
@@ -66,23 +67,23 @@ class EventPosting:
         self._effects: dict[ConversionGroup, Effect] = {}
         self._essentials: dict[ConversionGroup, list[Fact]] = {}
         self._waiting: dict[ClickKey, list[tuple[ConversionGroup, str]]] = {}
-        """Recorded conversion events, by group and event_id, that their click may complete when it comes."""
+        """By click, the (group, event_id) of recorded conversions that the click would complete."""
         for row in conversions:
             if row.click_id is not None and (row.reservation_id is None or row.slot_id is None):
                 group = (row.brand_id, row.partner_id, row.conversion_id)
                 self._waiting.setdefault((row.brand_id, row.partner_id, row.click_id), []).append((group, row.event_id))
         self._items = reader.read(events, self._hashes)
         self.row_keys, self.budget_keys = self._keys()
-        """What must be read before `post`."""
+        """The rows that must be loaded for `post`."""
         self.event_rows: list[dict[str, Any]] = []
         self.completed: dict[EventKey, Fact] = {}
-        """Recorded conversion events that now know what they inherit."""
+        """Recorded conversion events that have inherited from a click of this batch."""
         self.changed_figures: dict[RowKey, Figures] = {}
 
-    # What must be read
+    # Before `post`
 
     def _keys(self) -> tuple[set[RowKey], set[BudgetKey]]:
-        """The performance rows and the budgets that may move."""
+        """The performance rows and the budgets that may change."""
         rows: set[RowKey] = set()
         owners = {(held.brand_id, held.portfolio_id, held.day) for held in self._reservations.values()}
         for brand_id, fact in self._facts():
@@ -101,10 +102,10 @@ class EventPosting:
             for fact in facts:
                 yield group[0], fact
 
-    # What becomes of it
+    # `post`
 
     def post(self, working_set: WorkingSet, figures: Mapping[RowKey, Figures]) -> list[Result]:
-        """Settle the items in order. An item that is not accepted has no effect at all."""
+        """Settle the events in order, and return a result for each. An event that is not accepted changes nothing."""
         rows = dict(figures)
         return [item if isinstance(item, Result) else self._post(item, working_set, rows) for item in self._items]
 
@@ -125,7 +126,7 @@ class EventPosting:
         try:
             self._apply(event.brand_id, difference, working_set, rows, item.is_late)
         except MoneyOutOfRange:
-            return rejected(event, "amount_too_large", "the sum would be beyond what can be kept exactly")
+            return rejected(event, "amount_too_large", "a sum would exceed ±(2^53 − 1)")
         self._hashes[key] = item.content_hash
         if group is not None:
             self._groups.setdefault(group, []).append(fact)
@@ -136,7 +137,7 @@ class EventPosting:
         return Result(event.event_id, "accepted")
 
     def _completed_by(self, item: ReadEvent) -> dict[ConversionGroup, list[Fact]]:
-        """Recorded conversions as they would be, had this click come before them."""
+        """By group, the facts of recorded conversions that inherit from this click."""
         event = item.event
         if event.type != CLICK or event.click_id is None:
             return {}
@@ -153,14 +154,14 @@ class EventPosting:
         try:
             self._apply(group[0], change(self._effect(group), effect), working_set, rows)
         except MoneyOutOfRange:
-            return  # the reservation's day cannot take it: the cost stays where it is
+            return  # a sum would be too large: the cost stays where it is
         for before, after in zip(self._groups[group], facts, strict=True):
             if before != after:
                 self.completed[(group[0], group[1], after.event_id)] = after
         self._groups[group], self._effects[group], self._essentials[group] = facts, effect, essential(facts)
 
     def _essential(self, group: ConversionGroup) -> list[Fact]:
-        """A conversion may be restated ten thousand times in a batch: each time a handful of events is looked at."""
+        """The group's events that matter: a handful, even where a batch restates a conversion ten thousand times."""
         if group not in self._essentials:
             self._essentials[group] = essential(self._groups.get(group, []))
         return self._essentials[group]
@@ -176,16 +177,14 @@ class EventPosting:
         rows: dict[RowKey, Figures],
         is_late: bool = False,
     ) -> None:
-        """Raises:
-        MoneyOutOfRange: nothing has moved.
-        """
+        """Raises: MoneyOutOfRange, then nothing has changed."""
         changed = _moved(rows, difference)
         self._move_money(working_set, brand_id, difference, is_late)
         rows.update(changed)
         self.changed_figures.update(changed)
 
     def _move_money(self, working_set: WorkingSet, brand_id: str, difference: Change, is_late: bool) -> None:
-        # What is added goes first: only that can be refused, and then nothing has moved yet.
+        # Additions go first: only they can be refused, and then nothing has changed yet.
         for charge, cost_micros in sorted(difference.costs, key=lambda cost: -cost[1]):
             held = self._reservations.get(charge.reservation_id) if charge.reservation_id else None
             late = is_late if held is None else working_set.current(held).is_late

@@ -1,4 +1,4 @@
-"""Reads a batch's events: which may be accepted, where each belongs, and what it inherits from its click. Pure."""
+"""Checks a batch's events, and finds each one's budget day, reservation, and what it inherits from its click. Pure."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from ledger.domain.settlement import (
 )
 
 EventKey = tuple[str, str, str]
-"""brand_id, partner_id, event_id: unique for ever."""
+"""brand_id, partner_id, event_id: no two events have the same."""
 
 ClickKey = tuple[str, str, str]
 """brand_id, partner_id, click_id."""
 
 YEARS = range(2000, 3000)
-"""What every database and time zone can hold."""
+"""Years that every database and time zone can represent."""
 
 TYPES = (IMPRESSION, CLICK, CONVERSION, UPDATE, AGGREGATE)
 
@@ -60,7 +60,7 @@ class EventReader:
             self._clicks.setdefault((row.brand_id, row.partner_id, row.click_id), []).append(self.fact_of_row(row))
 
     def read(self, events: Sequence[Event], known: Collection[EventKey]) -> list[ReadEvent | Result]:
-        """Each event, in order; a result where it is rejected.
+        """Each event as it was read, in order; a result for each that is rejected.
 
         Args:
             known: events that are recorded already.
@@ -69,15 +69,15 @@ class EventReader:
         return [clicks.get(number) or self._read(event) for number, event in enumerate(events)]
 
     def fact_of_row(self, row: Any) -> Fact:
-        """What a row of `events` says."""
+        """The fact of a row of `events`."""
         held = self._reservations.get(row.reservation_id) if row.reservation_id else None
         return fact_of_row(row, None if held is None else held.pricing_model)
 
     def _read_clicks(self, events: Sequence[Event], known: Collection[EventKey]) -> dict[int, ReadEvent | Result]:
-        """A conversion may inherit from a click of its own batch, whichever of them comes first in it.
+        """Read the clicks first, since conversions of the same batch may inherit from them, whatever the order.
 
         Returns:
-            What was read of the clicks, by their place in the batch.
+            The clicks as they were read, by index in the batch.
         """
         seen = set(known)
         items: dict[int, ReadEvent | Result] = {}
@@ -101,7 +101,7 @@ class EventReader:
         if event.type not in TYPES:
             return rejected(event, "invalid", "no such type of event")
         if event.occurred_at.year not in YEARS:
-            return rejected(event, "invalid", "occurred_at is not in this millennium")
+            return rejected(event, "invalid", f"occurred_at is not in the years {YEARS[0]} to {YEARS[-1]}")
         place, reservation_id = _place(event), event.reservation_id
         if event.type in CONVERSIONS:
             if event.conversion_id is None:
@@ -112,7 +112,8 @@ class EventReader:
                     place = place or click.place
                     reservation_id = reservation_id or click.reservation_id
                 elif place is None and event.type == CONVERSION:
-                    return rejected(event, "click_unknown", "no such click; give the tuple, or send the click first")
+                    why = "no such click; give slot_id, device_type and creative_type, or send the click first"
+                    return rejected(event, "click_unknown", why)
         if place is None and event.type != UPDATE:
             return rejected(event, "tuple_missing", "slot_id, device_type and creative_type are needed")
         content_hash = content_hash_of(event)
@@ -122,7 +123,7 @@ class EventReader:
     def _fact(self, event: Event, brand: Brand, place: Placement | None, reservation_id: str | None) -> Fact:
         held = self._reservations.get(reservation_id) if reservation_id else None
         if held is not None and (held.brand_id, held.partner_id) != (event.brand_id, event.partner_id):
-            held = None  # somebody else's: as good as none
+            held = None  # another brand's or partner's: treated as unknown
         return Fact(
             event_id=event.event_id,
             type=event.type,
@@ -147,7 +148,7 @@ def key_of(event: Event) -> EventKey:
 
 
 def content_hash_of(event: Event) -> str:
-    """Equal for a repetition, different for another content under the same id."""
+    """A hash of the event's content: equal for a repetition, different for another event under the same id."""
     content = (
         event.type, event.occurred_at.astimezone(dt.UTC).isoformat(), event.slot_id, event.device_type,
         event.creative_type, event.placement_score, event.reservation_id, event.click_id, event.conversion_id,

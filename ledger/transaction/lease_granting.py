@@ -1,8 +1,8 @@
-"""The ledger's side of leases: what a replica's beat does to the books. Pure: `Beats` reads, and writes what it says.
+"""The ledger's side of leases: applies replicas' beats to a working set. Pure: `Beats` reads and writes the rows.
 
-A lease is debited from its budgets before the replica hears of it, and a win that was drawn from it is a hold from the
-moment it is recorded. What a replica says of a lease is absolute ("I hold 40 that I have not drawn"), so that a lost
-answer mends itself with the next beat: what the ledger has lent beyond that goes back.
+A lease is debited from its budgets before the replica gets it, and a win that was drawn from it becomes a hold when it
+is recorded. A beat states what the replica holds of a lease ("40 that I have not drawn"), not what changed. So the beat
+after a lost reply puts things right: what the ledger has lent beyond that is taken back.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from ledger.transaction.working_set import LeaseKey, WorkingSet
 logger = logging.getLogger("paceline.ledger")
 
 SHARE_OF_ROOM = 2
-"""A block is at most this part (1 ÷) of an even share of what is left: blocks shrink as the budget runs out."""
+"""A grant is at most 1 ÷ this of an even share of what is left, so that grants shrink as the budget runs out."""
 
 NOBODY = ""
-"""The `sub` of a hold that an event has named before its replica recorded the win."""
+"""The `sub` of a hold that was made from an event, because no replica had recorded the win."""
 
 Request = tuple[str, str]
-"""sub, request_id: a request is paid for once."""
+"""sub, request_id: what identifies a request, which is paid for once."""
 
 
 class Recorded(NamedTuple):
-    """A win of a request that the books already have."""
+    """A win of a request that is recorded already."""
 
     award_id: str
     reservation_id: str
@@ -45,7 +45,7 @@ class Recorded(NamedTuple):
 
 
 def block(least_micros: int, want_micros: int, room_micros: int | None, holders: int) -> int:
-    """How much of a budget one replica gets; 0: there is not even the least that is of use.
+    """How many micros of a budget one replica gets; 0 if less than `least_micros` is left.
 
     >>> block(10, 100, 1000, 4), block(10, 100, 30, 4), block(10, 100, 9, 4), block(10, 100, None, 4)
     (100, 10, 0, 100)
@@ -58,15 +58,15 @@ def block(least_micros: int, want_micros: int, room_micros: int | None, holders:
 
 
 class LeaseGranting:
-    """Does beats one after the other; each sees what the ones before it have moved.
+    """Applies beats one after the other; each sees what the ones before it have changed.
 
     Args:
         brands: those that the beats name, as they are now.
-        holds: reservations that are recorded already, of those that the beats bring.
-        recorded: wins that the books have of these requests.
-        holders: sessions that share the budgets.
-        adopted: what events have adopted of sessions' wins that these have not recorded; they may have been
-            drawn after the beat was made.
+        holds: reservations by id, of the beats' wins that are recorded already.
+        recorded: recorded wins of the beats' requests.
+        holders: how many sessions share the budgets.
+        adopted: micros by lease of holds that events have made for wins that no beat has recorded; the replica may
+            have drawn them after it made its beat.
     """
 
     def __init__(
@@ -85,16 +85,16 @@ class LeaseGranting:
         self._held_ids: set[str] = set()
         self._recorded = {request: list(wins) for request, wins in recorded.items()}
         self.rows: dict[str, dict[str, Any]] = {}
-        """For each new reservation, the columns that only its record knows."""
+        """By id of each new reservation, the columns that only its win's record has."""
         self.completed: dict[str, dict[str, Any]] = {}
-        """The same for holds that an event had adopted before."""
+        """The same for holds that were made from an event before."""
         self.short: set[tuple[str, str | None, dt.date]] = set()
-        """(brand, portfolio, day) whose budget was too short for somebody: who has some unused is asked for it."""
+        """(brand, portfolio, day) of budgets that were too short for a request: others' unused leases are recalled."""
 
     # Wins
 
     def record_all(self, session_id: int, wins: Sequence[WinRecord], drawn: Mapping[str, DecodedId | None]) -> None:
-        """`record` of each, in order; at once, where that makes no difference.
+        """`record` each win, in order; as one batch where the result is the same.
 
         Args:
             drawn: what the wins' ids say.
@@ -118,9 +118,10 @@ class LeaseGranting:
     def _plain(
         self, session_id: int, wins: Sequence[WinRecord], drawn: Mapping[str, DecodedId | None]
     ) -> tuple[list[WinRecord], dict[LeaseKey, int]]:
-        """(wins of which, as of their requests, nothing is known yet; what they take from each lease).
+        """(wins that can be recorded as one batch, what they take from each lease).
 
-        None, unless the leases have the money for all wins of the beat together: else their order decides.
+        These are wins of requests that have no recorded win. There are none unless the leases cover all wins of the
+        beat: otherwise the order decides which wins are void.
         """
         plain: list[WinRecord] = []
         awards: dict[Request, str] = {}
@@ -149,10 +150,10 @@ class LeaseGranting:
         return plain, {LeaseKey(session_id, *key): micros for key, micros in taken.items()}
 
     def record(self, session_id: int, win: WinRecord, drawn: DecodedId | None) -> None:
-        """A win becomes a hold; void, if its request has been paid for, or its money is no longer there.
+        """Record a win as a hold; as void if its request has been paid for, or its lease does not cover it any more.
 
         Args:
-            drawn: what its id says.
+            drawn: its decoded id.
         """
         if win.reservation_id in self._held_ids:
             return
@@ -184,12 +185,13 @@ class LeaseGranting:
         self._remember(request, win, self._known[win.reservation_id].status)
 
     def adopt(self, reservation_id: str, drawn: DecodedId, place: Placement) -> Reservation | None:
-        """The hold of a win that no replica has recorded yet, or ever will: an event names it.
-
-        None: there is no money behind it, or its time is over.
+        """Make the hold of a win that an event names and that no replica has recorded.
 
         Args:
-            drawn: what the id says, which is genuine.
+            drawn: its decoded id, which is genuine.
+
+        Returns:
+            None if the lease does not cover it any more, or it has expired.
         """
         key = LeaseKey(drawn.session_id, place.brand_id, drawn.day)
         if not self._has_money(key, drawn):
@@ -208,7 +210,7 @@ class LeaseGranting:
         return reservation
 
     def _has_money(self, key: LeaseKey, drawn: DecodedId) -> bool:
-        """What costs nothing needs no lease: the one that it was drawn on may have been drawn to its end since."""
+        """Whether the lease covers the win. One that costs nothing needs none: its lease may be used up and gone."""
         lent = self._working_set.lent(key)
         return drawn.amount_micros <= (0 if lent is None else lent.leased_micros)
 
@@ -245,10 +247,13 @@ class LeaseGranting:
     # Leases
 
     def grant(self, session_id: int, line: LeaseLine) -> Grant | str | None:
-        """Take back what a replica has not, and lend it what it wants. A grant, or why there is none, if it wants any.
+        """Take back what the replica does not hold, and lend it what it wants.
+
+        Returns:
+            A grant, or the reason why there is none (`brand_budget` …); None if it wants nothing.
 
         Raises:
-            LeaseMismatch: the replica says that it holds what was never lent to it.
+            LeaseMismatch: the replica says that it holds more than it was lent.
         """
         self._take_back_beyond(LeaseKey(session_id, line.brand_id, line.day), line.holds_micros)
         if line.want_micros <= 0:
@@ -281,7 +286,7 @@ class LeaseGranting:
         return Grant(line.brand_id, day, micros, self._working_set.changed_leases[key].lasting, ends_in_s)
 
     def return_all(self, keys: Sequence[LeaseKey]) -> None:
-        """A session is over: every lease of it goes back."""
+        """Take back all leases of a session that has ended."""
         for key in keys:
             self._take_back_beyond(key, 0)
 
@@ -295,7 +300,7 @@ class LeaseGranting:
 
 
 class LeaseMismatch(Exception):
-    """A replica's books and ours disagree to our disadvantage: its session must end."""
+    """A replica says that it holds more of a lease than it was lent: its session must end."""
 
     def __init__(self, key: LeaseKey, holds_micros: int, leased_micros: int) -> None:
         super().__init__(key, holds_micros, leased_micros)

@@ -1,4 +1,4 @@
-"""Wins of one beat that became holds all together, as columns: a second's wins are many, and all alike. Pure."""
+"""Wins of one beat that all became holds, as columns: one batch is cheaper than a reservation object for each. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ledger.domain.reservation_ids import DecodedId
 
 
 class ReservationBatch(NamedTuple):
-    """n wins of one session, in the order in which they were drawn, which is nearly that of their ids."""
+    """n wins of one session, in the order in which they were drawn, which is nearly the order of their ids."""
 
     session_id: int
     wins: Sequence[WinRecord]
@@ -23,7 +23,7 @@ class ReservationBatch(NamedTuple):
     lifetimes: Lifetimes
 
     def reservations(self) -> dict[str, Sequence[Any]]:
-        """The columns of their rows."""
+        """The columns of their rows in `reservations`."""
         ids, awards, subs, requests, hashes, bids, places = zip(*self.wins, strict=True)
         brands, partners, *where = zip(*places, strict=True)
         _, _, _, amounts, days, models = zip(*self.drawn, strict=True)
@@ -56,7 +56,7 @@ class ReservationBatch(NamedTuple):
         }
 
     def entries(self) -> dict[str, Sequence[Any]]:
-        """The columns of their lines in the journal."""
+        """The columns of their rows in the journal."""
         amounts, n = [one.amount_micros for one in self.drawn], len(self.wins)
         return {
             "kind": ["reserve"] * n,

@@ -1,6 +1,6 @@
-"""The working set of one transaction: rows read at its start, moved here by the rules, written at its end.
+"""The working set of one transaction: rows are read at its start, changed here in memory, and written at its end.
 
-Pure: it knows no database. `Budgets` fills it, and the store writes what it says is new or has changed.
+Pure: it knows no database. `Budgets` fills it, and the store writes what is new or has changed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class BudgetKey(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A line of the journal. Lines are added, never edited."""
+    """A row of the journal; rows are inserted, never changed."""
 
     kind: str  # lend | take_back | reserve | settle | late_settle | shrink | expire | return | budget
     brand_id: str | None
@@ -44,11 +44,11 @@ class LeaseKey(NamedTuple):
 
 
 class Lent(NamedTuple):
-    """A session's block of a brand's day, as the books keep it."""
+    """A session's lease of a brand's day, as the ledger keeps it."""
 
     portfolio_id: str | None
     leased_micros: int = 0  # debited, and neither recorded as a win nor returned
-    lasting: bool = False  # it may stand behind holds that wait for a conversion
+    lasting: bool = False  # it may be drawn on for cpa and revshare
 
 
 def budget_keys(brand_id: str, portfolio_id: str | None, day: dt.date) -> list[BudgetKey]:
@@ -57,10 +57,11 @@ def budget_keys(brand_id: str, portfolio_id: str | None, day: dt.date) -> list[B
 
 
 class WorkingSet:
-    """Args:
-    budgets: the days that exist among those that the transaction may touch.
-    limits: the daily budget that a day begins with; asked for days that do not exist yet.
-    leases: those that exist among those that the transaction may touch.
+    """
+    Args:
+        budgets: the existing days among those that the transaction may change.
+        limits: (owner, owner id) → the budget that a day begins with in micros, None if unlimited; for new days.
+        leases: the existing ones among those that the transaction may change.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class WorkingSet:
         self._limits = limits
 
     def add(self, budgets: Iterable[Budget]) -> None:
-        """More days that exist, found to matter only now."""
+        """Add more existing days."""
         found = {BudgetKey(budget.owner, budget.owner_id, budget.day): budget for budget in budgets}
         self._budgets = found | self._budgets
         self.existing |= found.keys()
@@ -103,7 +104,7 @@ class WorkingSet:
         return self._leases.get(key)
 
     def room(self, brand_id: str, portfolio_id: str | None, day: dt.date) -> tuple[int | None, str]:
-        """What can be lent (None: any amount), and which budget says so."""
+        """(micros that can be lent, None if any amount; whose budget is the smaller, `brand` or `portfolio`)."""
         room: int | None = None
         owner = BRAND
         for key in budget_keys(brand_id, portfolio_id, day):
@@ -113,10 +114,10 @@ class WorkingSet:
         return room, owner
 
     def lend(self, key: LeaseKey, portfolio_id: str | None, micros: int, lasting: bool) -> None:
-        """Brand and portfolio are debited together.
+        """Debit brand and portfolio, and add the amount to the lease.
 
         Raises:
-            BudgetExhausted, MoneyOutOfRange: nothing has moved.
+            BudgetExhausted, MoneyOutOfRange: nothing has changed.
         """
         before = self._leases.get(key) or Lent(portfolio_id)
         self._move_lease(key, before, "lend", micros, lambda budget: budget.lend(micros))
@@ -124,8 +125,8 @@ class WorkingSet:
         self._leases[key] = self.changed_leases[key] = after._replace(lasting=after.lasting or lasting)
 
     def take_back(self, key: LeaseKey, micros: int) -> None:
-        """What was lent and not drawn."""
-        if micros:  # of nothing there need not be a lease
+        """Return a part of a lease that was not drawn."""
+        if micros:  # for 0 there may be no lease
             self._move_lease(key, self._leases[key], "take_back", -micros, lambda budget: budget.take_back(micros))
 
     def _move_lease(
@@ -141,7 +142,7 @@ class WorkingSet:
     # Reservations
 
     def hold(self, key: LeaseKey, reservation: Reservation) -> None:
-        """A win that was drawn from this lease becomes a hold."""
+        """Record a win that was drawn from this lease as a hold."""
         amount = reservation.held_micros
         self._draw(key, amount)
         self.new_reservations[reservation.reservation_id] = reservation
@@ -158,15 +159,15 @@ class WorkingSet:
         self.batches.append(batch)
 
     def _draw(self, key: LeaseKey, micros: int) -> None:
-        """What was lent is held from now on."""
-        if micros:  # for nothing there need not be a lease
+        """Move an amount from leased to reserved."""
+        if micros:  # for 0 there may be no lease
             lent = self._leases[key]
             keys = budget_keys(key.brand_id, lent.portfolio_id, key.day)
             self._put(keys, [self.budget(one).hold(micros) for one in keys])
             self._leases[key] = self.changed_leases[key] = lent._replace(leased_micros=lent.leased_micros - micros)
 
     def void(self, reservation: Reservation) -> None:
-        """A win with no money behind it any more: only its name is kept."""
+        """Record a win that has no hold, because its request was paid for before or its lease is gone."""
         self.new_reservations[reservation.reservation_id] = reservation.end(VOID, self.now)
 
     def current(self, reservation: Reservation) -> Reservation:
@@ -182,10 +183,10 @@ class WorkingSet:
         reservation: Reservation | None,
         late: bool = False,
     ) -> None:
-        """A cost, or with a minus sign the taking back of one. It does not end the hold: `end` does.
+        """Settle a cost; a negative one takes back what was settled. It does not end the hold: `end` does.
 
         Raises:
-            MoneyOutOfRange: nothing has moved.
+            MoneyOutOfRange: nothing has changed.
         """
         keys = budget_keys(brand_id, portfolio_id, day)
         self._put(keys, [self.budget(key).settle(0, cost_micros) for key in keys])
@@ -197,7 +198,7 @@ class WorkingSet:
         self.entries.append(Entry(kind, brand_id, portfolio_id, day, reservation_id, settled_delta_micros=cost_micros))
 
     def end(self, reservation: Reservation, status: str) -> bool:
-        """The hold's money goes back to where it came from; False if it had ended before."""
+        """Release what the hold still holds, and end it. Returns False if it had ended before."""
         reservation = self.current(reservation)
         if not reservation.is_open:
             return False
@@ -208,7 +209,7 @@ class WorkingSet:
         return True
 
     def age(self, reservation: Reservation, curve: DelayCurve = linear) -> None:
-        """Let time do to the hold what is due."""
+        """Expire or shrink the hold as is due by now."""
         before = self.current(reservation)
         after = before.age(self.now, curve)
         if before.is_open and not after.is_open:
@@ -220,7 +221,7 @@ class WorkingSet:
         self.changed_reservations[before.reservation_id] = after
 
     def set_limit(self, key: BudgetKey, budget_micros: int | None) -> None:
-        """Top up or cut a day that has begun."""
+        """Raise or lower the budget of a day that has begun."""
         before = self.budget(key)
         self._put([key], [before.set_limit(budget_micros)])
         if delta := (budget_micros or 0) - (before.budget_micros or 0):
@@ -233,7 +234,7 @@ class WorkingSet:
     def _put(self, keys: list[BudgetKey], budgets: list[Budget]) -> None:
         for key, budget in zip(keys, budgets, strict=True):
             if key not in self._budgets and (limit := self.budget(key).budget_micros):
-                self._write_budget(key, limit)  # a day begins: the journal explains all of its budget
+                self._write_budget(key, limit)  # a day begins: the journal's rows sum to its budget
             self._budgets[key] = self.changed_budgets[key] = budget
 
     def _write(self, kind: str, reservation: Reservation, reserved: int, leased: int = 0) -> None:
