@@ -34,6 +34,7 @@ def start(application: str) -> None:
         require_free(settings.http.host, settings.http.port)
         state_folder.check(state, settings)
         state_folder.make_scratch(state)
+        stack.callback(state_folder.remove_empty_scratch, state)
         machine.warn_of_little_memory()
         state.logs.mkdir(exist_ok=True)
         name = uuid.uuid4().hex

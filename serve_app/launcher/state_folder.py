@@ -132,3 +132,9 @@ def make_scratch(state: State) -> None:
     if (owner := scratch.stat().st_uid) != os.getuid():
         raise CannotRun(f"{scratch} belongs to {user_of(owner)}; remove it, or give another folder: STATE=…")
     check_room(scratch, LEAST_SCRATCH_BYTES)
+
+
+def remove_empty_scratch(state: State) -> None:
+    """At the end of a run. It is kept where it still has Ray's logs, or what the node has found out about models."""
+    with contextlib.suppress(OSError):
+        state.scratch.rmdir()

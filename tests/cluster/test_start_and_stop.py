@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -90,6 +91,7 @@ def started(state: Path, command: Sequence[str] = PROGRAM) -> Iterator[Start]:
         name = start.state.running().get("system")
         if name:
             processes.end(processes.marked(name), 1.0)
+        shutil.rmtree(start.state.scratch, ignore_errors=True)
 
 
 def test_ray_is_started_once_more_when_its_first_start_takes_too_long(tmp_path: Path) -> None:

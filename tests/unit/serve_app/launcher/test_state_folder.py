@@ -211,3 +211,13 @@ def test_sockets_of_another_user_are_named(state, monkeypatch):
             state_folder.make_scratch(state)
     finally:
         state.scratch.rmdir()
+
+
+def test_a_run_leaves_no_empty_folder_for_sockets(state):
+    state_folder.make_scratch(state)
+    (state.scratch / "ray").mkdir()
+    state_folder.remove_empty_scratch(state)
+    assert state.scratch.is_dir()
+    (state.scratch / "ray").rmdir()
+    state_folder.remove_empty_scratch(state)
+    assert not state.scratch.exists()
