@@ -68,7 +68,7 @@ def title(words: list[str]) -> str:
 
 
 def cpu_s(processes: Iterable[Process]) -> dict[Process, float]:
-    """Seconds of CPU until now, including children that have ended: nothing is counted twice or lost."""
+    """Seconds of CPU by process until now, each with its ended children, so that nothing is counted twice or lost."""
     found = {}
     for process in processes:
         with contextlib.suppress(psutil.Error):

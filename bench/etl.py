@@ -38,7 +38,7 @@ FIRST = dt.datetime(2024, 5, 1, tzinfo=dt.UTC)
 DAYS = 30
 BRANDS, PARTNERS, SLOTS = 50, 40, 10
 PLACES = 1_000
-"""Of which few get most: the n-th in proportion to 1 ÷ √n."""
+"""Number of placements; the n-th gets rows in proportion to 1 ÷ √n."""
 
 LATE_EVENTS = 10_000
 INSERTED_TOGETHER = 20_000
@@ -49,7 +49,7 @@ PLACE = (*ID_COLUMNS, "placement_score")
 IMPORT, GATHER = "import of a CSV", "gather, all new"
 GOAL_S = 60.0
 BUFFER_POOL = "512M"
-"""Of MySQL; its own default is 128M, and a server that is one's own gets most of the machine."""
+"""MySQL's buffer pool: its default is 128M, but a dedicated server gets most of the machine's memory."""
 
 
 def main(argv: Sequence[str]) -> str | None:

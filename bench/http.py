@@ -30,11 +30,11 @@ LOCAL, POOL = "Paceline (local)", "Paceline (pool)"
 ROUNDS, SECONDS = 5, 8
 FEW, MANY = 10, 1000
 LEDGER_ROUNDS = 2
-"""Times as many: a few per cent are to be seen."""
+"""Factor on ROUNDS for the comparison without a ledger, which has to show a few per cent."""
 
 CROWDS = (64, 256, 1000)
 WITHOUT = {"PACELINE_SCORE_LOG_SAMPLE": "0"}
-"""What λ learns from at night goes with the ledger."""
+"""Without a ledger there is no score log, either: it is only kept to fit λ at night."""
 
 FIGURES = {
     "pool": Figure("requests/s ÷ tuned peer, predictor pool", 1.4, 1.0),

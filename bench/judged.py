@@ -28,7 +28,7 @@ BODIES = 32
 TIMEOUT_S = 10.0
 HOUR_S = 3600
 AGREEMENT = 1e-9
-"""Relative. Versions differ by per cents."""
+"""Relative tolerance of a prediction; versions differ by per cents."""
 ID_FIELDS = ("brand_id", "partner_id", "slot_id", "device_type", "creative_type")
 STEP = 0.05
 """How much a version predicts above the one before it, for every tuple."""

@@ -34,7 +34,7 @@ SOURCE = "bench"
 SAMPLE_S = 1.0
 GOAL_TIMES, GOAL_S, GOAL_MATRICES = 2.0, 60.0, 3.0
 WITHIN = 0.01
-"""Share of the deviance by which one worker and two may differ."""
+"""Share of the deviance by which fits with one worker and with two may differ."""
 
 
 class Bare(NamedTuple):
@@ -235,7 +235,7 @@ def night(folder: Path, workers: int = 1) -> Night:
         watch.stop()
     summary = json.loads(said.strip().splitlines()[-1])
     if running.returncode != 0:
-        raise RuntimeError(f"the night ended with {running.returncode}: {summary}")
+        raise RuntimeError(f"the night ended with exit code {running.returncode}; its summary: {summary}")
     deviance = float(summary["metrics"]["challenger"]["deviance"])
     return Night(seconds, summary["seconds"], deviance, idle_mib(), watch.driver, watch.worker, watch.together)
 

@@ -21,7 +21,7 @@ KNOWN, FRESH, STATUSES = (
 )
 BIDS = 50
 TIMEOUT_S = 10
-"""Only then wrk counts a request as lost; both sides have answered by then or never will."""
+"""Time after which wrk counts a request as lost; long enough for both sides to have answered."""
 
 
 class Load(NamedTuple):
@@ -89,7 +89,7 @@ def send(url: str, bearer: str, load: Load, seconds: int) -> Seen:
     if done.returncode:
         raise RuntimeError(f"wrk failed: {done.stderr or text}")
     if not load.counts_statuses and ("Non-2xx" in text or "Socket errors" in text):
-        raise RuntimeError(f"void: not every answer was 2xx.\n{text}")
+        raise RuntimeError(f"this run does not count, not every answer was 2xx; wrk's output:\n{text}")
     requests = int(_number(r"(\d+) requests in ", text))
     counted = re.search(r"Statuses: 2xx (\d+), 503 (\d+), other (\d+)", text)
     accepted, shed, failed = (int(number) for number in counted.groups()) if counted else (requests, 0, 0)
@@ -111,12 +111,12 @@ def send(url: str, bearer: str, load: Load, seconds: int) -> Seen:
 def _number(pattern: str, text: str) -> float:
     found = re.search(pattern, text)
     if found is None:
-        raise RuntimeError(f"wrk says nothing like {pattern}:\n{text}")
+        raise RuntimeError(f"wrk's output has nothing like {pattern}:\n{text}")
     return float(found[1])
 
 
 def _latency_ms(text: str, quantile: str) -> float:
     found = re.search(rf"{quantile}\s+([\d.]+)(us|ms|s|m)\b", text)
     if found is None:
-        raise RuntimeError(f"wrk gives no {quantile}:\n{text}")
+        raise RuntimeError(f"wrk's output has no {quantile} latency:\n{text}")
     return float(found[1]) * {"us": 1e-3, "ms": 1.0, "s": 1e3, "m": 6e4}[found[2]]

@@ -15,7 +15,7 @@ from bench.turns import WARM_UP_S, say, turn
 
 MARKS = 10
 SETTLED = 1
-"""Growth is told from this mark on (0: idle): by then every store that has a bound should have met it."""
+"""Growth is measured from this mark on (0: idle), because by then every bounded cache should be full."""
 
 Look = Mapping[cost.Process, float]
 

@@ -56,10 +56,10 @@ class Granting(LedgerClient):
         return Win(offer.bid_id, f"{self._granted:056}", offer.amount_micros, dt.datetime.now(dt.UTC) + TTL)
 
     def saw(self, opportunities: Sequence[Opportunity]) -> None:
-        """Nothing is learned."""
+        """Does nothing: no λ is computed."""
 
     def release(self, wins: Collection[tuple[str, str]]) -> None:
-        """Nothing was reserved."""
+        """Does nothing: there are no reservations."""
 
 
 class WithoutLedger(IngressReplica):

@@ -23,7 +23,7 @@ from serve_app.launcher.ports import free_ports
 
 JOIN_S, DEPLOY_S = 60.0, 120.0
 CPUS = 2
-"""Of each node, as Ray counts them: the machine has no more for it."""
+"""CPUs that each node declares to Ray."""
 
 OBJECT_STORE_BYTES = 100_000_000
 PORTS = (
@@ -146,7 +146,9 @@ class Cluster:
                 and self._is_ready()
             ):
                 return found
-        raise RuntimeError(f"{wanted} does not run after {DEPLOY_S:g} s: {now['status']}: {now['message']}")
+        raise RuntimeError(
+            f"the deployment of {wanted} does not run after {DEPLOY_S:g} s; it is {now['status']}: {now['message']}"
+        )
 
     def _application(self) -> dict[str, Any]:
         found: dict[str, Any] = self.get("/api/serve/applications/")["applications"]["paceline"]
@@ -225,5 +227,6 @@ def _until(happens: Callable[[], bool], started: list[subprocess.Popen[bytes]], 
     while not happens():
         ended = any(process.poll() is not None for process in started)
         if ended or time.monotonic() > until:
-            raise RuntimeError(f"a node {'has ended' if ended else 'did not start'}; see {logs}/node-*.log")
+            what = "ended while it started" if ended else f"did not start within {JOIN_S:g} s"
+            raise RuntimeError(f"a Ray node {what}; see {logs}/node-*.log")
         time.sleep(0.1)

@@ -41,7 +41,7 @@ def running(folder: Path) -> Iterator[tuple[System, System]]:
                 httpx.get(f"{url}/docs")
                 break
             if time.monotonic() > until or process.poll() is not None:
-                raise RuntimeError("the peer did not start")
+                raise RuntimeError(f"the peer did not answer at {url}/docs within {READY_S:g} s, or ended")
             time.sleep(0.2)
         bearer = token.make(secret, "admin", [], [], 24 * 3600, "bench")
         yield (

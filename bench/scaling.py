@@ -28,11 +28,11 @@ from db.state import State
 NODES, SECONDS = 2, 8
 REPLICAS = (1, 2, 4)
 RATES = (100, 300)
-"""Requests a second: modest, so that the CPU of two cores is no part of what is seen."""
+"""Requests a second: few, so that two cores are not the limit."""
 
 RECORDED_WITHIN_S = 20.0
 FEW, MANY = 10, 200
-"""Bids a request, beside the usual ones: what one more costs."""
+"""Bids a request of two more loads, from which the cost of one more bid is computed."""
 
 ROWS = "SELECT (SELECT COUNT(*) FROM reservations) + (SELECT COUNT(*) FROM ledger_journal)"
 HOT = ("Ingress", "Predictor", "HAProxy", "ledger", "Redis")
@@ -136,7 +136,8 @@ def spell(
     if per_s:
         sent = paced.send(system.url, system.token, per_s, seconds, bids, is_fresh)
         if sent.others:
-            raise RuntimeError(f"void: {sent.others} of {sent.others + sent.accepted} answers were not 2xx")
+            all_ = sent.others + sent.accepted
+            raise RuntimeError(f"this run does not count, {sent.others} of {all_} answers were not 2xx")
     else:
         time.sleep(seconds)
     with Redis(unix_socket_path=str(system.state.redis_socket)) as redis:

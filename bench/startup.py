@@ -46,7 +46,7 @@ PHASES = {
     "starting Serve": "Ray up",
     "deploying": "Serve up, model ready",
 }
-"""What a line of `make run` tells of, by how it begins."""
+"""By how a line of `make run` begins: the stage that has ended."""
 
 
 class Start(NamedTuple):
@@ -111,7 +111,7 @@ def ours(state: Path, data: Path | None) -> Start:
         process.wait(STOP_S)
         shutil.rmtree(State(state.resolve()).scratch, ignore_errors=True)
     if ready_s is None:
-        raise RuntimeError(f"it did not start: {''.join(said[-3:])}")
+        raise RuntimeError(f"Paceline did not start; its last lines: {''.join(said[-3:])}")
     return Start(ready_s, phases)
 
 
@@ -160,7 +160,7 @@ def _answers_after(url: str, process: subprocess.Popen[bytes], began: float) -> 
         except httpx.HTTPError:
             pass
         time.sleep(0.05)
-    raise RuntimeError(f"the trivial application did not answer within {WAIT_S:g} s")
+    raise RuntimeError(f"the trivial application did not answer at {url} within {WAIT_S:g} s, or ended")
 
 
 def _environ() -> dict[str, str]:

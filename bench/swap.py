@@ -23,11 +23,11 @@ from bench.turns import say
 
 SWAPS, EVERY_S = 20, 5.0
 ROLLBACKS = 4
-"""Of the swaps, the last ones: back to a version that was live before."""
+"""How many of the swaps, at the end, go back to a version that was live before."""
 
 FULL_S, WARM_UP_S, BEFORE_S = 4, 3.0, 15.0
 AFTER_S = 1.0
-"""So long after the last replica has swapped a request still counts as one during the swap."""
+"""For so long after the last replica has swapped, a request counts as sent during the swap."""
 
 FULL_CONNECTIONS, CONNECTIONS = 16, 32
 COMPOSITIONS = {
@@ -179,7 +179,7 @@ async def _swapping(
         asked = time.monotonic()
         status = await activate(system.url, system.token, version)
         if status != 200:
-            raise RuntimeError(f"void: the activation of {version} was answered with {status}")
+            raise RuntimeError(f"this run does not count, activating {version} was answered with status {status}")
         swaps.append(Swap(version, asked, time.monotonic(), number >= len(order) - rollbacks))
     await asyncio.sleep(every_s)
     is_over.set()

@@ -29,11 +29,11 @@ COMPOSITION = "PACELINE_SERVE_PREDICTOR"
 """local or pool: where the model is."""
 
 KEPT = ("PACELINE_SERVE_", "PACELINE_SCORE_", "PACELINE_LEDGER_", "PACELINE_ROAS_")
-"""Variables of whoever measures that count here too; not those which name databases and keys."""
+"""Variables of the caller's environment that are passed on, without those that name databases and keys."""
 
 BRANDS = ("camp-1", "camp-2", "camp-3")
 LIMITS = {"daily_budget_micros": None, "target_roas": 0.001, "throttle_roas": 0.0001}
-"""So that every answer holds a win: no budget, and a target that any bid meets."""
+"""Brands with no budget limit, and a target that any bid meets, so that every answer has a win."""
 
 RECORDED_WITHIN_S = 20.0
 RECORDED_LEAST = 0.99
@@ -88,7 +88,9 @@ class System(NamedTuple):
                 request = {"request_id": f"sample-{time.time_ns()}-{number}", "bids": [_bid(n) for n in range(10)]}
                 answer = client.post(self.url, json=request)
                 if answer.status_code != 200 or all(bid["status"] != "won" for bid in answer.json()["ranked"]):
-                    raise RuntimeError(f"void: {self.name} answered without a win: {answer.text[:500]}")
+                    raise RuntimeError(
+                        f"this run does not count, {self.name} answered without a win: {answer.text[:500]}"
+                    )
 
 
 def _bid(number: int) -> dict[str, object]:
@@ -135,7 +137,7 @@ def paceline(name: str, folder: Path, settings: dict[str, str], has_ledger: bool
         ready = next((line for line in process.stdout if line.startswith("ready ")), "")
         found = re.match(r"ready (\S+) .* token (\S+)", ready)
         if found is None:
-            raise RuntimeError(f"{name} did not start")
+            raise RuntimeError(f"{name} did not print a line that begins with ready; see {state.logs}")
         system = System(name, f"{found[1]}/api/score", found[2], process.pid, state, has_ledger)
         if has_ledger:
             _raise_budgets(found[1], found[2])

@@ -55,8 +55,8 @@ def turn(system: System, load: Load, seconds: int) -> Turn:
     share = found.recorded_share
     if share is not None and share < RECORDED_LEAST and not load.counts_statuses:
         raise RuntimeError(
-            f"void: {system.name} answered {seen.accepted} requests, of {recorded} ({share:.2%}) a win is on record; "
-            f"{RECORDED_LEAST:.0%} at the least must be"
+            f"this run does not count: {system.name} answered {seen.accepted} requests, but has recorded a win of only "
+            f"{recorded} ({share:.2%}), and {RECORDED_LEAST:.0%} are needed"
         )
     return found
 
@@ -107,7 +107,7 @@ class Turns:
     def of(self, system: System, load: Load) -> Medians:
         found = [one for one in self._found[system.name, load] if one.seen.requests]
         if not found:
-            raise RuntimeError(f"void: {system.name} answered nothing under {load}")
+            raise RuntimeError(f"this run does not count, {system.name} answered no request under {load}")
         roles = {role for one in found for role in one.cpu_s}
         return Medians(
             median(one.seen.requests_per_s for one in found),

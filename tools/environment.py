@@ -54,7 +54,7 @@ CAUSES = {
 
 
 class SetupFailed(Exception):
-    """Something that the person at the keyboard has to see to; the text says what."""
+    """The environment cannot be made; the text says why, and what to do."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -83,7 +83,7 @@ def stop(number: int, _frame: object) -> NoReturn:
 
 
 def wait_for(turn: int) -> None:
-    """Lock our turn's file. Children inherit it, so that a run after `kill -9` waits for a uv that was left behind."""
+    """Lock the lock file. Children inherit the lock, so that a run after `kill -9` waits for a uv that still runs."""
     os.set_inheritable(turn, True)
     try:
         fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -118,7 +118,7 @@ def prepare(extras: set[str], exact: bool) -> None:
 
 
 def digest() -> str:
-    """Of what the environment depends on; how the code is formatted or tested is not in it."""
+    """A digest of everything that the environment depends on, without settings of linters and tests."""
     import tomllib  # not before the version of Python is known to be one that has it
 
     project = tomllib.loads(PROJECT.read_text())
@@ -127,7 +127,7 @@ def digest() -> str:
 
 
 def fault(exact: bool) -> str | None:
-    """Why `.venv` must be made anew, or None."""
+    """Why `.venv` must be made again; None if it need not."""
     if not STAMP.exists():
         return "left half-made"
     if STAMP.read_text().splitlines()[1] != str(VENV):
@@ -204,7 +204,7 @@ def index_settings() -> dict[str, str]:
 
 
 def run(command: Sequence[str], variables: Mapping[str, str]) -> None:
-    """With a line of news every ten seconds.
+    """Run a command, with a progress line every ten seconds.
 
     Raises:
         SetupFailed: its exit code was not 0; the text is one line.
@@ -230,12 +230,12 @@ def run(command: Sequence[str], variables: Mapping[str, str]) -> None:
 
 
 def text_of(out: IO[bytes]) -> str:
-    """Leaves the place alone at which the child writes on."""
+    """The output so far; read without moving the position at which the child writes."""
     return os.pread(out.fileno(), 1 << 20, 0).decode(errors="replace")
 
 
 def news(said: str) -> str:
-    """What uv is waiting for, of what it has said."""
+    """What uv is waiting for, from its output so far."""
     done = set(re.findall(r"^ +Downloaded (\S+)", said, re.MULTILINE))
     coming = [what for what, name in re.findall(r"^Downloading ((\S+).*)$", said, re.MULTILINE) if name not in done]
     more = f" and {len(coming) - 4} more" * (len(coming) > 4)
@@ -243,7 +243,7 @@ def news(said: str) -> str:
 
 
 def explain(said: str) -> str:
-    """One line: what it was, and the program's own words."""
+    """One line: the cause, and the program's own words."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     first = next((at for at, line in enumerate(lines) if line.lower().startswith("error")), -2)
     own_words = "; ".join(lines[first:][:2])
