@@ -41,7 +41,7 @@ class PortfolioSettings(Section, frozen=True):
 
 class BrandSettings(Section, frozen=True):
     currency: Currency = "EUR"
-    """Of all its money; fixed once some has moved."""
+    """Currency of all its money; cannot change once some has moved."""
     timezone: TimeZone = "UTC"
     """Whose midnight ends its budget day."""
     portfolio_id: Id | None = None

@@ -25,7 +25,7 @@ def url_of(file: Path) -> str:
 
 
 def file_of(url: str) -> Path | None:
-    """None: the URL is another database's, or one's in memory."""
+    """The file of an SQLite database; None for other databases, and for one in memory."""
     parts = make_url(url)
     if parts.get_backend_name() != "sqlite" or not parts.database or parts.database == ":memory:":
         return None

@@ -62,7 +62,7 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return None
 
     def exec_module(self, module: ModuleType) -> None:
-        # Whoever imports takes what stands in sys.modules when this is done.
+        # The import system returns what is in sys.modules after this.
         sys.modules[module.__name__] = importlib.import_module(self.moved[module.__name__])
 
 

@@ -162,7 +162,7 @@ class Controller:
             one.traffic = by_brand.get(brand_id, usual)
 
     def observe(self, seen: Mapping[str, BrandDemand], rules: Mapping[str, Rules], now_s: float) -> None:
-        """What a replica saw since its last beat. Brands without rules are not ours."""
+        """Take in replicas' demand. Brands without rules belong to other shards and are left out."""
         for brand_id, news in seen.items():
             if (rule := rules.get(brand_id)) is None:
                 continue

@@ -31,7 +31,7 @@ class Envelope:
 
 
 class Decision(NamedTuple):
-    """What a brand bids with."""
+    """The κ and the share that a brand bids with."""
 
     kappa: float
     share: float  # of auctions that it takes part in

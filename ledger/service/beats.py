@@ -30,7 +30,7 @@ DecodedIds = Mapping[str, DecodedId | None]
 
 
 class _Answered(NamedTuple):
-    """What a transaction of beats has done."""
+    """The result of a transaction of beats."""
 
     replies: list[Reply]
     recalls: set[tuple[int, str]]  # (session id, brand id) to ask for what it does not use
@@ -129,7 +129,7 @@ class Beats:
         return _InHand(now, known, dict(known), live, decoded, working_set, leasing)
 
     def _ending(self, connection: Connection, beats: Sequence[Beat]) -> dict[LeaseKey, Lent]:
-        """All leases of sessions that say their last."""
+        """All leases of sessions whose last beat is among these."""
         last = [beat.session_id for beat in beats if beat.is_last and beat.session_id is not None]
         return {key: lent for id_ in last for key, lent in self._store.leases.of_session(connection, id_).items()}
 
@@ -144,7 +144,7 @@ class Beats:
         """The leases that these beats name.
 
         Args:
-            taken: what their wins take.
+            taken: by lease, what the beats' wins take from it.
         """
         keys = set(taken)
         for beat in beats:
@@ -164,9 +164,9 @@ class Beats:
         taken: Mapping[LeaseKey, int],
         leases: Mapping[LeaseKey, Lent],
     ) -> dict[LeaseKey, int]:
-        """What events have adopted of the wins of sessions that seem to hold more than is lent to them.
+        """By lease, the micros of holds made from events, for sessions that state more than is lent to them.
 
-        A win may be drawn, and its event may come, while a beat is under way that states what was held before.
+        A win may be drawn, and its event recorded, while a beat is under way that still states what was held before.
         """
         stated = Counter(taken)
         for beat in beats:

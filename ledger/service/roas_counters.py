@@ -112,7 +112,7 @@ class RoasCounters:
         self._shown, self._shown_at = shown, self._ledger.now()
 
     def roas(self, brand_id: str) -> float:
-        """As of the last tick; NaN while it is not known."""
+        """The brand's ROAS as of the last tick; NaN if it is not known."""
         return self._roas.get(brand_id, math.nan)
 
     def slot_roas(self, brand_id: str, days: Mapping[int, DaySums], window_days: int, today_fraction: float) -> float:
@@ -132,19 +132,19 @@ class RoasCounters:
         history, days = self._history.of(brand_id), self._last_days.get(brand_id, {})
         return completed_today(approved, pending, days, fraction, history, self._history.usual())
 
-    # How
+    # Steps of `tick`
 
     def _changed(self) -> bool:
         return self._shown != (self._ledger.moves, self._ledger.terms.newest.version)
 
     async def _restore(self, now: dt.datetime) -> None:
-        """A restart does not lift the throttle, nor does another number of shards."""
+        """Take over throttles and κ from the gauges, so that a restart, or a new number of shards, changes neither."""
         gauges = await read_gauges(self._redis)
         if gauges is not None and _seconds(now, gauges.updated_at) < REMEMBER_S:
             self._ledger.terms.set_throttles(
                 {id_: Throttle(brand.share, brand.throttled) for id_, brand in gauges.brands.items()}
             )
-            # λ of the day goes on as well, until enough is seen to solve for it anew.
+            # κ by day is kept until enough demand was seen to solve for it again.
             self._ledger.terms.steer(
                 {id_: ControlSignal(brand.kappa) for id_, brand in gauges.brands.items() if brand.kappa is not None}
             )
@@ -182,7 +182,7 @@ class RoasCounters:
         )
 
     def _threshold(self, settings: BrandSettings) -> float:
-        """A portfolio in trouble throttles those of its brands that keep it there."""
+        """The ROAS below which a brand is throttled: the portfolio's, too, while the portfolio is below it."""
         portfolio_id = settings.portfolio_id or ""
         if self._portfolio_throttles.get(portfolio_id, Throttle()).throttled:
             return max(settings.throttle_roas, self._ledger.directory.portfolios()[portfolio_id].throttle_roas)

@@ -28,7 +28,7 @@ def at_once(work: Callable[[], Awaitable[T]], /) -> Awaitable[T]:
 
 
 class _Due(NamedTuple):
-    """What there is to do."""
+    """What is due."""
 
     lapses: bool
     quarantines: bool
