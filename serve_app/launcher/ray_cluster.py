@@ -20,11 +20,11 @@ from serve_app.launcher.terminal import say
 from serve_app.launcher.waiting import until
 
 ATTEMPTS_S = (300.0, 300.0)
-"""How long each attempt to start Ray may take. Ray's own waits end before: see `ray_patience`."""
+"""How long each attempt to start Ray may take. Ray's own waits end before: see `ray_hook`."""
 PATIENCE = {
     "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "120",  # 60 by default: not enough on a machine whose cores are busy
     "RAY_worker_register_timeout_seconds": "120",  # 60
-    "RAY_START_HOOK": "serve_app.launcher.ray_patience.wait_for_the_node",
+    "RAY_START_HOOK": "serve_app.launcher.ray_hook.be_patient",
 }
 CONNECT_S, FLUSH_S, STOP_S = 120.0, 1.2, 3.0
 
