@@ -126,7 +126,7 @@ class System:
             time.sleep(LOOK_S)
             if self._cluster.has_ended:
                 raise CannotRun(
-                    f"Ray has ended by itself; see {self._state.logs}/ray.log and {self._state.scratch}/ray"
+                    f"Ray has ended by itself; see {self._state.logs}/ray.log and {self._ray_logs}, and start again"
                 )
             if self._redis is not None and not self._redis.is_running():
                 say("the embedded Redis has died; starting it again")
