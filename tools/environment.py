@@ -10,6 +10,7 @@ are safe (one waits), and so are an interruption (a half-made environment is mad
 from __future__ import annotations
 
 import ast
+import errno
 import fcntl
 import hashlib
 import json
@@ -21,7 +22,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import venv
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -48,8 +48,15 @@ CAUSES = {
     "Hash mismatch|DO NOT MATCH THE HASHES": "a package is not the one that requirements.lock pins",
     "No space left on device": "no space left on the disk, the packages take 1.3 GB",
     "invalid peer certificate|CERTIFICATE_VERIFY": "the package index's certificate is not trusted, see SSL_CERT_FILE",
-    "dns error|rror sending request|onnect|timed out": "the package index does not answer: check the network, or set "
-    "UV_DEFAULT_INDEX to a mirror",
+    "dns error|rror sending request|onnect|timed out|from versions: none": "the package index {index} does not answer: "
+    "check the network, or set UV_DEFAULT_INDEX (without uv: PIP_INDEX_URL) to a mirror",
+}
+
+CURES = {
+    errno.ENOSPC: "free some space, the packages take 1.3 GB",
+    errno.EACCES: "this clone belongs to another user; make a clone of your own, or change its rights",
+    errno.EROFS: "make a clone on a disk that can be written",
+    errno.ENOENT: "restore it with `git checkout`",
 }
 
 
@@ -72,7 +79,9 @@ def main(arguments: Sequence[str]) -> int:
         print(f"environment: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        print(f"environment: {error.filename or VENV}: {error.strerror or error}", file=sys.stderr)
+        place = VENV / os.fspath(error.filename or "")  # a bare name is one that was to be removed from there
+        cure = CURES.get(error.errno or 0, "remove it, and start again")
+        print(f"environment: {place}: {error.strerror or error}; {cure}", file=sys.stderr)
         return 1
     return 0
 
@@ -99,14 +108,9 @@ def prepare(extras: set[str], exact: bool) -> None:
             f"making .venv with Python {sys.version_info[0]}.{sys.version_info[1]}"
             + (f" (was {found})" * VENV.exists())
         )
-        STAMP.unlink(missing_ok=True)
-        if VENV.exists():
-            shutil.rmtree(VENV)
-        venv.create(
-            VENV, symlinks=True
-        )  # without pip: Debian's python3.11 has no ensurepip unless python3-venv is there
+        make_empty()
     else:
-        installed, _, kept = STAMP.read_text().splitlines()
+        installed, _, kept = stamp()
         if installed == asked and extras <= set(kept.split()):
             return
         extras |= set(kept.split())
@@ -115,6 +119,27 @@ def prepare(extras: set[str], exact: bool) -> None:
     install(sorted(extras))
     STAMP.write_text(f"{asked}\n{VENV}\n{' '.join(sorted(extras))}\n")
     say(f"installed in {time.monotonic() - began:.0f} s")
+
+
+def make_empty() -> None:
+    """Raises: SetupFailed, this Python cannot make environments."""
+    try:
+        import venv
+    except ImportError:
+        said = f"{BASE_PYTHON} has no module venv: install it (Debian, Ubuntu: apt install python3-venv)"
+        raise SetupFailed(f"{said}, or name another Python with PYTHON=…") from None
+    if VENV.is_dir() and not VENV.is_symlink():
+        STAMP.unlink(missing_ok=True)  # first: whoever is killed now leaves what is known as half-made
+        shutil.rmtree(VENV)
+    else:
+        VENV.unlink(missing_ok=True)
+    venv.create(VENV, symlinks=True)  # without pip: Debian's python3.11 has no ensurepip unless python3-venv is there
+
+
+def stamp() -> list[str]:
+    """The three lines, or blank ones where they are not to be had."""
+    lines = STAMP.read_text(errors="replace").splitlines() if STAMP.is_file() else []
+    return lines if len(lines) == 3 else ["", "", ""]
 
 
 def digest() -> str:
@@ -128,9 +153,10 @@ def digest() -> str:
 
 def fault(exact: bool) -> str | None:
     """Why `.venv` must be made again; None if it need not."""
-    if not STAMP.exists():
+    made_in = stamp()[1]
+    if not made_in:
         return "left half-made"
-    if STAMP.read_text().splitlines()[1] != str(VENV):
+    if made_in != str(VENV):
         return "moved from elsewhere"
     version = answer_of(PYTHON, "-c", "import sys; print(*sys.version_info[:2])")
     if version is None:
@@ -226,7 +252,7 @@ def run(command: Sequence[str], variables: Mapping[str, str]) -> None:
                 os.killpg(child.pid, signal.SIGKILL)  # its own children, too
                 child.wait()
         if code != 0:
-            raise SetupFailed(explain(text_of(out)))
+            raise SetupFailed(explain(text_of(out), variables))
 
 
 def text_of(out: IO[bytes]) -> str:
@@ -242,13 +268,15 @@ def news(said: str) -> str:
     return "unpacking" if "Prepared" in said else f"downloading {', '.join(coming[:4]) or '…'}{more}"
 
 
-def explain(said: str) -> str:
+def explain(said: str, variables: Mapping[str, str]) -> str:
     """One line: the cause, and the program's own words."""
+    indexes = (variables.get(name) for name in ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL"))
+    index = re.sub(r"//[^/@]*@", "//", next(filter(None, indexes), "https://pypi.org/simple"))
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     first = next((at for at, line in enumerate(lines) if line.lower().startswith("error")), -2)
     own_words = "; ".join(lines[first:][:2])
     cause = next((cause for pattern, cause in CAUSES.items() if re.search(pattern, said)), None)
-    return f"{cause} ({own_words})" if cause else own_words
+    return f"{cause.format(index=index)} ({own_words})" if cause else own_words
 
 
 def answer_of(*command: str) -> str | None:

@@ -307,8 +307,58 @@ def test_no_network_is_one_line(clone):
     code, said = clone.make(UV_DEFAULT_INDEX="http://127.0.0.1:9/simple")
     (line,) = [line for line in said.splitlines() if line.startswith("environment:")]
     assert code == 2
-    assert line.startswith("environment: the package index does not answer: check the network, or set UV_DEFAULT_INDEX")
+    assert line.startswith(
+        "environment: the package index http://127.0.0.1:9/simple does not answer: check the network, or"
+    )
+    assert "UV_DEFAULT_INDEX" in line
     assert clone.make()[0] == 0
+
+
+def test_no_network_without_uv_is_one_line(clone):
+    (clone.folder.parent / "programs" / "uv").unlink()
+    code, said = clone.make(UV_DEFAULT_INDEX="", PIP_INDEX_URL="http://me:secret@127.0.0.1:9/simple")
+    assert code == 2
+    assert "environment: the package index http://127.0.0.1:9/simple does not answer: check the network" in said
+    assert "secret" not in said
+
+
+@pytest.mark.parametrize("spoil", ["a file", "a link to nowhere", "a stamp without lines", "a stamp of rubbish"])
+def test_whatever_stands_where_the_environment_belongs_is_replaced(clone, spoil):
+    place = clone.folder / ".venv"
+    if spoil == "a file":
+        place.touch()
+    elif spoil == "a link to nowhere":
+        place.symlink_to("/nowhere/at/all")
+    else:
+        place.mkdir()
+        (place / ".installed").write_bytes(b"\n" if spoil == "a stamp without lines" else b"\xff\x00" * 9)
+    code, said = clone.make()
+    assert (code, clone.installed()) == (0, {"fast", "deep", "paceline"}), said
+
+
+WITHOUT_VENV = """#!/bin/sh
+[ "$2" = -c ] && exec {base} "$@"
+shift
+exec {base} -I -c "import runpy, sys; sys.modules['venv'] = None; sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name='__main__')" "$@"
+"""
+
+
+def test_a_python_that_cannot_make_environments_is_one_line(clone):
+    python = clone.folder.parent / "programs" / "python"
+    python.write_text(WITHOUT_VENV.format(base=BASE))
+    python.chmod(0o755)
+    code, said = clone.make(PYTHON=str(python))
+    (line, _) = [line for line in said.splitlines() if not line.startswith("making")]
+    assert code == 2
+    assert "has no module venv: install it (Debian, Ubuntu: apt install python3-venv), or name another Python" in line
+
+
+def test_a_clone_that_cannot_be_written_is_one_line_with_the_cure(clone):
+    (clone.folder / ".venv.lock").mkdir()
+    code, said = clone.make()
+    assert code == 2
+    assert said.splitlines()[0] == f"environment: {clone.folder}/.venv.lock: Is a directory; remove it, and start again"
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(clone):

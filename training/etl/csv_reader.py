@@ -62,6 +62,8 @@ def read_file(path: Path, say: Say = print, *, keep: bool = False) -> Read:
         raise Unreadable(f"cannot read {file_error(error)}") from None
     if not head:
         raise Unreadable(f"{path} is empty")
+    if head == b"PK\x03\x04":
+        raise Unreadable(f"{path} is a ZIP archive or an Excel file: unpack it, or save it as CSV")
     if head == b"PAR1":
         parser, digest, cut_off = _read_parquet(path, keep)
     else:
@@ -176,10 +178,18 @@ def _header(path: Path, line: bytes) -> list[str]:
     try:
         first = line.decode("utf-8-sig").rstrip("\r")
     except UnicodeDecodeError:
-        raise Unreadable(f"{path} is not a CSV in UTF-8: save it in this encoding") from None
+        raise Unreadable(f"{path} is not text in UTF-8: save it as CSV in this encoding") from None
     if "\0" in first:
         raise Unreadable(f"{path} is not a CSV: its first line has binary data")
-    names = [name.strip() for name in next(csv.reader([first]), [])]
+    if "\r" in first:
+        raise Unreadable(f"{path} is not a CSV: its lines end as on old Macs (CR alone); save it with LF or CRLF")
+    for sign, name in ((";", "semicolons"), ("\t", "tabs")):
+        if first.count(sign) >= len(CANONICAL) - 1 > first.count(","):
+            raise Unreadable(f"{path} has {name} between its fields: save it with commas, and with points in numbers")
+    try:
+        names = [name.strip() for name in next(csv.reader([first]), [])]
+    except csv.Error as error:
+        raise Unreadable(f"{path} is not a CSV: its first line cannot be read, {error}") from None
     _check_header(path, names)
     return names
 
@@ -188,7 +198,8 @@ def _check_header(path: Path, names: list[str]) -> None:
     missing = [name for name in CANONICAL if name not in names]
     if missing:
         expected = ",".join(CANONICAL)
-        raise Unreadable(f"{path} has a wrong header: {', '.join(missing)} missing; it must have {expected}")
+        what = "no header" if len(missing) == len(CANONICAL) else f"a wrong header: {', '.join(missing)} missing"
+        raise Unreadable(f"{path} has {what}; its first line must be {expected}, in any order")
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise Unreadable(f"{path} has a wrong header: it has {', '.join(twice)} twice")

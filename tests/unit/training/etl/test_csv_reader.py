@@ -141,7 +141,12 @@ def test_lines_keep_their_numbers_whatever_is_between_them(tmp_path):
     ("content", "reason"),
     [
         (b"", "empty"),
-        (b"a;b;c\n1;2;3\n", "wrong header"),
+        (b"a;b;c\n1;2;3\n", "no header"),
+        (GOOD.encode(), "no header; its first line must be ts,brand_id"),
+        (HEADER.replace(",", ";").encode(), "semicolons between its fields: save it with commas"),
+        (HEADER.replace(",", "\t").encode(), "tabs between its fields"),
+        (f"{HEADER}\r{GOOD}\r".encode(), "CR alone"),
+        (b"PK\x03\x04" + bytes(100), "ZIP archive or an Excel file: unpack it"),
         (HEADER.replace(",cost", "").encode(), "cost missing"),
         (f"{HEADER},cost\n".encode(), "twice"),
         (f"{HEADER}\n".encode(), "no rows"),
