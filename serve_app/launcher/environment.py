@@ -65,6 +65,8 @@ def keys(state: State, settings: Settings) -> dict[str, str]:
     """
     added = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(state.ray_token)}
     secret_file(state.ray_token)
+    if state.model_key.exists():
+        secret_file(state.model_key)  # not used before the first model, which would be late to hear of it
     if not settings.general.jwks and not settings.jwt.secret:
         secret = added["PACELINE_JWT_SECRET"] = secret_file(state.jwt_secret)
         if len(secret.encode()) < SECRET_LEAST_BYTES:

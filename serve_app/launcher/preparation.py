@@ -6,7 +6,7 @@ import threading
 from concurrent.futures import Future
 from pathlib import Path
 
-from db.command_line import told
+from db.command_line import told, writing
 from db.errors import in_a_line
 from db.state import State
 from serve_app.launcher.errors import CannotRun, keep_traceback
@@ -36,7 +36,8 @@ class Preparation:
         try:
             from serve_app.launcher.bootstrap import prepare
 
-            prepare(self._settings, self._state, self._data, say)
+            with writing(self._state.root):
+                prepare(self._settings, self._state, self._data, say)
             self._done.set_result(None)
         except BaseException as error:
             keep_traceback(self._state, error)

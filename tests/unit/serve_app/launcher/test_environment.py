@@ -47,6 +47,13 @@ def test_a_secret_that_is_too_short_is_named_by_its_file(monkeypatch, tmp_path):
         environment.keys(state, Settings())
 
 
+@pytest.mark.parametrize("name", ["ray_token", "jwt_secret", "model_key"])
+def test_a_key_without_content_is_named_by_its_file(tmp_path, name):
+    (tmp_path / name).write_bytes(b"\n")
+    with pytest.raises(BadSetting, match=f"{name} holds no key; delete it, and a new one is made"):
+        environment.keys(State(tmp_path), Settings())
+
+
 def test_make_s_short_names_stand_under_their_long_ones(monkeypatch):
     monkeypatch.setenv("PORT", "8123")
     found = environment.with_long_names(State(Path("/state")))
