@@ -245,7 +245,7 @@ def run(command: Sequence[str], variables: Mapping[str, str]) -> None:
                 with suppress(subprocess.TimeoutExpired):
                     code = child.wait(REPORT_EVERY_S)
                     break
-                said = "compiling" if "compileall" in command else news(text_of(out))
+                said = "compiling modules to byte code" if "compileall" in command else news(text_of(out))
                 say(f"  {time.monotonic() - began:.0f} s: {said}")
         finally:
             if child.poll() is None:
