@@ -9,6 +9,7 @@ from pathlib import Path
 from db.environment import BadSetting
 from db.errors import file_error
 from db.state import State, secret_file
+from serve_app.launcher import machine
 from serve_app.launcher.ports import Ports
 from serve_app.settings import SECRET_LEAST_BYTES, Settings
 
@@ -113,5 +114,6 @@ def _of_haproxy(ports: Ports, proxy: Path) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports.haproxy_metrics),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(ports.haproxy_stats),
+        "RAY_SERVE_HAPROXY_MAXCONN": str(machine.connections()),
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(os.cpu_count() or 1, 4)),
     }

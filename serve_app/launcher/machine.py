@@ -11,8 +11,9 @@ import psutil
 from serve_app.launcher.errors import CannotRun
 from serve_app.launcher.terminal import say
 
-OPEN_FILES, LEAST_OPEN_FILES = 65_536, 1024
-"""Ray's processes have hundreds open, HAProxy and a replica one for each connection."""
+OPEN_FILES, LEAST_OPEN_FILES = 65_536, 4096
+MOST_CONNECTIONS, OTHER_FILES = 4096, 2200
+"""HAProxy does not start unless it may open two files for each connection, and these besides."""
 WANTED_MEMORY_BYTES, WANTED_SHARED_BYTES = 2 << 30, 128 << 20
 LEAST_FILES = 2000
 CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
@@ -51,6 +52,12 @@ def raise_open_files() -> None:
             f"a process may have only {soft} files open, {LEAST_OPEN_FILES} are needed; "
             f"raise the limit: ulimit -n {OPEN_FILES}"
         )
+
+
+def connections() -> int:
+    """How many callers HAProxy may have at a time: Ray's default, or what the limit of open files allows."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MOST_CONNECTIONS if soft == resource.RLIM_INFINITY else min(MOST_CONNECTIONS, (soft - OTHER_FILES) // 2)
 
 
 def warn_of_little_memory() -> None:

@@ -13,17 +13,22 @@ ROOT = Path(__file__).resolve().parents[4]
 CODE = """
 import resource, sys
 from serve_app.launcher.errors import CannotRun
-from serve_app.launcher.machine import raise_open_files
+from serve_app.launcher.machine import connections, raise_open_files
 try:
     raise_open_files()
-    print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    print(resource.getrlimit(resource.RLIMIT_NOFILE)[0], connections())
 except CannotRun as error:
     print(error)
 """
 
 
 @pytest.mark.parametrize(
-    ("soft", "hard", "said"), [(256, 4096, "4096"), (256, 512, "only 512 files open, 1024 are needed; raise the limit")]
+    ("soft", "hard", "said"),
+    [
+        (256, 4096, "4096 948"),
+        (256, 20_000, "20000 4096"),
+        (256, 512, "only 512 files open, 4096 are needed; raise the limit"),
+    ],
 )
 def test_as_many_files_may_be_open_as_the_system_allows(soft, hard, said):
     def limit() -> None:
