@@ -95,6 +95,7 @@ def connect(address: str) -> None:
 
 def start_serve(host: str, port: int) -> None:
     from ray import serve
+    from ray.exceptions import RayActorError
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     options: dict[str, Any] = {
@@ -104,7 +105,7 @@ def start_serve(host: str, port: int) -> None:
     }
     try:
         serve.start(**options)
-    except TimeoutError:  # Serve gives HAProxy 60 s, and no setting says otherwise
+    except (TimeoutError, RayActorError):  # Serve gives HAProxy 60 s; a proxy that starts too slowly is started anew
         serve.start(**options)  # finds the controller of before
 
 

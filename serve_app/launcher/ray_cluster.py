@@ -24,6 +24,8 @@ ATTEMPTS_S = (300.0, 300.0)
 PATIENCE = {
     "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "120",  # 60 by default: not enough on a machine whose cores are busy
     "RAY_worker_register_timeout_seconds": "120",  # 60
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # 5, after which Serve ends a proxy that is still being started
+    "RAY_SERVE_HAPROXY_STARTUP_TIMEOUT_S": "90",  # 30
     "RAY_START_HOOK": "serve_app.launcher.ray_hook.be_patient",
 }
 CONNECT_S, FLUSH_S, STOP_S = 120.0, 1.2, 3.0
