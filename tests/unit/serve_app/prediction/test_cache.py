@@ -175,8 +175,8 @@ def test_what_goes_to_the_pool_arrives(rows: list[tuple[str, float | None]]) -> 
     np.testing.assert_array_equal(there.at, columns.at)
     numbers = columns.placement_score
     back = codec.unpack_expectation(
-        codec.pack_expectation(Expectation(numbers, numbers + 1, numbers * 2, numbers * 3, "v"))
+        codec.pack_expectation(Expectation(numbers, numbers + 1, numbers / 2, numbers / 3, "v"))
     )
     assert back.model_version == "v"
-    np.testing.assert_array_equal(back.cvr, numbers * 2)
-    np.testing.assert_array_equal(back.impressions, numbers * 3)
+    np.testing.assert_array_equal(back.cvr, numbers / 2)
+    np.testing.assert_array_equal(back.impressions, numbers / 3)
