@@ -19,9 +19,8 @@ def test_the_first_request_of_the_readme_wins_and_is_settled(system: System, tmp
     script = script.replace("PORT=8000", f"PORT={system.port}").replace(
         "/tmp/answer.json", str(tmp_path / "answer.json")
     )
-    script = script.replace(".venv/bin/paceline", f"{system.python} -m paceline").replace(
-        ".venv/bin/python", system.python
-    )
+    programs = {"python": system.python, "paceline": f"{system.python} -m paceline"}
+    script = re.sub(r"\.venv/bin/(python|paceline)", lambda found: programs[found[1]], script)
     script = script.replace("r-1", "readme-1")
     done = subprocess.run(["bash", "-eu", "-c", script], cwd=ROOT, env=system.environ, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
