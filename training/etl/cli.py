@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from db.command_line import Command, Json, StateFolder, commands, progress, run
-from db.errors import UserError, file_error
 
 if TYPE_CHECKING:
     from training.etl.importer import Imported
@@ -72,8 +71,10 @@ def import_(
     state: StateFolder = None,
     as_json: Json = False,
 ) -> None:
+    from training.etl.csv_reader import first_bytes
+
     with progress(quiet=as_json) as say:
-        _require_readable(file)
+        first_bytes(file)  # a name that is none makes no database
         _migrate()
         done = asyncio.run(_import(file, source, say))
     summary = {name: getattr(done, name) for name in ("source", "rows", "keys", "rejected", "brands", "seconds")}
@@ -93,12 +94,8 @@ def gather_(
     state: StateFolder = None,
     as_json: Json = False,
 ) -> None:
-    from db.schema import require_file
-    from db.settings import database_settings
-
     with progress(quiet=as_json) as say:
-        require_file(database_settings())
-        _migrate()
+        _migrate(only_existing=True)
         done = asyncio.run(_gather(everything, say))
     if as_json:
         print(json.dumps(done._asdict() | {"newest": done.newest.isoformat() if done.newest else None}))
@@ -110,33 +107,23 @@ def gather_(
     )
 
 
-def _require_readable(file: Path) -> None:
-    """Before a database is made for it.
-
-    Raises:
-        UserError: there is no such file, or it may not be read.
-    """
-    try:
-        with file.open("rb"):
-            pass
-    except OSError as error:
-        raise UserError(f"cannot read {file_error(error)}") from None
-
-
-def _migrate() -> None:
+def _migrate(*, only_existing: bool = False) -> None:
     """The database is made or migrated first: history may be there before the first start.
 
     Raises:
         BadSetting, CannotMigrate: it cannot be used.
+        UserError: there is none, and none is to be made.
     """
-    from db.schema import upgrade
+    from db.schema import require_file, upgrade
     from db.settings import database_settings
     from db.state import State
 
-    url = database_settings().url
+    settings = database_settings()
+    if only_existing:
+        require_file(settings)
     State.here().root.mkdir(parents=True, exist_ok=True)
-    assert url is not None
-    upgrade(url)
+    assert settings.url is not None
+    upgrade(settings.url)
 
 
 async def _import(path: Path, source: str | None, say: Say) -> Imported:

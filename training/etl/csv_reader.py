@@ -45,15 +45,11 @@ class Read:
     kept: list[list[str]] = field(default_factory=list)  # with `keep`: the fields of the frame's rows, as in the file
 
 
-def read_file(path: Path, say: Say = print, *, keep: bool = False) -> Read:
-    """Parse and check a CSV, CSV.gz or Parquet file in the canonical format.
-
-    Args:
-        say: told how many lines are read.
-        keep: also keep good rows' fields as text.
+def first_bytes(path: Path) -> bytes:
+    """The first four bytes, which tell the format.
 
     Raises:
-        Unreadable: it cannot be opened, is empty, or is in another format.
+        Unreadable: it cannot be opened, is empty, or is an archive.
     """
     try:
         with path.open("rb") as file:
@@ -64,6 +60,20 @@ def read_file(path: Path, say: Say = print, *, keep: bool = False) -> Read:
         raise Unreadable(f"{path} is empty")
     if head == b"PK\x03\x04":
         raise Unreadable(f"{path} is a ZIP archive or an Excel file: unpack it, or save it as CSV")
+    return head
+
+
+def read_file(path: Path, say: Say = print, *, keep: bool = False) -> Read:
+    """Parse and check a CSV, CSV.gz or Parquet file in the canonical format.
+
+    Args:
+        say: told how many lines are read.
+        keep: also keep good rows' fields as text.
+
+    Raises:
+        Unreadable: it cannot be opened, is empty, or is in another format.
+    """
+    head = first_bytes(path)
     if head == b"PAR1":
         parser, digest, cut_off = _read_parquet(path, keep)
     else:
