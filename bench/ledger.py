@@ -103,7 +103,14 @@ class Replica:
 
 
 def offer(brand: int, amount_micros: int = DEAREST) -> Offer:
-    return Offer("bid", Placement(f"brand-{brand}", "partner", "slot", "mobile", "160x600", 0.5), "cpm", amount_micros)
+    return Offer(
+        "bid",
+        Placement(f"brand-{brand}", "partner", "slot", "mobile", "160x600", 0.5),
+        "cpm",
+        amount_micros,
+        2.0 * amount_micros,
+        amount_micros,
+    )
 
 
 async def opened(url: str, brands: int, budget_micros: int | None) -> tuple[Database, Ledger]:

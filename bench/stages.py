@@ -160,7 +160,7 @@ async def measured(sizes: Sequence[int], rounds: int) -> dict[int, dict[str, flo
 async def _fill(ledger: LedgerClient, brand_id: str) -> None:
     """A lease large enough for everything that follows."""
     where = Placement(brand_id, "p", "s", "d", "c", None)
-    offer = Offer("fill", where, "cpm", 10**10)
+    offer = Offer("fill", where, "cpm", 10**10, 2e10, 1e10)
     await ledger.reserve(Claim("bench", f"fill-{brand_id}", "0" * 64, 1, (offer,), 10.0))
 
 

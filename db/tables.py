@@ -20,6 +20,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
     text,
     true,
 )
@@ -122,6 +123,21 @@ budget_days = Table(
     **OPTIONS,
 )
 
+slack_days = Table(
+    "slack_days",
+    metadata,
+    # What may be lost on bids below the target: revenue and cost are of confirmed wins. See `ledger/domain/slack.py`.
+    Column("owner", WORD, primary_key=True),
+    Column("owner_id", ID, primary_key=True),
+    Column("day", Date, primary_key=True),
+    Column("revenue_micros", MICROS, nullable=False),
+    Column("cost_micros", MICROS, nullable=False),
+    Column("pending_micros", MICROS, nullable=False),
+    Column("leased_micros", MICROS, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    **OPTIONS,
+)
+
 reservations = Table(
     "reservations",
     metadata,
@@ -152,6 +168,14 @@ reservations = Table(
     Column("session_id", BigInteger, nullable=True),  # whose lease it was drawn from
     Column("award_id", ID, nullable=False),  # the wins of one answer share it; empty: known from an event alone
     Column("instead_id", ID, nullable=True),  # void, because this one had been recorded for the same request and brand
+    # As it was bid and predicted: per 1,000 impressions, click or conversion, or the share of the revenue.
+    Column("price_micros", MICROS, nullable=True),
+    Column("revenue_share", Double, nullable=True),
+    Column("revenue_micros", MICROS, nullable=False, server_default=text("0")),  # predicted
+    # Slack that it has drawn and that is pending: until it is confirmed, or cannot be shown any more.
+    Column("lack_micros", MICROS, nullable=False, server_default=text("0")),
+    Column("portfolio_lack_micros", MICROS, nullable=False, server_default=text("0")),
+    Column("confirmed", Boolean, nullable=False, server_default=false()),  # shown, clicked or settled
     Index("ix_reservations_sub_request_id", "sub", "request_id"),
     Index("ix_reservations_due_at", "due_at"),
     Index("ix_reservations_brand_id_day", "brand_id", "day"),
@@ -261,6 +285,9 @@ leases = Table(
     Column("portfolio_id", ID, nullable=True),
     Column("leased_micros", MICROS, nullable=False),
     Column("lasting", Boolean, nullable=False),  # holds drawn from it may wait for a conversion
+    # Slack of brand and portfolio, lent for the wins that are below a target.
+    Column("slack_micros", MICROS, nullable=False, server_default=text("0")),
+    Column("portfolio_slack_micros", MICROS, nullable=False, server_default=text("0")),
     Column("quarantined_until", UtcDateTime, nullable=True),  # of a lapsed session
     Index("ix_leases_brand_id_day", "brand_id", "day"),
     Index("ix_leases_portfolio_id_day", "portfolio_id", "day"),

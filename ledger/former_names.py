@@ -8,13 +8,14 @@ version after this one may send the new names, and the one after that forgets th
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import importlib.abc
 import importlib.machinery
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import FunctionType, ModuleType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Class = TypeVar("Class", bound=type)
 
@@ -22,7 +23,8 @@ Class = TypeVar("Class", bound=type)
 def pickled_as(module: str) -> Callable[[Class], Class]:
     """A class decorator: pickles name the class as a member of `module`, where it used to be.
 
-    `module` must be kept (`keep`), or a package that has the class among its names.
+    `module` must be kept (`keep`), or a package that has the class among its names. A dataclass with slots that the
+    version before has sent gets the defaults of the fields that it did not have.
     """
 
     def named(cls: Class) -> Class:
@@ -33,9 +35,21 @@ def pickled_as(module: str) -> Callable[[Class], Class]:
             if isinstance(member, FunctionType) and member.__module__ == cls.__module__:
                 member.__module__ = module
         cls.__module__ = module
+        if dataclasses.is_dataclass(cls) and "__slots__" in vars(cls):
+            cls.__setstate__ = _set_state  # type: ignore[attr-defined]
         return cls
 
     return named
+
+
+def _set_state(self: Any, state: Sequence[Any]) -> None:
+    """Unpickle a dataclass with slots from the values of its first fields."""
+    fields = dataclasses.fields(self)
+    for field, value in zip(fields, state, strict=False):
+        object.__setattr__(self, field.name, value)
+    for field in fields[len(state) :]:
+        made = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        object.__setattr__(self, field.name, made)
 
 
 def keep(moved: Mapping[str, str]) -> None:

@@ -65,6 +65,22 @@ _COSTS = """
         FROM events WHERE type IN ('conversion', 'conversion_update')
     ) AS ranked GROUP BY brand_id, partner_id, conversion_id
 """
+_SLACK_LEASES = """
+    SELECT 'brand' AS owner, brand_id AS owner_id, day, slack_micros FROM leases
+    UNION ALL
+    SELECT 'portfolio', portfolio_id, day, portfolio_slack_micros FROM leases WHERE portfolio_id IS NOT NULL
+"""
+_WINS = """
+    SELECT 'brand' AS owner, brand_id AS owner_id, day, confirmed, revenue_micros, lack_micros,
+        CASE WHEN pricing_model = 'cpm' AND settled_micros > amount_micros THEN settled_micros
+            ELSE amount_micros END AS counted_micros
+    FROM reservations
+    UNION ALL
+    SELECT 'portfolio', portfolio_id, day, confirmed, revenue_micros, portfolio_lack_micros,
+        CASE WHEN pricing_model = 'cpm' AND settled_micros > amount_micros THEN settled_micros
+            ELSE amount_micros END
+    FROM reservations WHERE portfolio_id IS NOT NULL
+"""
 _COSTS_BY_OWNER = f"""
     SELECT 'brand' AS owner, brand_id AS owner_id, day, cost FROM ({_COSTS}) AS of_brands
     UNION ALL
@@ -77,13 +93,15 @@ class Invariant(NamedTuple):
     query: str  # selects the rows that break it, with the columns to show
 
 
-def _same(promise: str, column: str, sums: str, value: str, condition: str = "") -> Invariant:
+def _same(
+    promise: str, column: str, sums: str, value: str, condition: str = "", days: str = "budget_days"
+) -> Invariant:
     """A column of every budget day equals a sum over other rows. A sum without a budget day breaks it, too."""
     return Invariant(
         promise,
         f"""
         SELECT {_DAY}, SUM(in_row) AS in_row, SUM(recomputed) AS recomputed FROM (
-            SELECT {_DAY}, {column} AS in_row, 0 AS recomputed FROM budget_days
+            SELECT {_DAY}, {column} AS in_row, 0 AS recomputed FROM {days}
             UNION ALL
             SELECT {_DAY}, 0, {value} FROM ({sums}) AS parts {condition}
         ) AS both_sides GROUP BY {_DAY} HAVING SUM(in_row) <> SUM(recomputed) ORDER BY {_DAY}
@@ -156,12 +174,13 @@ CHECKS = (
         """,
     ),
     Invariant(
-        "an open reservation is due some time, an ended one holds nothing",
+        "an open reservation is due some time, an ended one holds nothing but slack for a late event",
         """
         SELECT brand_id, reservation_id, status, held_micros, due_at, ended_at FROM reservations
         WHERE held_micros < 0 OR held_micros > amount_micros
            OR (status = 'open' AND (due_at IS NULL OR ended_at IS NOT NULL))
-           OR (status <> 'open' AND (due_at IS NOT NULL OR ended_at IS NULL OR held_micros <> 0))
+           OR (status <> 'open' AND (ended_at IS NULL OR held_micros <> 0))
+           OR (due_at IS NOT NULL) <> (status = 'open' OR lack_micros > 0 OR portfolio_lack_micros > 0)
            OR status NOT IN ('open', 'settled', 'expired', 'returned', 'void')
         ORDER BY brand_id, reservation_id
         """,
@@ -215,6 +234,54 @@ CHECKS = (
         WHERE award_id <> '' AND status <> 'void'
         GROUP BY sub, request_id HAVING COUNT(DISTINCT award_id) > 1 OR COUNT(*) > COUNT(DISTINCT brand_id)
         ORDER BY sub, request_id
+        """,
+    ),
+    Invariant(
+        "no slack is negative, and only unconfirmed wins that may still be shown have drawn some",
+        """
+        SELECT owner_id AS brand_id, day, NULL AS reservation_id, revenue_micros, cost_micros, pending_micros,
+            leased_micros
+        FROM slack_days
+        WHERE revenue_micros < 0 OR cost_micros < 0 OR pending_micros < 0 OR leased_micros < 0
+        UNION ALL
+        SELECT brand_id, day, reservation_id, revenue_micros, lack_micros, portfolio_lack_micros, 0 FROM reservations
+        WHERE lack_micros < 0 OR portfolio_lack_micros < 0 OR revenue_micros < 0
+            OR (lack_micros + portfolio_lack_micros > 0
+                AND (confirmed OR status NOT IN ('open', 'settled', 'expired')))
+            OR (confirmed AND status = 'void')
+        UNION ALL
+        SELECT brand_id, day, NULL, session_id, slack_micros, portfolio_slack_micros, 0 FROM leases
+        WHERE slack_micros < 0 OR portfolio_slack_micros < 0
+        ORDER BY 1, 2
+        """,
+    ),
+    _same(
+        "slack: revenue = Σ of what confirmed wins were predicted to earn",
+        "revenue_micros",
+        _WINS,
+        "revenue_micros",
+        "WHERE confirmed",
+        "slack_days",
+    ),
+    _same("slack: cost = Σ of confirmed wins", "cost_micros", _WINS, "counted_micros", "WHERE confirmed", "slack_days"),
+    _same(
+        "slack: pending = Σ of what unconfirmed wins have drawn",
+        "pending_micros",
+        _WINS,
+        "lack_micros",
+        "",
+        "slack_days",
+    ),
+    _same("slack: leased = Σ of what sessions hold", "leased_micros", _SLACK_LEASES, "slack_micros", "", "slack_days"),
+    Invariant(
+        "a win is confirmed only if an event has named it",
+        """
+        SELECT held.brand_id, held.reservation_id, held.status, held.confirmed, COUNT(named.seq) AS events
+        FROM reservations AS held LEFT JOIN events AS named ON named.reservation_id = held.reservation_id
+        WHERE held.status <> 'void'
+        GROUP BY held.brand_id, held.reservation_id, held.status, held.confirmed
+        HAVING held.confirmed AND COUNT(named.seq) = 0
+        ORDER BY held.brand_id, held.reservation_id
         """,
     ),
     Invariant(

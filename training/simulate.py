@@ -27,7 +27,8 @@ The target is a ROAS: revenue divided by cost.
 
 The code that runs live decides the auctions one after the other under a simulated
 clock. An auction is won if its predicted revenue is at least λ times its predicted cost and the budgets can hold that
-cost; then its cost_micros is paid. Needs no running system.
+cost; then its cost_micros is paid. Below the target it also needs slack: what was won before has earned that much more
+than the target. Needs no running system.
 
 Columns of FILE, in order of t_s (seconds since the budget day began; money in micros, millionths of the currency unit):
 t_s, brand_id, predicted_revenue_micros, predicted_cost_micros, revenue_micros, cost_micros. --out has a row for each:

@@ -223,12 +223,13 @@ class Controller:
         budget = brand.limits.budget_micros
         spent = brand.earned.cost_micros + brand.earned.held_cost_micros
         if budget is not None and spent >= budget:
-            return ControlSignal(night)  # the budget is spent: the ledger refuses, whatever κ is
+            # The budget is spent: the ledger refuses, whatever κ is.
+            return ControlSignal(night, factor=brand.feedback.factor)
         one.pace.look(self._at(one, rule), spent, math.inf if budget is None else budget - spent, one.wins)
         envelope = Envelope(0.0, max(3.0 * rule.target_roas, night * ENVELOPE), PACE_MOST)
         one.switch = one.switch.look(brand.kappa, brand.capped, one.pace.rate, envelope)
         decision = one.switch.decide(brand.kappa, 1.0, night, rule.exploration)
-        return ControlSignal(decision.kappa, decision.share)
+        return ControlSignal(decision.kappa, decision.share, brand.feedback.factor)
 
     def _at(self, one: _SteeredBrand, rule: Rules) -> float:
         return one.traffic.share(rule.now_s, rule.day_s)

@@ -20,6 +20,11 @@ class ControlSignal(NamedTuple):
 
     kappa: float
     share_most: float = 1.0  # of auctions: below 1 while the brand is frozen
+    factor: float = 1.0  # realised ÷ predicted revenue of today
+
+
+def factor_of(signal: ControlSignal | None) -> float:
+    return 1.0 if signal is None else signal.factor
 
 
 class TermsBook:
@@ -32,6 +37,7 @@ class TermsBook:
         self.throttles: Mapping[str, Throttle] = {}
         self.steered: Mapping[str, ControlSignal] = {}
         """κ and share by day, by brand id; brands that are not named have last night's λ."""
+        self.portfolio_factors: Mapping[str, float] = {}
         self._whole_since = 0
         self._changed_in: dict[str, int] = {}
         """By brand id, the version in which its terms changed last."""
@@ -100,6 +106,8 @@ class TermsBook:
             portfolio_id=settings.portfolio_id,
             budget_micros=settings.daily_budget_micros,
             portfolio_budget_micros=None if portfolio is None else portfolio.settings.daily_budget_micros,
+            factor=factor_of(steered),
+            portfolio_target_roas=None if portfolio is None else portfolio.settings.target_roas,
         )
 
 

@@ -14,10 +14,26 @@ from __future__ import annotations
 import datetime as dt
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ledger.domain.messages import Beat, BrandTerms, Claim, Grant, LeaseLine, Offer, Reply, Terms, Win, WinRecord
+from ledger.client.slack_lease import AHEAD_LACKS, ROAS_SLACK, SlackLease, lacks_of
+from ledger.domain.budget import MONEY_MOST
+from ledger.domain.messages import (
+    NO_SLACK,
+    Beat,
+    BrandTerms,
+    Claim,
+    Grant,
+    LeaseLine,
+    Offer,
+    Reply,
+    SlackLine,
+    Terms,
+    Win,
+    WinDetails,
+    WinRecord,
+)
 from ledger.domain.reservation import CONVERSION_MODELS, Lifetimes
 from ledger.domain.reservation_ids import ReservationIdMaker
 
@@ -68,6 +84,7 @@ class Lease:
     drawn_micros: int = 0  # since then
     rate: float = 0.0  # micros a second
     dearest_micros: int = 0  # highest recent amount of a win
+    slack: SlackLease = field(default_factory=SlackLease)
 
 
 @dataclass(slots=True)
@@ -82,6 +99,7 @@ class _Refusal:
 class _Want:
     amount_micros: int  # of the dearest offer that waits
     lasting: bool
+    lacks: tuple[int, int]  # of the offer that lacks most
 
 
 class LeaseCache:
@@ -98,7 +116,9 @@ class LeaseCache:
         self._number = 0
         self._sequence = 0
         self._wins: list[WinRecord] = []
+        self._details: list[WinDetails] = []  # of the wins
         self._refused: dict[str, _Refusal] = {}
+        self._slack_refused: dict[str, _Refusal] = {}
         self._wanted: dict[str, _Want] = {}
         self._touched: set[str] = set()
         self._recalled: set[str] = set()
@@ -129,7 +149,7 @@ class LeaseCache:
     # For a request
 
     def refusal(self, offer: Offer, now_s: float) -> str | None:
-        """Why this offer cannot be drawn now; None if it can. `no_lease`: the ledger might grant a lease."""
+        """Why this offer cannot be drawn now; None if it can. `no_lease`: the ledger might grant what it lacks."""
         brand_id, amount = offer.where.brand_id, offer.amount_micros
         lease = self._leases.get(brand_id)
         if (
@@ -139,7 +159,13 @@ class LeaseCache:
             and now_s < lease.ends_s
             and (lease.lasting or offer.pricing_model not in CONVERSION_MODELS)
         ):
-            return None
+            lacks = lacks_of(offer, self.terms.brands.get(brand_id))
+            if lease.slack.covers(lacks):
+                return None
+            refused = self._slack_refused.get(brand_id)
+            if refused is not None and now_s < refused.until_s and sum(lacks) >= refused.least_micros:
+                return refused.reason
+            return NO_LEASE
         refused = self._refused.get(brand_id)
         if refused is not None and now_s < refused.until_s and amount >= refused.least_micros:
             return refused.reason
@@ -154,6 +180,8 @@ class LeaseCache:
         lease.used_s = now_s
         if amount > lease.dearest_micros:
             lease.dearest_micros = amount
+        lacks = lacks_of(offer, self.terms.brands.get(where.brand_id))
+        lease.slack.draw(lacks, now_s)
         self._touched.add(where.brand_id)
         self._sequence = (self._sequence + 1) & 0xFFFF_FFFF
         created_ms = int((now_s + self._wall_ahead_s) * 1000)
@@ -164,16 +192,20 @@ class LeaseCache:
         self._wins.append(
             WinRecord(reservation_id, award_id, claim.sub, claim.request_id, claim.request_hash, offer.bid_id, where)
         )
+        revenue = int(min(offer.revenue_micros, MONEY_MOST))
+        self._details.append(WinDetails(revenue, *lacks, offer.price_micros, offer.revenue_share))
         lives_s = self._lasting_s if model in CONVERSION_MODELS else self._ttl_s
         return Win(offer.bid_id, reservation_id, amount, dt.datetime.fromtimestamp(created_ms / 1000 + lives_s, dt.UTC))
 
     def want(self, offer: Offer) -> None:
-        """Let the next beat ask for a lease that is large enough for this offer."""
+        """Let the next beat ask for a lease, and for slack, that are large enough for this offer."""
         lasting = offer.pricing_model in CONVERSION_MODELS
         before = self._wanted.get(offer.where.brand_id)
+        lacks = lacks_of(offer, self.terms.brands.get(offer.where.brand_id))
         if before is None:
-            self._wanted[offer.where.brand_id] = _Want(offer.amount_micros, lasting)
+            self._wanted[offer.where.brand_id] = _Want(offer.amount_micros, lasting, lacks)
         else:
+            before.lacks = max(before.lacks[0], lacks[0]), max(before.lacks[1], lacks[1])
             before.amount_micros = max(before.amount_micros, offer.amount_micros)
             before.lasting = before.lasting or lasting
 
@@ -192,16 +224,21 @@ class LeaseCache:
         """
         known_version = self.terms.version
         self._number += 1
-        wins = tuple(self._wins)
+        wins, details = tuple(self._wins), tuple(self._details)
         if self._old_session is not None:
-            return Beat(self._old_session.session_id, self._number, wins, known_version=known_version, is_last=True)
+            old = self._old_session.session_id
+            return Beat(old, self._number, wins, known_version=known_version, is_last=True, details=details)
         if self._session is None:
             return Beat(None, self._number, known_version=known_version)
         if is_last:
             self._leases.clear()
-            return Beat(self._session.session_id, self._number, wins, is_last=True, seen=seen)
-        lines = tuple(self._lines(now_s))
-        return Beat(self._session.session_id, self._number, wins, lines, known_version, seen=seen)
+            return Beat(self._session.session_id, self._number, wins, is_last=True, seen=seen, details=details)
+        pairs = list(self._lines(now_s))
+        lines, slack = tuple(line for line, _ in pairs), tuple(slack for _, slack in pairs)
+        if not any(map(any, slack)):
+            slack = ()
+        id_ = self._session.session_id
+        return Beat(id_, self._number, wins, lines, known_version, seen=seen, details=details, slack=slack)
 
     def heard(self, beat: Beat, reply: Reply, asked_s: float, now_s: float) -> None:
         """Take in the beat's reply: terms, grants, refusals, recalls.
@@ -213,7 +250,7 @@ class LeaseCache:
             self._doubtful.discard((line.brand_id, line.day))
         if reply.terms is not None:
             self._learn(reply.terms)  # what it makes doubtful, the next beat states
-        del self._wins[: len(beat.wins)]
+        del self._wins[: len(beat.wins)], self._details[: len(beat.wins)]
         if beat.is_last:
             self._old_session = None
             if self._session is not None and beat.session_id == self._session.session_id:
@@ -232,11 +269,37 @@ class LeaseCache:
             self._take(grant, asked_s, now_s)
         least = {line.brand_id: line.least_micros + line.holds_micros for line in beat.lines if line.want_micros}
         for brand_id, reason in reply.refused.items():
-            before = self._refused.get(brand_id)
-            wait_s = REFUSED_S if before is None else min(2 * before.wait_s, REFUSED_MOST_S)
-            until_s = min(now_s + wait_s, self._midnight_s(brand_id))
-            self._refused[brand_id] = _Refusal(reason, least.get(brand_id, 0), until_s, wait_s)
+            self._refuse(self._refused, brand_id, reason, least.get(brand_id, 0), now_s)
+        self._take_slack(beat, reply, now_s)
         self._recalled.update(reply.recalled)
+
+    def _refuse(
+        self, refused: dict[str, _Refusal], brand_id: str, reason: str, least_micros: int, now_s: float
+    ) -> None:
+        before = refused.get(brand_id)
+        wait_s = REFUSED_S if before is None else min(2 * before.wait_s, REFUSED_MOST_S)
+        until_s = min(now_s + wait_s, self._midnight_s(brand_id))
+        refused[brand_id] = _Refusal(reason, least_micros, until_s, wait_s)
+
+    def _take_slack(self, beat: Beat, reply: Reply, now_s: float) -> None:
+        """Add the slack that was lent to its leases, and note where there is none."""
+        least = {
+            line.brand_id: slack.least_micros + slack.portfolio_least_micros
+            for line, slack in beat.slack_lines()
+            if slack.is_wanting
+        }
+        for brand_id, least_micros in least.items():
+            lent = reply.slack.get(brand_id)  # a ledger of the version before knows of no slack, and lends none
+            if lent is None:
+                self._refuse(self._slack_refused, brand_id, ROAS_SLACK, least_micros, now_s)
+                continue
+            lease = self._leases.get(brand_id)
+            if lease is None or lease.ordinal != lent[0]:
+                self._doubtful.add((brand_id, dt.date.fromordinal(lent[0])))
+                continue
+            lease.slack.brand.left_micros += lent[1]
+            lease.slack.portfolio.left_micros += lent[2]
+            self._slack_refused.pop(brand_id, None)
 
     def _midnight_s(self, brand_id: str) -> float:
         terms = self.terms.brands.get(brand_id)
@@ -280,14 +343,14 @@ class LeaseCache:
         lease.ends_s = asked_s + grant.ends_in_s
         self._refused.pop(grant.brand_id, None)
 
-    def _lines(self, now_s: float) -> Iterable[LeaseLine]:
+    def _lines(self, now_s: float) -> Iterable[tuple[LeaseLine, SlackLine]]:
         due = self._touched | self._wanted.keys() | self._recalled
         if now_s - self._looked_s >= LOOK_AROUND_S:
             self._looked_s = now_s
             due |= {
                 brand_id
                 for brand_id, lease in self._leases.items()
-                if now_s >= lease.ends_s or now_s - lease.used_s > IDLE_S
+                if now_s >= lease.ends_s or now_s - lease.used_s > IDLE_S or lease.slack.is_idle(now_s)
             }
         in_order = sorted(due)
         now, later = in_order[:LINES_MOST], in_order[LINES_MOST:]
@@ -300,27 +363,49 @@ class LeaseCache:
         self._recalled &= self._touched
         # Doubtful leases go first: once a line has been granted something new of a day, "I hold nothing of that day"
         # would return the grant, too.
-        doubtful = sorted(self._doubtful - {(line.brand_id, line.day) for line in lines})
+        doubtful = sorted(self._doubtful - {(line.brand_id, line.day) for line, _ in lines})
         stated = set(now)
         urgent = [one for one in doubtful if one[0] in stated]
         others = [one for one in doubtful if one[0] not in stated and one[0] not in self._wanted]
         for brand_id, day in [*urgent, *others[:LINES_MOST]]:
             lease = self._leases.get(brand_id)
-            yield LeaseLine(brand_id, day, lease.left_micros if lease is not None and lease.day == day else 0)
+            if lease is not None and lease.day == day:
+                yield LeaseLine(brand_id, day, lease.left_micros), SlackLine(*lease.slack.holds)
+            else:
+                yield LeaseLine(brand_id, day, 0), NO_SLACK
         yield from lines
 
-    def _lines_of(self, brand_id: str, now_s: float, want: _Want | None, is_recalled: bool) -> Iterable[LeaseLine]:
+    def _lines_of(
+        self, brand_id: str, now_s: float, want: _Want | None, is_recalled: bool
+    ) -> Iterable[tuple[LeaseLine, SlackLine]]:
         lease = self._leases.get(brand_id)
         if lease is not None and now_s >= lease.ends_s:
-            yield LeaseLine(brand_id, lease.day, 0)  # its day is over, all of it goes back
+            yield LeaseLine(brand_id, lease.day, 0), NO_SLACK  # its day is over, all of it goes back
             del self._leases[brand_id]
             lease = None
         if lease is None:
             terms = self.terms.brands.get(brand_id)
             if want is not None and terms is not None:
                 amount = max(want.amount_micros, 1)  # a win that costs nothing needs a lease, too
-                yield LeaseLine(brand_id, terms.day, 0, amount, AHEAD_WINS * amount, want.lasting)
+                asked = SlackLine(0, 0, *want.lacks, *(AHEAD_LACKS * micros for micros in want.lacks))
+                yield LeaseLine(brand_id, terms.day, 0, amount, AHEAD_WINS * amount, want.lasting), asked
             return
+        line = self._budget_line(brand_id, lease, now_s, want, is_recalled)
+        if brand_id not in self._leases:
+            yield line or LeaseLine(brand_id, lease.day, 0), NO_SLACK
+            return
+        if want is not None:
+            lease.slack.want(want.lacks, now_s)
+        held = lease.slack.holds
+        refused = self._slack_refused.get(brand_id)
+        slack = lease.slack.line(now_s, refused is None or now_s >= refused.until_s)
+        if line is not None or slack.is_wanting or lease.slack.holds != held:
+            yield line or LeaseLine(brand_id, lease.day, lease.left_micros), slack
+
+    def _budget_line(
+        self, brand_id: str, lease: Lease, now_s: float, want: _Want | None, is_recalled: bool
+    ) -> LeaseLine | None:
+        """What the next beat says of a lease; None if nothing has to be said."""
         elapsed_s, lease.looked_s = now_s - lease.looked_s, now_s
         recent, keep = lease.drawn_micros / max(elapsed_s, RECENT_S), 0.5 ** (elapsed_s / RATE_HALF_LIFE_S)
         lease.rate = max(recent, lease.rate * keep + lease.drawn_micros * math.log(2) / RATE_HALF_LIFE_S)
@@ -332,17 +417,18 @@ class LeaseCache:
             lease.left_micros = min(lease.left_micros, int(lease.rate) if now_s - lease.used_s < 1.0 else 0)
             if not lease.left_micros:
                 del self._leases[brand_id]
-            yield LeaseLine(brand_id, lease.day, lease.left_micros)
-            return
+            return LeaseLine(brand_id, lease.day, lease.left_micros)
         if want is not None:
             left = lease.left_micros
             more = max(ahead, AHEAD_WINS * want.amount_micros) - left
             least = max(want.amount_micros - left, 0)
-            yield LeaseLine(brand_id, lease.day, left, least, max(more, least, 1), want.lasting or lease.lasting)
-        elif lease.left_micros < REFILL_SHARE * ahead:
+            return LeaseLine(brand_id, lease.day, left, least, max(more, least, 1), want.lasting or lease.lasting)
+        if lease.left_micros < REFILL_SHARE * ahead:
             refused = self._refused.get(brand_id)
             if refused is None or now_s >= refused.until_s:
-                yield LeaseLine(brand_id, lease.day, lease.left_micros, 0, ahead - lease.left_micros, lease.lasting)
+                more = ahead - lease.left_micros
+                return LeaseLine(brand_id, lease.day, lease.left_micros, 0, more, lease.lasting)
+        return None
 
 
 def _limits(terms: BrandTerms) -> tuple[object, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -28,6 +28,10 @@ class Offer(NamedTuple):
     where: Placement
     pricing_model: str  # cpm | cpc | cpa | revshare
     amount_micros: int  # ceil of the predicted cost
+    revenue_micros: float  # predicted, as is the cost
+    cost_micros: float
+    price_micros: int | None = None  # per 1,000 impressions, click or conversion
+    revenue_share: float | None = None  # of revshare
 
 
 class Claim(NamedTuple):
@@ -52,7 +56,7 @@ class Award(NamedTuple):
     """The result of a claim."""
 
     wins: tuple[Win, ...]
-    refused: dict[str, str]  # bid_id → brand_budget | portfolio_budget | brand_paused | brand_unknown | no_lease
+    refused: dict[str, str]  # bid_id → brand_budget | portfolio_budget | roas_slack | no_lease | brand_paused | …
 
 
 # Between an ingress replica and the ledger of a shard: one beat at a time, each answered by one reply.
@@ -68,6 +72,20 @@ class WinRecord(NamedTuple):
     request_hash: str
     bid_id: str
     where: Placement
+
+
+class WinDetails(NamedTuple):
+    """What else is recorded of a win."""
+
+    revenue_micros: int = 0  # predicted, rounded down
+    lack_micros: int = 0  # slack of its brand that it has drawn
+    portfolio_lack_micros: int = 0
+    price_micros: int | None = None
+    revenue_share: float | None = None
+
+
+NO_DETAILS = WinDetails()
+"""Of a win of a replica of the version before."""
 
 
 class LeaseLine(NamedTuple):
@@ -89,6 +107,24 @@ class LeaseLine(NamedTuple):
         return self.day, self.day + dt.timedelta(days=1)
 
 
+class SlackLine(NamedTuple):
+    """What a replica holds of a lease's slack, and how much more it wants: the brand's, and the portfolio's."""
+
+    holds_micros: int = 0
+    portfolio_holds_micros: int = 0
+    least_micros: int = 0  # a smaller grant is of no use
+    portfolio_least_micros: int = 0
+    want_micros: int = 0
+    portfolio_want_micros: int = 0
+
+    @property
+    def is_wanting(self) -> bool:
+        return self.want_micros > 0 or self.portfolio_want_micros > 0
+
+
+NO_SLACK = SlackLine()
+
+
 @dataclass(frozen=True, slots=True)
 class Beat:
     """A replica's heartbeat: its wins since the last one that was answered, what it holds and what it wants."""
@@ -100,6 +136,12 @@ class Beat:
     known_version: int = -1  # of the terms
     is_last: bool = False  # the session ends: all its leases go back
     seen: bytes = b""  # the opportunities since the last beat, as `Demand.take` packs them
+    details: tuple[WinDetails, ...] = ()  # one for each of the wins; empty: of the version before
+    slack: tuple[SlackLine, ...] = ()  # one for each of the lines; empty: no slack is held or wanted
+
+    def slack_lines(self) -> Iterable[tuple[LeaseLine, SlackLine]]:
+        """Each line with its slack."""
+        return zip(self.lines, self.slack or (NO_SLACK,) * len(self.lines), strict=True)
 
 
 @pickled_as("ledger.types")
@@ -125,6 +167,9 @@ class Reply:
     refused: dict[str, str] = field(default_factory=dict)  # brand_id → brand_budget | portfolio_budget | …
     recalled: tuple[str, ...] = ()  # brand ids: return what is not used of their leases, others need it
     terms: Terms | None = None  # None: they have not changed
+    slack: dict[str, tuple[int, int, int] | None] = field(default_factory=dict)
+    """By brand id: (day as an ordinal, micros of the brand's slack, of the portfolio's) that are added to its lease;
+    None: there is not enough. Plain values, since a replica of the version before gets them, too."""
 
 
 @pickled_as("ledger.types")
@@ -182,6 +227,8 @@ class BrandTerms:
     portfolio_id: str | None
     budget_micros: int | None  # daily; None: unlimited. After a change refused leases are asked for again
     portfolio_budget_micros: int | None
+    factor: float = 1.0  # realised ÷ predicted revenue, as far as today has shown it
+    portfolio_target_roas: float | None = None
 
 
 @pickled_as("ledger.types")

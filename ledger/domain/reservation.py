@@ -14,6 +14,9 @@ OPEN, SETTLED, EXPIRED, RETURNED, VOID = "open", "settled", "expired", "returned
 CONVERSION_MODELS = ("cpa", "revshare")
 """Pricing models that are paid when a conversion comes, days after the click; holds must last until then."""
 
+LATE_S = 3600.0
+"""So long after a hold's end its events still count."""
+
 DelayCurve = Callable[[float], float]
 """Share of its lifetime (0–1) → share of the hold (0–1) that is still needed; it never rises."""
 
@@ -46,6 +49,12 @@ class Reservation:
     session_id: int | None = None  # whose lease it was drawn from
     award_id: str = ""  # one for all wins of an answer; empty: made from an event, not recorded by its replica yet
     instead_id: str | None = None  # of a void win: the reservation that its request was paid with gets its events
+    price_micros: int | None = None  # per 1,000 impressions, click or conversion
+    revenue_share: float | None = None  # of revshare
+    revenue_micros: int = 0  # predicted
+    lack_micros: int = 0  # slack that it has drawn and that is pending
+    portfolio_lack_micros: int = 0
+    confirmed: bool = False  # shown, clicked or settled
 
     @property
     def is_open(self) -> bool:
@@ -59,7 +68,26 @@ class Reservation:
     def end(self, status: str, now: dt.datetime) -> Self:
         if not self.is_open:
             raise ValueError(f"reservation {self.reservation_id} has ended already: it is {self.status}")
-        return replace(self, status=status, held_micros=0, due_at=None, ended_at=now)
+        # Slack that an expired win has drawn stays with it for as long as a late event may still confirm it.
+        waits = status == EXPIRED and self.has_lack
+        due = self.expires_at + dt.timedelta(seconds=LATE_S) if waits else None
+        return replace(self, status=status, held_micros=0, due_at=due, ended_at=now)
+
+    @property
+    def has_lack(self) -> bool:
+        return self.lack_micros > 0 or self.portfolio_lack_micros > 0
+
+    @property
+    def counted_micros(self) -> int:
+        """Its cost in the slack: as predicted, or for cpm what was charged if that is more."""
+        return max(self.amount_micros, self.settled_micros) if self.pricing_model == "cpm" else self.amount_micros
+
+    def without_lack(self) -> Self:
+        return replace(self, lack_micros=0, portfolio_lack_micros=0, due_at=self.due_at if self.is_open else None)
+
+    def confirm(self) -> Self:
+        """The win was shown: what it drew is no longer pending, its own revenue and cost count."""
+        return replace(self.without_lack(), confirmed=True)
 
     def settle(self, cost_micros: int) -> Self:
         return replace(self, settled_micros=self.settled_micros + cost_micros)

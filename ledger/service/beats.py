@@ -111,20 +111,25 @@ class Beats:
         stated = {line.brand_id for beat in live for line in beat.lines} | {win.where.brand_id for win in wins}
         brands = {id_: brand for id_, brand in named.items() if id_ in stated and self._directory.owns(brand)}
         leases = ending | self._leases_of(connection, live, taken, brands, now)
-        keys = {
-            key
-            for brand in brands.values()
-            for key in budget_keys(brand.brand_id, brand.settings.portfolio_id, brand.day(now))
-        }
+        holds = self._store.reservations.load(connection, [win.reservation_id for win in wins])
+        days = [(brand.brand_id, brand.settings.portfolio_id, brand.day(now)) for brand in brands.values()]
+        days += [(held.brand_id, held.portfolio_id, held.day) for held in holds.values()]
+        keys = {key for day in days for key in budget_keys(*day)}
         working_set = self._budgets.working_set(connection, now, keys, leases)
         leasing = LeaseGranting(
             working_set,
             brands,
-            self._store.reservations.load(connection, [win.reservation_id for win in wins]),
+            holds,
             self._store.reservations.recorded(connection, [(win.sub, win.request_id) for win in wins]),
             self._lifetimes,
             len(self._store.sessions.all_open(connection)),
             self._adopted(connection, live, taken, leases),
+            {
+                win.reservation_id: details
+                for beat in live
+                for win, details in zip(beat.wins, beat.details, strict=False)
+            },
+            self._terms.slack_prices(brands.values()),
         )
         return _InHand(now, known, dict(known), live, decoded, working_set, leasing)
 
@@ -202,9 +207,13 @@ class Beats:
             status = CLOSED
         elif status == OPEN:
             try:
-                reply = _with_grants(
-                    reply, [(line.brand_id, leasing.grant(session.session_id, line)) for line in beat.lines]
-                )
+                answers = [(line.brand_id, leasing.grant(session.session_id, line)) for line in beat.lines]
+                lent = [
+                    (line.brand_id, more.is_wanting, leasing.grant_slack(session.session_id, line, more))
+                    for line, more in beat.slack_lines()
+                ]
+                slack = {brand_id: micros for brand_id, is_wanting, micros in lent if is_wanting}
+                reply = replace(_with_grants(reply, answers), slack=slack)
             except LeaseMismatch as error:
                 logger.error("%s; the session ends, its leases are quarantined", error)
                 status = LAPSED

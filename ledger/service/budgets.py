@@ -12,7 +12,15 @@ from ledger.domain.brand import Brand
 from ledger.domain.budget import Budget
 from ledger.service.directory import Clock, Directory
 from ledger.storage.store import Store
-from ledger.transaction.working_set import BRAND, BudgetKey, LeaseKey, Lent, WorkingSet, budget_keys
+from ledger.transaction.working_set import (
+    BRAND,
+    BudgetKey,
+    LeaseKey,
+    Lent,
+    SlackMicros,
+    WorkingSet,
+    budget_keys,
+)
 
 
 class Budgets:
@@ -28,17 +36,29 @@ class Budgets:
         keys: Iterable[BudgetKey],
         leases: Mapping[LeaseKey, Lent] | None = None,
     ) -> WorkingSet:
-        """A working set with these budgets, and with those that the leases were debited from."""
+        """A working set with these days' budgets and slacks, and with those that the leases were debited from."""
         leases = leases or {}
         lending = (budget_keys(key.brand_id, lent.portfolio_id, key.day) for key, lent in leases.items())
-        budgets = self._store.budgets.load(connection, {*keys, *chain.from_iterable(lending)}, lock=True)
-        return WorkingSet(now, budgets, self._directory.limit, leases)
+        wanted = {*keys, *chain.from_iterable(lending)}
+        budgets = self._store.budgets.load(connection, wanted, lock=True)
+        slacks = self._store.slacks.load(connection, wanted, lock=True)
+        return WorkingSet(now, budgets, self._directory.limit, leases, slacks, wanted)
+
+    def add(self, connection: Connection, working_set: WorkingSet, keys: Iterable[BudgetKey]) -> None:
+        """Add these days to a working set, as far as it does not have them."""
+        missing = set(keys) - working_set.loaded
+        working_set.add(
+            self._store.budgets.load(connection, missing, lock=True),
+            self._store.slacks.load(connection, missing, lock=True),
+            missing,
+        )
 
     def take_back(self, connection: Connection, now: dt.datetime, leases: Mapping[LeaseKey, Lent]) -> None:
         """Take back all of these leases."""
         working_set = self.working_set(connection, now, (), leases)
         for key, lent in sorted(leases.items()):
             working_set.take_back(key, lent.leased_micros)
+            working_set.lend_slack(key, None, -SlackMicros(lent.slack_micros, lent.portfolio_slack_micros))
         self._store.write(connection, working_set)
 
     def set_limit(self, connection: Connection, now: dt.datetime, key: BudgetKey, limit_micros: int | None) -> None:

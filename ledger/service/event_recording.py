@@ -54,8 +54,7 @@ class EventRecording:
             adopted = self._adopted(connection, events, now)
             working_set = adopted.working_set
             posting = self._posting(connection, events, brands, adopted)
-            missing_days = posting.budget_keys - working_set.existing
-            working_set.add(self._store.budgets.load(connection, missing_days, lock=True))
+            self._budgets.add(connection, working_set, posting.budget_keys)
             figures = self._store.events.figures(connection, posting.row_keys)
             results = posting.post(working_set, figures)
             self._store.events.insert_events(connection, posting.event_rows)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from ledger.bidding.terms import NEVER, ControlSignal, TermsBook
+from ledger.bidding.terms import NEVER, ControlSignal, TermsBook, factor_of
 from ledger.bidding.throttle import Throttle
 from ledger.domain.brand import Brand
 from ledger.domain.messages import Terms
 from ledger.domain.pricing import lambda_
+from ledger.domain.slack import Price
 from ledger.service.directory import Clock, Directory
 from ledger.storage.epochs import Epochs
 
@@ -38,15 +39,32 @@ class LiveTerms:
             return known.lambda_
         return lambda_(brand.settings.strategy_multiplier, self._directory.night_kappa(brand))
 
+    def slack_prices(self, brands: Iterable[Brand]) -> dict[str, list[Price]]:
+        """By brand id, what slack is measured with: the brand's price, and the portfolio's if it has one."""
+        portfolios, steered = self._directory.all_portfolios(), self._book.steered
+        found = {}
+        for brand in brands:
+            prices = [Price(brand.settings.target_roas, factor_of(steered.get(brand.brand_id)))]
+            if (portfolio := portfolios.get(brand.settings.portfolio_id or "")) is not None:
+                factor = self._book.portfolio_factors.get(portfolio.portfolio_id, 1.0)
+                prices.append(Price(portfolio.settings.target_roas, factor))
+            found[brand.brand_id] = prices
+        return found
+
     # The terms' sources
 
     @property
     def steered(self) -> Mapping[str, ControlSignal]:
         return self._book.steered
 
-    def steer(self, steered: Mapping[str, ControlSignal]) -> None:
-        """Set κ by day; brands that are not named get last night's."""
+    def steer(self, steered: Mapping[str, ControlSignal], portfolio_factors: Mapping[str, float] | None = None) -> None:
+        """Set κ by day; brands that are not named get last night's.
+
+        Args:
+            portfolio_factors: by portfolio id, realised ÷ predicted revenue of its members; 1 if not named.
+        """
         self._book.steered = dict(steered)
+        self._book.portfolio_factors = dict(portfolio_factors or {})
         self.remake()
 
     def throttle(self, brand_id: str) -> Throttle:

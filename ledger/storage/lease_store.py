@@ -12,6 +12,7 @@ from db.rows import chunks, one_of, replace_rows
 from ledger.transaction.working_set import LeaseKey, Lent, WorkingSet
 
 _L = t.leases.c
+_LENT = (_L.leased_micros, _L.lasting, _L.slack_micros, _L.portfolio_slack_micros)
 _DELETE_LEASE = delete(t.leases).where(
     _L.session_id == bindparam("k_session_id"), _L.brand_id == bindparam("k_brand_id"), _L.day == bindparam("k_day")
 )
@@ -40,7 +41,7 @@ class LeaseStore:
     def _where(
         self, connection: Connection, condition: ColumnElement[bool], limit: int | None = None
     ) -> dict[LeaseKey, Lent]:
-        query = select(_L.session_id, _L.brand_id, _L.day, _L.portfolio_id, _L.leased_micros, _L.lasting).limit(limit)
+        query = select(_L.session_id, _L.brand_id, _L.day, _L.portfolio_id, *_LENT).limit(limit)
         return {LeaseKey(*row[:3]): Lent(*row[3:]) for row in connection.execute(query.where(condition))}
 
     def quarantine(
@@ -66,11 +67,13 @@ class LeaseStore:
         """Write the leases that have changed; delete those of which nothing is lent any more."""
         new, old, gone = [], [], []
         for key, lent in sorted(working_set.changed_leases.items()):
-            if not lent.leased_micros:
+            if lent.is_empty:
                 if key in working_set.existing_leases:
                     gone.append({"k_session_id": key.session_id, "k_brand_id": key.brand_id, "k_day": key.day})
             elif key in working_set.existing_leases:
-                old.append({**key._asdict(), "leased_micros": lent.leased_micros, "lasting": lent.lasting})
+                changed = lent._asdict()
+                del changed["portfolio_id"]
+                old.append({**key._asdict(), **changed})
             else:
                 new.append({**key._asdict(), **lent._asdict(), "quarantined_until": None})
         if new:

@@ -19,14 +19,19 @@ _R = t.reservations.c
 _RESERVATION = (
     _R.reservation_id, _R.brand_id, _R.portfolio_id, _R.partner_id, _R.pricing_model, _R.day, _R.amount_micros,
     _R.held_micros, _R.settled_micros, _R.status, _R.created_at, _R.expires_at, _R.due_at, _R.ended_at,
-    _R.session_id, _R.award_id, _R.instead_id,
+    _R.session_id, _R.award_id, _R.instead_id, _R.price_micros, _R.revenue_share, _R.revenue_micros, _R.lack_micros,
+    _R.portfolio_lack_micros, _R.confirmed,
 )  # fmt: skip
 _COLUMNS = tuple(Reservation.__dataclass_fields__)
 _VALUES_OF, _ID_OF = attrgetter(*_COLUMNS), attrgetter("reservation_id")
+_CHANGING = (
+    "held_micros", "settled_micros", "status", "due_at", "ended_at", "award_id", "price_micros", "revenue_share",
+    "revenue_micros", "lack_micros", "portfolio_lack_micros", "confirmed",
+)  # fmt: skip
 _UPDATE_RESERVATION = (
     update(t.reservations)
     .where(_R.reservation_id == bindparam("k_reservation_id"))
-    .values({name: bindparam(name) for name in ("held_micros", "settled_micros", "status", "due_at", "ended_at")})
+    .values({name: bindparam(name) for name in _CHANGING})
 )
 _COMPLETE_RESERVATION = (
     update(t.reservations)
@@ -99,14 +104,7 @@ class ReservationStore:
             insert_columns(connection, t.reservations, batch.reservations())
         if working_set.changed_reservations:
             rows = [
-                {
-                    "k_reservation_id": id_,
-                    "held_micros": reservation.held_micros,
-                    "settled_micros": reservation.settled_micros,
-                    "status": reservation.status,
-                    "due_at": reservation.due_at,
-                    "ended_at": reservation.ended_at,
-                }
+                {"k_reservation_id": id_, **{name: getattr(reservation, name) for name in _CHANGING}}
                 for id_, reservation in sorted(working_set.changed_reservations.items())
             ]
             connection.execute(_UPDATE_RESERVATION, rows)

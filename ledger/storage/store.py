@@ -20,6 +20,7 @@ from ledger.storage.event_store import EventStore
 from ledger.storage.lease_store import LeaseStore
 from ledger.storage.reservation_store import ReservationStore
 from ledger.storage.session_store import SessionStore
+from ledger.storage.slack_store import SlackStore
 from ledger.transaction.working_set import WorkingSet
 
 
@@ -30,6 +31,7 @@ class Store:
         self.epochs = Epochs(database, shard, shards, decided_at)
         self.directory = DirectoryStore()
         self.budgets, self._journal = BudgetStore(), JournalStore(self.epochs)
+        self.slacks = SlackStore()
         self.reservations = ReservationStore()
         self.sessions, self.leases = SessionStore(self.epochs), LeaseStore()
         self.events = EventStore()
@@ -46,6 +48,7 @@ class Store:
             recorded: for each new reservation, the columns that only its win's record knows.
         """
         self.budgets.write(connection, working_set)
+        self.slacks.write(connection, working_set)
         self.reservations.write(connection, working_set, recorded or {})
         self.leases.write(connection, working_set)
         self._journal.write(connection, working_set)

@@ -132,6 +132,8 @@ class EventPosting:
             self._groups.setdefault(group, []).append(fact)
             self._effects[group], self._essentials[group] = new, essential([*facts, fact])
         self.event_rows.append(row_of_event(item, self.now))
+        if fact.reservation_id is not None:
+            working_set.confirm(self._reservations[fact.reservation_id])
         for group, facts in self._completed_by(item).items():
             self._complete(group, facts, working_set, rows)
         return Result(event.event_id, "accepted")

@@ -17,11 +17,12 @@ from ledger.domain.brand import Brand
 from ledger.domain.budget import MONEY_MOST
 from ledger.domain.budget_day import day_ends_at
 from ledger.domain.errors import MoneyOutOfRange
-from ledger.domain.messages import Grant, LeaseLine, Placement, WinRecord
+from ledger.domain.messages import NO_DETAILS, Grant, LeaseLine, Placement, SlackLine, WinDetails, WinRecord
 from ledger.domain.reservation import OPEN, VOID, Lifetimes, Reservation, due_at, expires_at
 from ledger.domain.reservation_ids import DecodedId
+from ledger.domain.slack import Price
 from ledger.transaction.reservation_batch import ReservationBatch
-from ledger.transaction.working_set import LeaseKey, WorkingSet
+from ledger.transaction.working_set import NO_MICROS, LeaseKey, SlackMicros, WorkingSet, budget_keys
 
 logger = logging.getLogger("paceline.ledger")
 
@@ -67,6 +68,8 @@ class LeaseGranting:
         holders: how many sessions share the budgets.
         adopted: micros by lease of holds that events have made for wins that no beat has recorded; the replica may
             have drawn them after it made its beat.
+        details: by reservation id, what else is recorded of the beats' wins.
+        prices: by brand id, what slack is measured with: the brand's, and the portfolio's if it has one.
     """
 
     def __init__(
@@ -78,9 +81,11 @@ class LeaseGranting:
         lifetimes: Lifetimes,
         holders: int,
         adopted: Mapping[LeaseKey, int] | None = None,
+        details: Mapping[str, WinDetails] | None = None,
+        prices: Mapping[str, Sequence[Price]] | None = None,
     ) -> None:
         self._working_set, self._brands, self._lifetimes, self._holders = working_set, brands, lifetimes, holders
-        self._adopted = adopted or {}
+        self._adopted, self._details, self._prices = adopted or {}, details or {}, prices or {}
         self._known = dict(holds)
         self._held_ids: set[str] = set()
         self._recorded = {request: list(wins) for request, wins in recorded.items()}
@@ -110,8 +115,10 @@ class LeaseGranting:
             }
             decoded = [one for win in plain if (one := drawn[win.reservation_id]) is not None]
             portfolio_ids = [portfolio_of[win.where.brand_id, one.day] for win, one in zip(plain, decoded, strict=True)]
-            batch = ReservationBatch(session_id, plain, decoded, portfolio_ids, self._working_set.now, self._lifetimes)
-            self._working_set.hold_all(batch, totals)
+            details = [self._details_of(win.reservation_id) for win in plain]
+            now = self._working_set.now
+            batch = ReservationBatch(session_id, plain, decoded, portfolio_ids, now, self._lifetimes, details)
+            self._working_set.hold_all(batch, totals, _lacks(session_id, plain, decoded, details))
             for win in plain:
                 self._remember((win.sub, win.request_id), win, OPEN)
 
@@ -163,6 +170,10 @@ class LeaseGranting:
         if known is not None:
             if win.reservation_id not in self.completed and not known.award_id and not paid:
                 self.completed[win.reservation_id] = {"award_id": win.award_id, **_recorded_columns(win)}
+                if drawn is not None:
+                    record = self._reservation(win.where, win.reservation_id, drawn, win.award_id)
+                    key = LeaseKey(drawn.session_id, win.where.brand_id, drawn.day)
+                    self._working_set.complete(known, record, key)
                 self._remember(request, win, known.status)
             return
         if drawn is None or drawn.session_id != session_id:
@@ -179,6 +190,8 @@ class LeaseGranting:
         else:
             if has_money:
                 self._working_set.take_back(key, drawn.amount_micros)
+                lacks = SlackMicros(reservation.lack_micros, reservation.portfolio_lack_micros)
+                self._take_back_slack(key, self._slack_lent(key).plus(-lacks))
             same = [one.reservation_id for one in paid if one.brand_id == win.where.brand_id]
             self._working_set.void(replace(reservation, instead_id=same[0] if same else None))
         self._known[win.reservation_id] = self._working_set.new_reservations[win.reservation_id]
@@ -224,7 +237,7 @@ class LeaseGranting:
             self._brands.get(where.brand_id),
         )
         portfolio_id = brand.settings.portfolio_id if brand is not None else None
-        created_at = min(drawn.created_at, self._working_set.now)
+        created_at, details = min(drawn.created_at, self._working_set.now), self._details_of(reservation_id)
         end = expires_at(drawn.pricing_model, created_at, self._lifetimes)
         return Reservation(
             reservation_id=reservation_id,
@@ -242,7 +255,11 @@ class LeaseGranting:
             due_at=due_at(drawn.pricing_model, created_at, end, created_at),
             session_id=drawn.session_id,
             award_id=award_id,
+            **details._asdict(),
         )
+
+    def _details_of(self, reservation_id: str) -> WinDetails:
+        return self._details.get(reservation_id, NO_DETAILS)
 
     # Leases
 
@@ -285,10 +302,50 @@ class LeaseGranting:
         ends_in_s = (day_ends_at(brand.settings.timezone, now) - now).total_seconds()
         return Grant(line.brand_id, day, micros, self._working_set.changed_leases[key].lasting, ends_in_s)
 
+    def grant_slack(self, session_id: int, line: LeaseLine, slack: SlackLine) -> tuple[int, int, int] | None:
+        """Take back the slack that the replica does not hold, and lend it what it wants. After `grant`.
+
+        Returns:
+            What is added to its lease (see `Reply.slack`); None if there is less than the line's least.
+        """
+        key = LeaseKey(session_id, line.brand_id, line.day)
+        self._take_back_slack(key, SlackMicros(slack.holds_micros, slack.portfolio_holds_micros))
+        prices = self._prices.get(line.brand_id)
+        lent = self._working_set.lent(key)
+        if not slack.is_wanting or prices is None or lent is None:
+            return None
+        parts = []
+        asked = (slack.least_micros, slack.want_micros), (slack.portfolio_least_micros, slack.portfolio_want_micros)
+        owners = budget_keys(line.brand_id, lent.portfolio_id, line.day)
+        for owner, price, (least, want) in zip(owners, prices, asked, strict=False):
+            part = block(least, want, max(self._working_set.slack(owner).available(price), 0), self._holders)
+            if part < least:
+                return None
+            parts.append(part)
+        micros = SlackMicros(*parts)
+        if micros == NO_MICROS:
+            return None
+        try:
+            self._working_set.lend_slack(key, lent.portfolio_id, micros)
+        except MoneyOutOfRange:
+            return None
+        return line.day.toordinal(), *micros
+
+    def _slack_lent(self, key: LeaseKey) -> SlackMicros:
+        lent = self._working_set.lent(key)
+        return NO_MICROS if lent is None else SlackMicros(lent.slack_micros, lent.portfolio_slack_micros)
+
+    def _take_back_slack(self, key: LeaseKey, holds: SlackMicros) -> None:
+        """Take back what is lent beyond `holds`. A replica that says that it holds more gets no more for it."""
+        lent = self._slack_lent(key)
+        beyond = SlackMicros(max(lent.brand - max(holds.brand, 0), 0), max(lent.portfolio - max(holds.portfolio, 0), 0))
+        self._working_set.lend_slack(key, None, -beyond)
+
     def return_all(self, keys: Sequence[LeaseKey]) -> None:
         """Take back all leases of a session that has ended."""
         for key in keys:
             self._take_back_beyond(key, 0)
+            self._take_back_slack(key, NO_MICROS)
 
     def _take_back_beyond(self, key: LeaseKey, holds_micros: int) -> None:
         lent = self._working_set.lent(key)
@@ -311,6 +368,18 @@ class LeaseMismatch(Exception):
             f"session {self.key.session_id} says that it holds {self.holds_micros} µ of brand {self.key.brand_id} "
             f"for {self.key.day}, but the ledger has lent it {self.leased_micros} µ"
         )
+
+
+def _lacks(
+    session_id: int, wins: Sequence[WinRecord], drawn: Sequence[DecodedId], details: Sequence[WinDetails]
+) -> dict[LeaseKey, SlackMicros]:
+    """The slack that these wins take from each lease."""
+    found: dict[LeaseKey, SlackMicros] = {}
+    for win, one, more in zip(wins, drawn, details, strict=True):
+        if more.lack_micros or more.portfolio_lack_micros:
+            key = LeaseKey(session_id, win.where.brand_id, one.day)
+            found[key] = found.get(key, NO_MICROS).plus(SlackMicros(more.lack_micros, more.portfolio_lack_micros))
+    return found
 
 
 def _recorded_columns(win: WinRecord) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import repeat
 from typing import Any, NamedTuple
 
-from ledger.domain.messages import Placement, WinRecord
+from ledger.domain.messages import Placement, WinDetails, WinRecord
 from ledger.domain.reservation import OPEN, Lifetimes, due_at, expires_at
 from ledger.domain.reservation_ids import DecodedId
 
@@ -21,6 +21,7 @@ class ReservationBatch(NamedTuple):
     portfolio_ids: Sequence[str | None]
     now: dt.datetime
     lifetimes: Lifetimes
+    details: Sequence[WinDetails]
 
     def reservations(self) -> dict[str, Sequence[Any]]:
         """The columns of their rows in `reservations`."""
@@ -52,6 +53,8 @@ class ReservationBatch(NamedTuple):
             "request_id": requests,
             "request_hash": hashes,
             "bid_id": bids,
+            **dict(zip(WinDetails._fields, zip(*self.details, strict=True), strict=True)),
+            "confirmed": [False] * n,
             **dict(zip(Placement._fields[2:], where, strict=True)),
         }
 

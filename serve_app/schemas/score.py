@@ -83,6 +83,7 @@ Reason = Literal[
     "brand_budget",
     "portfolio_budget",
     "no_lease",
+    "roas_slack",
     "brand_unknown",
     "brand_paused",
     "currency_mismatch",
@@ -110,14 +111,15 @@ class Ranked(Answer):
     """Place in the answer, 1 is the best; rejected bids come last."""
     status: Status
     """`won`: its cost is reserved; `lost`: another bid won, or it was not worth winning; `throttled`: its brand sits
-    this auction out; `no_budget`: no money could be reserved; `rejected`: it was not scored."""
+    this auction out; `no_budget`: no money, or no slack, could be reserved; `rejected`: it was not scored."""
     reason: Reason | None
     """Why it did not win; null for `won`. `outbid`: better bids took all places; `score_below_zero`: the brand is
     better off without it; `below_floor`: its predicted cost is below floor_micros; `roas_throttle`: the brand's ROAS is
     below its throttle_roas; `brand_budget`, `portfolio_budget`: today's budget is used up or reserved; `no_lease`: the
-    ledger could not be asked in time, try the next auction; `brand_unknown`: no such brand; `brand_paused`: it is not
-    active; `currency_mismatch`: its currency is not the request's; `not_found`: the partner is not one of your
-    token's."""
+    ledger could not be asked in time, try the next auction; `roas_slack`: it is worth less than the target ROAS, and
+    what the brand's shown wins have earned above the target does not cover that; `brand_unknown`: no such brand;
+    `brand_paused`: it is not active; `currency_mismatch`: its currency is not the request's; `not_found`: the partner
+    is not one of your token's."""
     score: float | None
     """predicted_revenue_micros × strategy_multiplier − lambda × predicted_cost_micros, in micros per impression; null
     if rejected, as are the next five."""

@@ -229,7 +229,8 @@ class Offers(Sequence[Offer]):
     """What the ledger is asked to reserve, best first. Made on access, since usually only the first is looked at."""
 
     def __init__(self, bids: Bids, ranking: Ranking) -> None:
-        self._bids, self._cost, self._order = bids, ranking.cost, ranking.order
+        self._bids, self._order = bids, ranking.order
+        self._revenue, self._cost = ranking.revenue, ranking.cost
 
     def __len__(self) -> int:
         return len(self._order)
@@ -244,7 +245,17 @@ class Offers(Sequence[Offer]):
             bids.creative_type[i],
             bids.placement_score[i],
         )
-        return Offer(bids.bid_id[i], where, bids.pricing_model[i], math.ceil(self._cost[i]))
+        cost = float(self._cost[i])
+        return Offer(
+            bids.bid_id[i],
+            where,
+            bids.pricing_model[i],
+            math.ceil(cost),
+            float(self._revenue[i]),
+            cost,
+            bids.price_micros[i],
+            bids.revenue_share[i],
+        )
 
     def __iter__(self) -> Iterator[Offer]:
         return map(self.__getitem__, range(len(self._order)))

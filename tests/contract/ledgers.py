@@ -25,7 +25,7 @@ class Clock:
 
 def offer(brand_id="b", amount=100, model="cpm", bid_id=None) -> Offer:
     where = Placement(brand_id, "p", "s", "mobile", "160x600", 0.7)
-    return Offer(bid_id or f"bid-{brand_id}", where, model, amount)
+    return Offer(bid_id or f"bid-{brand_id}", where, model, amount, 10.0 * amount, amount)
 
 
 def claim(clock, request_id, *offers, winners=1, body="body", within_s=3600.0) -> Claim:

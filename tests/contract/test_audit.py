@@ -12,6 +12,8 @@ from ledger.service.ledger import Ledger
 from tests.contract.ledgers import brand, claim, event
 from tests.contract.replica import reserve
 
+LEASE = "INSERT INTO leases (session_id, brand_id, day, portfolio_id, leased_micros, lasting, quarantined_until)"
+
 
 @pytest.mark.parametrize(
     ("sabotage", "promise", "culprit"),
@@ -35,16 +37,25 @@ from tests.contract.replica import reserve
         ("UPDATE reservations SET request_id = 'r'", "paid for once", "request_id=r"),
         ("UPDATE budget_days SET leased_micros = 1, available_micros = 819", "leased = Σ", "owner_id=b"),
         (
-            "INSERT INTO leases VALUES (1, 'b', '2024-05-01', NULL, 5, 0, NULL)",
+            f"{LEASE} VALUES (1, 'b', '2024-05-01', NULL, 5, 0, NULL)",
             "a lease holds what its session's journal says",
             "brand_id=b",
         ),
         (
-            "INSERT INTO leases SELECT session_id, 'b', '2024-05-01', NULL, 0, 0, renewed_at FROM ledger_sessions",
+            f"{LEASE} SELECT session_id, 'b', '2024-05-01', NULL, 0, 0, renewed_at FROM ledger_sessions",
             "is in quarantine",
             "brand_id=b",
         ),
         ("UPDATE ledger_journal SET epoch = 99 WHERE kind = 'budget'", "no epoch", "epoch=1"),
+        ("UPDATE slack_days SET revenue_micros = revenue_micros + 1", "slack: revenue = Σ", "owner_id=b"),
+        ("UPDATE reservations SET revenue_micros = 0", "slack: revenue = Σ", "owner_id=b"),
+        ("UPDATE slack_days SET cost_micros = cost_micros - 1", "slack: cost = Σ", "owner_id=b"),
+        ("DELETE FROM slack_days", "slack: revenue = Σ", "owner_id=b"),
+        ("UPDATE slack_days SET pending_micros = 1", "slack: pending = Σ", "owner_id=b"),
+        ("UPDATE slack_days SET leased_micros = 1", "slack: leased = Σ", "owner_id=b"),
+        ("UPDATE reservations SET lack_micros = 1 WHERE confirmed", "only unconfirmed wins", "brand_id=b"),
+        ("UPDATE reservations SET confirmed = 1 WHERE status = 'open'", "confirmed only if", "brand_id=b"),
+        ("UPDATE slack_days SET leased_micros = -1", "no slack is negative", "brand_id=b"),
     ],
 )
 async def test_the_audit_names_what_is_broken(database_url, clock, sabotage, promise, culprit):

@@ -113,11 +113,19 @@ def test_a_decision_does_not_know_what_comes_after_it(play):
     assert one[:2_000].equals(two[:2_000]) and not one.equals(two)
 
 
-def test_lambda_says_who_wins(play):
+def test_lambda_says_what_is_worth_winning_and_slack_what_may_be_won_below_the_target(play):
     frame = lognormal(3_000)
     decisions = play(frame, 2.0).decisions
-    worth = frame.predicted_revenue_micros >= decisions["lambda"] * frame.predicted_cost_micros
-    assert (decisions.won.astype(bool) == worth).all()
+    won, revenue, cost = decisions.won.astype(bool), frame.predicted_revenue_micros, frame.predicted_cost_micros
+    worth = revenue >= decisions["lambda"] * cost
+    assert worth[won].all()
+    assert won[worth & (revenue >= 2.0 * cost)].all(), "at or above the target nothing else is needed"
+    surplus = np.where(won, revenue - 2.0 * cost, 0.0).cumsum()
+    whole_micros = 3.0  # a win's cost and revenue are booked in whole micros
+    assert surplus.min() >= -whole_micros, "at no time below the target"
+    short = worth & ~won
+    assert 0 < short.sum() < 0.05 * worth.sum()
+    assert (surplus[short] < (2.0 * cost - revenue)[short] + whole_micros).all(), "refused only what it did not cover"
 
 
 def test_a_budget_below_every_cost_wins_nothing(tmp_path):

@@ -621,7 +621,8 @@ class World:
     def _offer(self, number: int) -> Offer:
         rng = self.rng
         where = Placement(rng.choice(self._brand_ids), f"p{rng.randint(1, 2)}", "s", "mobile", "160x600", 0.5)
-        return Offer(f"bid-{number}", where, rng.choice(MODELS), rng.randint(1, 150))
+        amount, ratio = rng.randint(1, 150), rng.choice((0.3, 0.9, 1.0, 1.5, 3.0))
+        return Offer(f"bid-{number}", where, rng.choice(MODELS), amount, ratio * amount, amount)
 
     def _serve(self, replica: Replica, claims: list[Claim]) -> None:
         if replica.leases.is_open is False and replica.flight is None:

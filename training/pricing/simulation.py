@@ -16,6 +16,7 @@ from ledger.bidding.brand_state import BrandState, Earned, Group, Limits
 from ledger.bidding.sketch import Sketch
 from ledger.bidding.solver import reach_at, resolve
 from ledger.domain.budget import Budget
+from ledger.domain.slack import Price, Slack, lack
 from training.arrays import Flags, Floats
 from training.pricing.auctions import Auctions, AuctionTerms, Market, read_auctions, read_market
 from training.pricing.lagrange import Constraint, Opportunities, fit
@@ -32,36 +33,55 @@ FEW = 12
 
 @dataclass(slots=True)
 class Account:
-    """A brand's or a portfolio's budget in its present state."""
+    """A brand's or a portfolio's budget and slack in their present state."""
 
     budget: Budget
+    slack: Slack
+    target_roas: float | None
 
 
 class Purse:
     """What a brand pays from: its own account and its portfolio's, both or neither."""
 
-    __slots__ = ("_accounts", "_owed")
+    __slots__ = ("_accounts", "_earned", "_owed")
 
     def __init__(self, accounts: Sequence[Account]) -> None:
         self._accounts = tuple(accounts)
-        self._owed = 0.0  # a fraction of a micro, since the ledger only books whole ones
+        self._earned = self._owed = 0.0  # a fraction of a micro, since the ledger only books whole ones
 
-    def reserve(self, predicted_cost_micros: float) -> int | None:
-        """Micros held for a win, its predicted cost rounded up; None if an account does not have them."""
+    def reserve(
+        self, predicted_revenue_micros: float, predicted_cost_micros: float, factor: float
+    ) -> tuple[int, list[int]] | None:
+        """(micros held for a win, its predicted cost rounded up; slack drawn from each account), None if an account
+        does not have them.
+        """
         held = math.ceil(predicted_cost_micros)
+        lacks = []
         for account in self._accounts:
             if account.budget.available_micros is not None and held > account.budget.available_micros:
                 return None
-        for account in self._accounts:
+            short = 0
+            if account.target_roas is not None:
+                price = Price(account.target_roas, factor)
+                short = lack(predicted_revenue_micros, predicted_cost_micros, price)
+                if short and short > account.slack.available(price):
+                    return None
+            lacks.append(short)
+        for account, short in zip(self._accounts, lacks, strict=True):
             account.budget = account.budget.lend(held).hold(held)
-        return held
+            if short:
+                account.slack = account.slack.lend(short).draw(short)
+        return held, lacks
 
-    def settle(self, held_micros: int, cost_micros: float) -> None:
-        """Replace a win's hold by its cost; a fraction of a micro is carried over to the next win."""
+    def settle(self, held_micros: int, lacks: Sequence[int], revenue_micros: float, cost_micros: float) -> None:
+        """Replace a win's hold by its cost, and confirm it; fractions of a micro are carried over to the next win."""
         paid = math.floor(cost_micros + self._owed)
         self._owed += cost_micros - paid
-        for account in self._accounts:
+        earned = math.floor(revenue_micros + self._earned)
+        self._earned += revenue_micros - earned
+        for account, short in zip(self._accounts, lacks, strict=True):
             account.budget = account.budget.settle(held_micros, paid)
+            account.slack = account.slack.confirm(short, earned, paid)
 
 
 class Decided(NamedTuple):
@@ -167,9 +187,9 @@ class _Pass:
             b = int(brand)
             held = None
             if predicted_revenue - kappas[b] * predicted_cost >= 0.0:
-                held = purses[b].reserve(predicted_cost)
+                held = purses[b].reserve(predicted_revenue, predicted_cost, self.brands[b].feedback.factor)
             if held is not None:
-                purses[b].settle(held, cost)
+                purses[b].settle(*held, predicted_revenue, cost)
                 earned = sums[b]
                 earned[0] += revenue
                 earned[1] += predicted_revenue
@@ -181,7 +201,7 @@ class _Pass:
 
 def _account(owner: str, name: str, limits: Limits) -> Account:
     budget = None if limits.budget_micros is None else int(limits.budget_micros)
-    return Account(Budget.of(owner, name, DAY, budget))
+    return Account(Budget.of(owner, name, DAY, budget), Slack(owner, name, DAY), limits.target_roas)
 
 
 def fitted(path: Path, terms: AuctionTerms | None, brands: Path | None, horizon_s: float | None) -> dict[str, float]:

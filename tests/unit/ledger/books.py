@@ -2,6 +2,7 @@
 
 import datetime as dt
 import itertools
+from collections.abc import Mapping
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -10,9 +11,10 @@ from ledger.domain import reservation_ids
 from ledger.domain.brand import Brand
 from ledger.domain.budget import Budget
 from ledger.domain.budget_day import day_ends_at
-from ledger.domain.messages import BrandTerms, Claim, Event, Offer, Placement, Result, Terms, WinRecord
+from ledger.domain.messages import BrandTerms, Claim, Event, Offer, Placement, Result, Terms, WinDetails, WinRecord
 from ledger.domain.reservation import OPEN, Lifetimes, Reservation, due_at, expires_at
 from ledger.domain.settlement import Figures, RowKey
+from ledger.domain.slack import Price, Slack
 from ledger.transaction.event_posting import EventPosting
 from ledger.transaction.lease_granting import LeaseGranting, Recorded
 from ledger.transaction.working_set import BudgetKey, Entry, LeaseKey, Lent, WorkingSet
@@ -27,9 +29,15 @@ def where(brand_id: str = "b", slot_id: str = "s", partner_id: str = "p") -> Pla
 
 
 def offer(
-    bid_id: str = "bid", brand_id: str = "b", amount: int = 100, model: str = "cpm", partner_id: str = "p"
+    bid_id: str = "bid",
+    brand_id: str = "b",
+    amount: int = 100,
+    model: str = "cpm",
+    partner_id: str = "p",
+    roas: float = 10.0,
 ) -> Offer:
-    return Offer(bid_id, where(brand_id, partner_id=partner_id), model, amount)
+    """A bid that is predicted to earn `roas` × its cost."""
+    return Offer(bid_id, where(brand_id, partner_id=partner_id), model, amount, roas * amount, amount)
 
 
 def claim(*offers: Offer, request_id: str = "r", winners: int = 1, body: str = "body") -> Claim:
@@ -80,6 +88,9 @@ class Books:
         self.now = NOW
         self.budgets: dict[BudgetKey, Budget] = {}
         self.leases: dict[LeaseKey, Lent] = {}
+        self.slacks: dict[BudgetKey, Slack] = {}
+        self.factors: dict[str, float] = {}
+        self.portfolio_target = 1.0
         self.reservations: dict[str, Reservation] = {}
         self.figures: dict[RowKey, Figures] = {}
         self.rows: list[SimpleNamespace] = []
@@ -90,12 +101,14 @@ class Books:
 
     def working_set(self, keys) -> WorkingSet:
         found = [self.budgets[key] for key in keys if key in self.budgets]
-        return WorkingSet(self.now, found, lambda owner, owner_id: self.limits[(owner, owner_id)], self.leases)
+        slacks = self.slacks.values()
+        return WorkingSet(self.now, found, lambda owner, owner_id: self.limits[(owner, owner_id)], self.leases, slacks)
 
     def write(self, working_set: WorkingSet) -> None:
         self.budgets |= working_set.changed_budgets
+        self.slacks |= working_set.changed_slacks
         self.leases = {
-            key: lent for key, lent in (self.leases | working_set.changed_leases).items() if lent.leased_micros
+            key: lent for key, lent in (self.leases | working_set.changed_leases).items() if not lent.is_empty
         }
         self.reservations |= working_set.new_reservations | working_set.changed_reservations
         self.entries += working_set.entries
@@ -125,7 +138,9 @@ class Books:
             due_at(offer.pricing_model, self.now, end, self.now), session_id=1, award_id="award",
         )  # fmt: skip
 
-    def leasing(self, holders: int = 1) -> tuple[WorkingSet, LeaseGranting]:
+    def leasing(
+        self, holders: int = 1, details: Mapping[str, WinDetails] | None = None
+    ) -> tuple[WorkingSet, LeaseGranting]:
         """One transaction of beats; `write_beats` ends it."""
         working_set = self.working_set(self.budgets)
         recorded: dict[tuple[str, str], list[Recorded]] = {}
@@ -133,7 +148,18 @@ class Books:
             held = self.reservations[id_]
             one = Recorded(held.award_id, id_, held.brand_id, held.status)
             recorded.setdefault((said["sub"], said["request_id"]), []).append(one)
-        return working_set, LeaseGranting(working_set, self.brands, self.reservations, recorded, LIVES, holders)
+        return working_set, LeaseGranting(
+            working_set, self.brands, self.reservations, recorded, LIVES, holders, None, details, self.prices()
+        )
+
+    def prices(self) -> dict[str, list[Price]]:
+        """Target ROAS 1 for all brands, and the same factor for a portfolio as for its member."""
+        found = {}
+        for id_, brand in self.brands.items():
+            factor = self.factors.get(id_, 1.0)
+            of_portfolio = [] if brand.settings.portfolio_id is None else [Price(self.portfolio_target, factor)]
+            found[id_] = [Price(1.0, factor), *of_portfolio]
+        return found
 
     def write_beats(self, working_set: WorkingSet, leasing: LeaseGranting) -> None:
         self.write(working_set)
@@ -153,6 +179,8 @@ class Books:
             portfolio_id=settings.portfolio_id,
             budget_micros=settings.daily_budget_micros,
             portfolio_budget_micros=self.limits.get(("portfolio", settings.portfolio_id or "")),
+            factor=self.factors.get(brand.brand_id, 1.0),
+            portfolio_target_roas=None if settings.portfolio_id is None else self.portfolio_target,
         )
 
     def end(self, reservation_id: str, status: str) -> None:

@@ -1,152 +1,20 @@
 """Replicas, a ledger, and a network that loses and delays: against a list of what was answered and what it cost."""
 
 import datetime as dt
-import random
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from db.brands import BrandSettings
-from ledger.client.lease_cache import LeaseCache
 from ledger.domain import reservation_ids
-from ledger.domain.brand import Brand
-from ledger.domain.messages import Beat, Grant, Offer, Reply, Win
-from ledger.service.sessions import LAPSE_GRACE_S
-from ledger.storage.session_store import CLOSED, LAPSED, OPEN, LedgerSession
-from ledger.transaction.working_set import BudgetKey, LeaseKey
-from tests.unit.ledger.books import LIVES, Books, claim, event, is_genuine, offer
+from ledger.domain.messages import Beat, Offer, Win
+from ledger.transaction.working_set import BudgetKey
+from tests.unit.ledger.books import claim, offer
+from tests.unit.ledger.memory_ledger import LASTING, START, TTL, Ledger, Replica
 
-START = dt.datetime(2024, 5, 1, 9, tzinfo=dt.UTC)
-LEASE_S = 5.0
 BRANDS = ("a", "b", "c")
 MODELS = ("cpm", "cpc", "cpa")
-TTL, LASTING = dt.timedelta(seconds=LIVES.reservation_ttl_s), dt.timedelta(days=LIVES.conversion_days)
-
-
-class Ledger:
-    """`ledger.service.ledger.Ledger` over dicts: one transaction a call."""
-
-    def __init__(self) -> None:
-        members = {id_: BrandSettings(daily_budget_micros=1000, portfolio_id="f") for id_ in "ab"}
-        self.books = Books(**members, c=BrandSettings(daily_budget_micros=300))
-        self.books.limits["portfolio", "f"] = 1500
-        self.books.now = START
-        self.sessions: dict[int, LedgerSession] = {}
-        self.quarantined: dict[LeaseKey, dt.datetime] = {}
-        self.recalls: set[tuple[int, str]] = set()
-        self.terms = self.books.terms(0)
-
-    @property
-    def now(self) -> dt.datetime:
-        return self.books.now
-
-    def refresh(self) -> None:
-        self.terms = self.books.terms(self.terms.version + 1)
-
-    def beat(self, beat: Beat) -> Reply:
-        open_sessions = sum(session.status == OPEN for session in self.sessions.values())
-        working_set, leasing = self.books.leasing(open_sessions)
-        if beat.session_id is None:
-            secret = random.Random(len(self.sessions)).randbytes(16)
-            session = LedgerSession(len(self.sessions) + 1, secret, OPEN, 0, self.now)
-        else:
-            session = self.sessions[beat.session_id]
-            if beat.number <= session.beat:
-                return self._reply(session, beat)
-        for win in beat.wins:
-            leasing.record(session.session_id, win, reservation_ids.decode(win.reservation_id))
-        status, answers = session.status, []
-        if beat.is_last:
-            leasing.return_all([key for key in working_set.leases if key.session_id == session.session_id])
-            status = CLOSED
-        elif status == OPEN:
-            # LeaseMismatch is never raised: whatever gets lost, a replica's books are never above the ledger's.
-            answers = [(line.brand_id, leasing.grant(session.session_id, line)) for line in beat.lines]
-        session = session._replace(status=status, beat=beat.number, renewed_at=self.now)
-        self.sessions[session.session_id] = session
-        self.books.write_beats(working_set, leasing)
-        short = {brand_id for brand_id, _, _ in leasing.short}
-        self.recalls |= {(key.session_id, key.brand_id) for key in self.books.leases if key.brand_id in short}
-        return replace(
-            self._reply(session, beat),
-            grants=tuple(answer for _, answer in answers if isinstance(answer, Grant)),
-            refused={brand_id: answer for brand_id, answer in answers if isinstance(answer, str)},
-        )
-
-    def _reply(self, session: LedgerSession, beat: Beat) -> Reply:
-        recalled = tuple(sorted(brand for id_, brand in self.recalls if id_ == session.session_id))
-        self.recalls = {one for one in self.recalls if one[0] != session.session_id}
-        terms = None if beat.known_version == self.terms.version else self.terms
-        is_open = session.status == OPEN
-        return Reply(
-            session.session_id, session.secret, self.now, LEASE_S, is_open, recalled=recalled, terms=terms
-        )  # fmt: skip
-
-    def sweep(self) -> None:
-        silent_since = self.now - dt.timedelta(seconds=LEASE_S + LAPSE_GRACE_S)
-        for session in self.sessions.values():
-            if session.status == OPEN and session.renewed_at <= silent_since:
-                self.sessions[session.session_id] = session._replace(status=LAPSED)
-                for key, lent in self.books.leases.items():
-                    if key.session_id == session.session_id:
-                        self.quarantined[key] = self.now + (LASTING if lent.lasting else TTL)
-        working_set = self.books.working_set(self.books.budgets)
-        for key in working_set.leases:
-            if self.quarantined.get(key, self.now) < self.now:
-                working_set.take_back(key, self.books.leases[key].leased_micros)
-        self.books.write(working_set)
-        working_set = self.books.working_set(self.books.budgets)
-        for held in self.books.reservations.values():
-            if held.due_at is not None and held.due_at <= self.now:
-                working_set.age(held)
-        self.books.write(working_set)
-
-    def pay(self, number: int, brand_id: str, reservation_id: str, cost_micros: int) -> None:
-        """An impression, that may name a win that nobody has recorded."""
-        one = event(f"i{number}", "impression", at=self.now, brand_id=brand_id, cost_micros=cost_micros)
-        one = replace(one, reservation_id=reservation_id)
-        drawn = reservation_ids.decode(reservation_id)
-        if reservation_id not in self.books.reservations:
-            assert drawn is not None
-            assert is_genuine(reservation_id, brand_id, "p", self.sessions[drawn.session_id].secret)
-            working_set, leasing = self.books.leasing()
-            leasing.adopt(reservation_id, drawn, offer(brand_id=brand_id).where)
-            self.books.write_beats(working_set, leasing)
-        assert self.books.reservations[reservation_id].is_open, "in time: its money is there"
-        (result,) = self.books.record(one)
-        assert result.status == "accepted"
-
-    def release(self, reservation_id: str) -> None:
-        self.books.end(reservation_id, "returned")
-
-    def put(self, brand_id: str, changes: dict) -> None:
-        brand = self.books.brands[brand_id]
-        new = brand.settings.model_copy(update=changes)
-        self.books.brands[brand_id] = Brand(brand_id, new, self.now)
-        self._move_limit(BudgetKey("brand", brand_id, brand.day(self.now)), new.daily_budget_micros)
-        self.refresh()
-
-    def put_portfolio(self, budget: int) -> None:
-        self._move_limit(BudgetKey("portfolio", "f", self.now.date()), budget)
-        self.refresh()
-
-    def _move_limit(self, key: BudgetKey, limit: int | None) -> None:
-        self.books.limits[key.owner, key.owner_id] = limit
-        if key in self.books.budgets:
-            working_set = self.books.working_set([key])
-            working_set.set_limit(key, limit)
-            self.books.write(working_set)
-
-
-@dataclass
-class Replica:
-    began: dt.datetime
-    leases: LeaseCache = field(default_factory=lambda: LeaseCache(LIVES))
-    flying: Beat | None = None
-    asked_s: float = 0.0
-    reply: Reply | None = None
 
 
 @dataclass
@@ -156,6 +24,7 @@ class Answered:
     win: Win
     brand_id: str
     day: dt.date
+    revenue_micros: float  # predicted
     cost_micros: int | None = None  # None: not known yet
     is_returned: bool = False
 
@@ -171,6 +40,7 @@ def members(key: BudgetKey) -> str:
 
 
 WHO, WHICH, AMOUNTS = st.integers(0, 2), st.sampled_from(BRANDS), st.integers(0, 120)
+ROAS = st.sampled_from([0.0, 0.5, 0.95, 1.0, 1.3, 4.0])
 
 
 class Money(RuleBasedStateMachine):
@@ -232,19 +102,25 @@ class Money(RuleBasedStateMachine):
 
     # A replica's work
 
-    @rule(who=WHO, brand=WHICH, amount=AMOUNTS, model=st.sampled_from(MODELS))
-    def an_offer_waits(self, who, brand, amount, model):
-        self.replicas[who].leases.want(offer(brand_id=brand, amount=amount, model=model))
+    @rule(who=WHO, brand=WHICH, amount=AMOUNTS, model=st.sampled_from(MODELS), roas=ROAS)
+    def an_offer_waits(self, who, brand, amount, model, roas):
+        self.replicas[who].leases.want(offer(brand_id=brand, amount=amount, model=model, roas=roas))
 
-    @rule(who=WHO, brand=WHICH, amounts=st.lists(AMOUNTS, min_size=1, max_size=4), model=st.sampled_from(MODELS))
-    def wins_are_drawn(self, who, brand, amounts, model):
+    @rule(
+        who=WHO,
+        brand=WHICH,
+        amounts=st.lists(AMOUNTS, min_size=1, max_size=4),
+        model=st.sampled_from(MODELS),
+        roas=ROAS,
+    )
+    def wins_are_drawn(self, who, brand, amounts, model, roas):
         for amount in amounts:
-            self.draw(self.replicas[who], offer(brand_id=brand, amount=amount, model=model))
+            self.draw(self.replicas[who], offer(brand_id=brand, amount=amount, model=model, roas=roas))
 
-    @rule(who=WHO, brand=WHICH, amount=AMOUNTS, model=st.sampled_from(MODELS))
-    def a_request_is_answered(self, who, brand, amount, model):
+    @rule(who=WHO, brand=WHICH, amount=AMOUNTS, model=st.sampled_from(MODELS), roas=ROAS)
+    def a_request_is_answered(self, who, brand, amount, model, roas):
         """Open, ask, draw, with nothing lost."""
-        replica, one = self.replicas[who], offer(brand_id=brand, amount=amount, model=model)
+        replica, one = self.replicas[who], offer(brand_id=brand, amount=amount, model=model, roas=roas)
         for _ in range(3):
             if replica.flying is None:
                 replica.leases.want(one)
@@ -252,6 +128,15 @@ class Money(RuleBasedStateMachine):
             self.it_arrives(who)
             self.its_answer_arrives(who)
         self.draw(replica, one)
+
+    @rule(who=WHO, brand=WHICH, amount=st.integers(1, 40), roas=st.sampled_from([0.5, 0.9, 1.3, 4.0]))
+    def a_request_is_answered_and_shown(self, who, brand, amount, roas):
+        number = len(self.answered)
+        self.a_request_is_answered(who, brand, amount, "cpm", roas)
+        for one in self.answered[number:]:
+            if one in self.in_time():
+                self.ledger.pay(number, one.brand_id, one.win.reservation_id, one.win.reserved_micros)
+                one.cost_micros = one.win.reserved_micros
 
     def draw(self, replica: Replica, one: Offer) -> None:
         now_s = self.now_s(replica)
@@ -262,7 +147,7 @@ class Money(RuleBasedStateMachine):
             drawn = reservation_ids.decode(win.reservation_id)
             assert drawn is not None
             assert drawn.day == self.ledger.now.date(), "no lease outlives its day"
-            self.answered.append(Answered(win, one.where.brand_id, drawn.day))
+            self.answered.append(Answered(win, one.where.brand_id, drawn.day, one.revenue_micros))
 
     @rule(who=WHO)
     def a_replica_dies(self, who):
@@ -360,6 +245,38 @@ class Money(RuleBasedStateMachine):
         assert all(micros <= self.most[key] for key, micros in promised.items())
 
     @invariant()
+    def what_was_shown_is_worth_its_target(self):
+        """The ROAS that confirmed wins were predicted to have is at least the target, whoever asks for what."""
+        surplus: dict[tuple[str, dt.date], int] = {}
+        for one in self.answered:
+            if one.cost_micros is not None:
+                for owner in (one.brand_id, *(["f"] if one.brand_id in "ab" else [])):
+                    key, worth = (owner, one.day), int(one.revenue_micros) - one.win.reserved_micros
+                    surplus[key] = surplus.get(key, 0) + worth
+        assert all(micros >= 0 for micros in surplus.values()), surplus
+
+    @invariant()
+    def every_slack_adds_up(self):
+        books = self.ledger.books
+        for key, slack in books.slacks.items():
+            owned, is_brand = members(key), key.owner == "brand"
+            wins = [held for held in books.reservations.values() if held.brand_id in owned and held.day == key.day]
+            shown = [held for held in wins if held.confirmed]
+            lent = [one for at, one in books.leases.items() if at.brand_id in owned and at.day == key.day]
+            assert slack.revenue_micros == sum(held.revenue_micros for held in shown)
+            assert slack.cost_micros == sum(held.counted_micros for held in shown)
+            assert slack.pending_micros == sum(
+                held.lack_micros if is_brand else held.portfolio_lack_micros for held in wins
+            )
+            assert slack.leased_micros == sum(
+                one.slack_micros if is_brand else one.portfolio_slack_micros for one in lent
+            )
+            # What a win that only an event has told of is worth comes with its record.
+            unknown = sum(held.counted_micros for held in shown if not held.award_id)
+            earned = slack.revenue_micros - slack.cost_micros + unknown
+            assert slack.pending_micros + slack.leased_micros <= earned
+
+    @invariant()
     def no_win_is_void_in_its_time(self):
         """A replica that was away until its wins had expired, and the money was taken back, tells of them late."""
         held = self.ledger.books.reservations.values()
@@ -389,6 +306,8 @@ class Money(RuleBasedStateMachine):
             spent = self.spent(key)
             assert (budget.leased_micros, budget.reserved_micros, budget.settled_micros) == (0, 0, spent)
             assert budget.available_micros == max(0, (budget.budget_micros or 0) - spent)
+        for slack in self.ledger.books.slacks.values():
+            assert (slack.leased_micros, slack.pending_micros) == (0, 0)
 
 
 Money.TestCase.settings = settings(max_examples=60, stateful_step_count=60)
