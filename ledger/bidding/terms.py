@@ -108,6 +108,8 @@ class TermsBook:
             portfolio_budget_micros=None if portfolio is None else portfolio.settings.daily_budget_micros,
             factor=factor_of(steered),
             portfolio_target_roas=None if portfolio is None else portfolio.settings.target_roas,
+            lambda_floor=settings.lambda_floor,
+            max_cost_micros=settings.max_cost_micros,
         )
 
 

@@ -19,7 +19,7 @@ from ledger.bidding.revenue_completion import DaySums
 from ledger.client.lease_cache import NO_LEASE
 from ledger.client.shard_client import BEAT_S, ShardClient, logger
 from ledger.domain.errors import LedgerError, OtherShard
-from ledger.domain.messages import Award, BrandTerms, Claim, Event, Offer, Result, Terms, Win
+from ledger.domain.messages import Award, BrandTerms, Change, Claim, Event, Offer, Result, Terms, Win
 from ledger.domain.sharding import shard_of
 from ledger.runtime.protocol import Call, LedgerCalls
 
@@ -176,7 +176,7 @@ class LedgerClient:
     async def get_brand(self, seconds: float, brand_id: str) -> dict[str, Any]:
         return await self._whose(self._of(brand_id), seconds, LedgerCalls.get_brand, brand_id)
 
-    async def put_brand(self, seconds: float, brand_id: str, settings: BrandSettings) -> dict[str, Any]:
+    async def put_brand(self, seconds: float, brand_id: str, settings: BrandSettings | Change) -> dict[str, Any]:
         shard = self._owner.get(brand_id) or self._by_hash(settings.portfolio_id, brand_id)
         return await self._whose(shard, seconds, LedgerCalls.put_brand, brand_id, settings)
 
@@ -190,7 +190,9 @@ class LedgerClient:
     async def get_portfolio(self, seconds: float, portfolio_id: str) -> dict[str, Any]:
         return await self._whose(self._by_hash(portfolio_id, ""), seconds, LedgerCalls.get_portfolio, portfolio_id)
 
-    async def put_portfolio(self, seconds: float, portfolio_id: str, settings: PortfolioSettings) -> dict[str, Any]:
+    async def put_portfolio(
+        self, seconds: float, portfolio_id: str, settings: PortfolioSettings | Change
+    ) -> dict[str, Any]:
         return await self._whose(
             self._by_hash(portfolio_id, ""), seconds, LedgerCalls.put_portfolio, portfolio_id, settings
         )

@@ -10,6 +10,8 @@ LedgerError
 ├── MoneyOutOfRange      an amount or a sum beyond ±(2^53 − 1) micros
 ├── NotFound             no such brand or portfolio
 ├── CurrencyFixed        the currency cannot change, because money has moved in it
+├── PreconditionFailed   the settings are not the ones that the caller has seen
+├── SettingsInvalid      a change would make settings that are not allowed
 ├── PortfolioUnknown     a brand names a portfolio that does not exist
 └── PortfolioMismatch    a member must have the portfolio's currency and time zone
 """
@@ -110,6 +112,27 @@ class CurrencyFixed(LedgerError):
 
     def __str__(self) -> str:
         return f"{self.kind} {self.id}: its currency stays {self.currency}, because money has moved in it"
+
+
+@pickled_as("ledger.errors")
+class PreconditionFailed(LedgerError):
+    def __init__(self, kind: str, id_: str, why: str) -> None:
+        super().__init__(kind, id_, why)
+        self.kind, self.id, self.why = kind, id_, why
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.id}: {self.why}"
+
+
+@pickled_as("ledger.errors")
+class SettingsInvalid(LedgerError):
+    def __init__(self, mistakes: tuple[tuple[str, str, str], ...]) -> None:
+        """`mistakes`: (JSON pointer, message, code) of each."""
+        super().__init__(mistakes)
+        self.mistakes = mistakes
+
+    def __str__(self) -> str:
+        return "; ".join(f"{pointer}: {message}" for pointer, message, _ in self.mistakes)
 
 
 @pickled_as("ledger.errors")

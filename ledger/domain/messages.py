@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ledger.former_names import pickled_as
 
@@ -57,6 +57,23 @@ class Award(NamedTuple):
 
     wins: tuple[Win, ...]
     refused: dict[str, str]  # bid_id → brand_budget | portfolio_budget | roas_slack | no_lease | brand_paused | …
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A PUT or PATCH of a brand's or portfolio's settings."""
+
+    given: dict[str, Any]  # by name, as they came
+    defaults: dict[str, Any] | None  # PUT: of those that are left out; None: PATCH, they stay as they are
+    if_match: tuple[str, ...] = ()  # tags of the settings that the caller has seen; `*`: any that exist
+    if_none_match: tuple[str, ...] = ()  # tags that the settings must not have; `*`: it must not exist
+    has_seen_schedule: bool = False  # the caller has put back what it got, a scheduled change included
+
+    @property
+    def portfolio_id(self) -> str | None:
+        """The portfolio that is asked for, if any."""
+        found: str | None = {**(self.defaults or {}), **self.given}.get("portfolio_id")
+        return found
 
 
 # Between an ingress replica and the ledger of a shard: one beat at a time, each answered by one reply.
@@ -229,6 +246,8 @@ class BrandTerms:
     portfolio_budget_micros: int | None
     factor: float = 1.0  # realised ÷ predicted revenue, as far as today has shown it
     portfolio_target_roas: float | None = None
+    lambda_floor: float = 0.0  # share of target_roas that λ stays at or above
+    max_cost_micros: int | None = None  # no win is dearer; None: as the brand's history says
 
 
 @pickled_as("ledger.types")

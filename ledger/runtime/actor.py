@@ -20,7 +20,7 @@ from db.session import Database
 from db.settings import DatabaseSettings
 from ledger.bidding.revenue_completion import DaySums
 from ledger.domain.errors import Fenced, LayoutReplaced, LedgerUnavailable
-from ledger.domain.messages import Event, Reply, Result
+from ledger.domain.messages import Change, Event, Reply, Result
 from ledger.domain.settings import LedgerSettings, RoasSettings
 from ledger.former_names import pickled_as
 from ledger.runtime.beat_format import unpack_beat
@@ -171,7 +171,7 @@ class LedgerActor:
     async def record(self, events: Sequence[Event]) -> list[Result]:
         return await self._write(lambda writer: writer.record(events))
 
-    async def put_brand(self, brand_id: str, settings: BrandSettings) -> dict[str, Any]:
+    async def put_brand(self, brand_id: str, settings: BrandSettings | Change) -> dict[str, Any]:
         return await self._write(lambda writer: writer.run(lambda: self._administration.put_brand(brand_id, settings)))
 
     async def get_brand(self, brand_id: str) -> dict[str, Any]:
@@ -182,7 +182,7 @@ class LedgerActor:
         await self.start()
         return await self._administration.list_brands(cursor, limit)
 
-    async def put_portfolio(self, portfolio_id: str, settings: PortfolioSettings) -> dict[str, Any]:
+    async def put_portfolio(self, portfolio_id: str, settings: PortfolioSettings | Change) -> dict[str, Any]:
         return await self._write(
             lambda writer: writer.run(lambda: self._administration.put_portfolio(portfolio_id, settings))
         )

@@ -15,7 +15,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from db.brands import BrandSettings, PortfolioSettings
 from ledger.bidding.revenue_completion import DaySums
-from ledger.domain.messages import Event, Reply, Result
+from ledger.domain.messages import Change, Event, Reply, Result
 from ledger.runtime.generations import Identity
 
 P = ParamSpec("P")
@@ -63,11 +63,15 @@ class LedgerCalls(Protocol):
 
     # Administration; a brand or portfolio of another shard raises OtherShard
 
-    async def put_brand(self, brand_id: str, settings: BrandSettings) -> dict[str, Any]:
-        """Create or replace a brand, and return it as GET /api/brands/{brand_id} shows it.
+    async def put_brand(self, brand_id: str, settings: BrandSettings | Change) -> dict[str, Any]:
+        """Create, replace or change a brand, and return it as GET /api/brands/{brand_id} shows it.
+
+        Args:
+            settings: replicas of the version before send settings, which replace what there is.
 
         Raises:
-            PortfolioUnknown, PortfolioMismatch, CurrencyFixed: nothing was changed.
+            NotFound, PreconditionFailed, SettingsInvalid, PortfolioUnknown, PortfolioMismatch, CurrencyFixed: nothing
+                was changed.
         """
         ...
 
@@ -79,11 +83,15 @@ class LedgerCalls(Protocol):
         """A page of the shard's brands, and the cursor of the next page (None: that was the last)."""
         ...
 
-    async def put_portfolio(self, portfolio_id: str, settings: PortfolioSettings) -> dict[str, Any]:
-        """Create or replace a portfolio, and return it as GET /api/portfolios/{portfolio_id} shows it.
+    async def put_portfolio(self, portfolio_id: str, settings: PortfolioSettings | Change) -> dict[str, Any]:
+        """Create, replace or change a portfolio, and return it as GET /api/portfolios/{portfolio_id} shows it.
+
+        Args:
+            settings: replicas of the version before send settings, which replace what there is.
 
         Raises:
-            PortfolioMismatch, CurrencyFixed: nothing was changed.
+            NotFound, PreconditionFailed, SettingsInvalid, PortfolioMismatch, CurrencyFixed: nothing was
+            changed.
         """
         ...
 

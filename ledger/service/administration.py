@@ -13,9 +13,11 @@ from ledger.domain.brand import Brand, Portfolio
 from ledger.domain.budget import Budget
 from ledger.domain.budget_day import budget_day, day_of
 from ledger.domain.errors import CurrencyFixed, NotFound, OtherShard, PortfolioMismatch, PortfolioUnknown
+from ledger.domain.messages import Change
 from ledger.service.budgets import Budgets
 from ledger.service.directory import Clock, Directory
 from ledger.service.live_terms import LiveTerms
+from ledger.service.settings_change import brand_after, portfolio_after
 from ledger.service.transactions import Transactions
 from ledger.storage.store import Store
 from ledger.transaction.working_set import BRAND, PORTFOLIO, BudgetKey
@@ -36,11 +38,16 @@ class Administration:
 
     # Brands
 
-    async def put_brand(self, brand_id: str, settings: BrandSettings) -> dict[str, Any]:
-        """Create or replace. Budgets change at once; a change of portfolio or time zone starts at the next midnight.
+    async def put_brand(self, brand_id: str, settings: BrandSettings | Change) -> dict[str, Any]:
+        """Create, replace or change. Budgets change at once; portfolio and time zone at the next midnight.
+
+        Args:
+            settings: a change is applied to what the brand has in the transaction that writes it. Settings, which
+                replace whatever there is, are what replicas of the version before send.
 
         Raises:
-            PortfolioUnknown, PortfolioMismatch, CurrencyFixed, OtherShard: nothing was changed.
+            NotFound, PreconditionFailed, SettingsInvalid, PortfolioUnknown, PortfolioMismatch, CurrencyFixed,
+            OtherShard: nothing was changed.
         """
 
         if settings.portfolio_id is not None and self._directory.portfolio(settings.portfolio_id) is None:
@@ -53,13 +60,15 @@ class Administration:
         brand = await self._transactions.move(lambda connection: self._put_brand(connection, brand_id, settings), keep)
         return (await self._describe([brand]))[0]
 
-    def _put_brand(self, connection: Connection, brand_id: str, settings: BrandSettings) -> Brand:
+    def _put_brand(self, connection: Connection, brand_id: str, asked: BrandSettings | Change) -> Brand:
         now = self._clock()
         stored = self._store.directory.brands(connection, [brand_id], lock=True).get(brand_id)
         known = stored.at(now) if stored is not None else None
+        home = self._directory.home_of(known) if known else self._directory.home_of_new(asked.portfolio_id, brand_id)
+        if home != self._directory.shard:
+            raise OtherShard("brand", brand_id, home)
+        settings = asked if isinstance(asked, BrandSettings) else brand_after(asked, brand_id, known)
         brand = Brand(brand_id, settings, now)
-        if not self._directory.owns(known or brand):
-            raise OtherShard("brand", brand_id, self._directory.home_of(known or brand))
         self._check_portfolio(brand_id, settings)
         if known is not None:
             if known.settings.currency == settings.currency:
@@ -144,11 +153,15 @@ class Administration:
 
     # Portfolios
 
-    async def put_portfolio(self, portfolio_id: str, settings: PortfolioSettings) -> dict[str, Any]:
-        """Create or replace. Currency and time zone can change only while it has no members.
+    async def put_portfolio(self, portfolio_id: str, settings: PortfolioSettings | Change) -> dict[str, Any]:
+        """Create, replace or change. Currency and time zone can change only while it has no members.
+
+        Args:
+            settings: as of `put_brand`.
 
         Raises:
-            PortfolioMismatch, CurrencyFixed, OtherShard: nothing was changed.
+            NotFound, PreconditionFailed, SettingsInvalid, PortfolioMismatch, CurrencyFixed, OtherShard: nothing was
+            changed.
         """
         self._check_own_portfolio(portfolio_id)
 
@@ -159,9 +172,10 @@ class Administration:
         await self._transactions.write(lambda connection: self._put_portfolio(connection, portfolio_id, settings), keep)
         return await self.get_portfolio(portfolio_id)
 
-    def _put_portfolio(self, connection: Connection, portfolio_id: str, settings: PortfolioSettings) -> Portfolio:
+    def _put_portfolio(self, connection: Connection, portfolio_id: str, asked: PortfolioSettings | Change) -> Portfolio:
         now = self._clock()
         known = self._store.directory.portfolios(connection).get(portfolio_id)
+        settings = asked if isinstance(asked, PortfolioSettings) else portfolio_after(asked, portfolio_id, known)
         portfolio = Portfolio(portfolio_id, settings, now)
         for brand in self._store.directory.members(connection, portfolio_id).values():
             if brand.at(now).is_member(portfolio_id):

@@ -55,7 +55,11 @@ class Directory:
 
     def home_of(self, brand: Brand) -> int:
         """The shard of a brand, as it is now."""
-        return shard_of(brand.settings.portfolio_id, brand.brand_id, self.shards)
+        return self.home_of_new(brand.settings.portfolio_id, brand.brand_id)
+
+    def home_of_new(self, portfolio_id: str | None, brand_id: str) -> int:
+        """The shard of a brand that is made in this portfolio."""
+        return shard_of(portfolio_id, brand_id, self.shards)
 
     def home_of_id(self, brand_id: str) -> int:
         """The shard of a brand; this one if the brand is not known."""

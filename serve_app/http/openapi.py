@@ -43,6 +43,11 @@ PROBLEMS = {
         "request-id-reused",
         "request_id try-1 was used with another body; give each request its own id",
     ),
+    "412": Told(
+        "It is not, or no longer, what `If-Match` or `If-None-Match` says",
+        "precondition-failed",
+        "brand shop-a: it has changed since you read it (If-Match): GET it and try again",
+    ),
     "413": Told(
         "The body is larger than the server accepts",
         "too-large",

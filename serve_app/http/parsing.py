@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import msgspec
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
@@ -22,24 +21,6 @@ def parse(model: type[Parsed], body: bytes) -> Parsed:
     """
     try:
         return model.model_validate_json(body)
-    except ValidationError as error:
-        raise Invalid.of(error) from None
-
-
-def parse_over(model: type[Parsed], defaults: dict[str, Any], body: bytes) -> Parsed:
-    """A PUT's JSON body as a model; fields that it leaves out take `defaults`.
-
-    Raises:
-        Invalid: 422, with a pointer to each mistake.
-    """
-    try:
-        given = msgspec.json.decode(body)
-    except (ValueError, RecursionError) as error:  # msgspec's errors, and text that is not UTF-8, are ValueErrors
-        raise Invalid.at("", f"the body is not JSON: {error}", "json_invalid") from None
-    if not isinstance(given, dict):
-        raise Invalid.at("", "the body must be a JSON object", "model_type")
-    try:
-        return model.model_validate({**defaults, **given}, strict=True)
     except ValidationError as error:
         raise Invalid.of(error) from None
 

@@ -22,6 +22,8 @@ from ledger.domain.errors import (
     NotFound,
     PortfolioMismatch,
     PortfolioUnknown,
+    PreconditionFailed,
+    SettingsInvalid,
 )
 from serve_app.http.json_response import encode
 
@@ -90,12 +92,12 @@ class Invalid(Problem):
     @classmethod
     def of(cls, error: ValidationError, prefix: Sequence[str] = ()) -> Invalid:
         """The first 100 mistakes that pydantic found. `prefix`: put before each pointer, such as `query`."""
-        return cls(
-            [
-                _item(item, prefix)
-                for item in error.errors(include_url=False, include_context=False, include_input=False)
-            ][:100]
-        )
+        return cls.of_items(error.errors(include_url=False, include_context=False, include_input=False), prefix)
+
+    @classmethod
+    def of_items(cls, items: Sequence[Any], prefix: Sequence[str] = ()) -> Invalid:
+        """As `of`, of some of the mistakes."""
+        return cls([_item(item, prefix) for item in items[:100]])
 
     @classmethod
     def at(cls, pointer: str, message: str, code: str) -> Invalid:
@@ -121,6 +123,7 @@ def unavailable(detail: str, kind: str = "unavailable", retry_after_s: int = 1) 
 
 STATUS: dict[type[LedgerError], tuple[int, str]] = {
     NotFound: (404, "not-found"),
+    PreconditionFailed: (412, "precondition-failed"),
     CurrencyFixed: (422, "currency-fixed"),
     PortfolioUnknown: (422, "portfolio-unknown"),
     PortfolioMismatch: (422, "portfolio-mismatch"),
@@ -138,6 +141,8 @@ POINTER = {
 
 def of_ledger(error: LedgerError) -> Problem:
     """The error response for a request that the ledger declined."""
+    if isinstance(error, SettingsInvalid):
+        return Invalid([{"pointer": at, "message": message, "code": code} for at, message, code in error.mistakes])
     status, kind = next(
         (entry for kind_, entry in STATUS.items() if isinstance(error, kind_)), (503, "ledger-unavailable")
     )

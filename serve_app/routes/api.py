@@ -75,15 +75,15 @@ class Api:
         self._docs = DocsRoutes(OPERATIONS)
 
     def _routes(self) -> list[Route]:
-        show_or_put_brand = _get_or_put(self._brands.show, self._brands.put)
-        show_or_put_portfolio = _get_or_put(self._portfolios.show, self._portfolios.put)
+        brand = _show_or_change(self._brands.show, self._brands.change)
+        portfolio = _show_or_change(self._portfolios.show, self._portfolios.change)
         return [
             Route(SCORE, self._score, methods=["POST"]),
             Route("/api/performance", self._performance.report, methods=["POST"]),
             Route("/api/roas", self._roas.show, methods=["GET"]),
             Route("/api/brands", self._brands.page, methods=["GET"]),
-            Route("/api/brands/{brand_id}", show_or_put_brand, methods=["GET", "PUT"]),
-            Route("/api/portfolios/{portfolio_id}", show_or_put_portfolio, methods=["GET", "PUT"]),
+            Route("/api/brands/{brand_id}", brand, methods=["GET", "PUT", "PATCH"]),
+            Route("/api/portfolios/{portfolio_id}", portfolio, methods=["GET", "PUT", "PATCH"]),
             Route("/api/models", self._models.page, methods=["GET"]),
             Route("/api/models/{version}/activate", self._models.activate, methods=["POST"]),
             Route("/metrics", self._ops.metrics, methods=["GET"]),
@@ -132,11 +132,11 @@ class Api:
         await self._monitor.flush()
 
 
-def _get_or_put(get: Handler, put: Handler) -> Handler:
-    """One handler for both methods, so that a 405 for any other names both in `Allow`."""
+def _show_or_change(show: Handler, change: Handler) -> Handler:
+    """One handler for all methods, so that a 405 for any other names them all in `Allow`."""
 
     async def handler(request: Request) -> Response:
-        return await (put if request.method == "PUT" else get)(request)
+        return await (change if request.method in ("PUT", "PATCH") else show)(request)
 
     return handler
 

@@ -9,12 +9,15 @@ from db.brands import BrandSettings
 from ledger.client.ledger_client import LedgerClient
 from serve_app.http.json_response import json_response
 from serve_app.http.openapi import Operation
-from serve_app.http.parsing import parse_over, parse_query, path_id
+from serve_app.http.parsing import parse_query, path_id
 from serve_app.http.request_reader import RequestReader
+from serve_app.routes.settings_change import PRECONDITIONS, Resource, change_of, shown
 from serve_app.routes.waits import LEDGER_WAIT_S, SYNC_AFTER_WRITE_S, SYNC_BEFORE_READ_S
 from serve_app.schemas import examples
 from serve_app.schemas.brands import Brand, BrandPage, PageQuery
 from serve_app.scoring.upstream_errors import ledger_problems
+
+BRAND = Resource(BrandSettings, Brand, "brand_id")
 
 
 class BrandRoutes:
@@ -42,17 +45,18 @@ class BrandRoutes:
         caller.must_own_brand(brand_id)
         await self._ledger.summon_within(SYNC_BEFORE_READ_S)
         with ledger_problems():
-            return json_response(await self._ledger.get_brand(LEDGER_WAIT_S, brand_id))
+            content = await self._ledger.get_brand(LEDGER_WAIT_S, brand_id)
+        return shown(BRAND, content)
 
-    async def put(self, request: Request) -> Response:
-        """PUT: create or replace one brand."""
+    async def change(self, request: Request) -> Response:
+        """PUT: create or replace one brand. PATCH: change what is given of one."""
         _, body = await self._requests.caller_and_body(request, "admin")
         brand_id = path_id(request, "brand_id")
-        settings = parse_over(BrandSettings, self._new_brand.model_dump(), body)
+        change = change_of(BRAND, brand_id, request, body, self._new_brand.model_dump())
         with ledger_problems():
-            shown = await self._ledger.put_brand(LEDGER_WAIT_S, brand_id, settings)
+            content = await self._ledger.put_brand(LEDGER_WAIT_S, brand_id, change)
         await self._ledger.summon_within(SYNC_AFTER_WRITE_S)
-        return json_response(shown)
+        return shown(BRAND, content)
 
 
 OPERATIONS = (
@@ -81,7 +85,23 @@ OPERATIONS = (
         Brand,
         BrandSettings,
         tag="Brands",
-        description="Fields that are left out take the settings of new brands (`PACELINE_NEW_BRAND_…`).",
+        problems=("412",),
+        description=(
+            "Fields that are left out take the settings of new brands (`PACELINE_NEW_BRAND_…`), throttle_roas at most "
+            "target_roas. A brand that has a budget needs daily_budget_micros: use PATCH to change the rest. What GET "
+            f"answers can be put back. {PRECONDITIONS}"
+        ),
         examples=examples.PUT_BRAND,
+    ),
+    Operation(
+        "patch",
+        "/api/brands/{brand_id}",
+        "Change some settings of a brand",
+        Brand,
+        BrandSettings,
+        problems=("404", "412"),
+        tag="Brands",
+        description=f"Fields that are left out stay as they are (JSON merge patch, RFC 7396). {PRECONDITIONS}",
+        examples=examples.PATCH_BRAND,
     ),
 )

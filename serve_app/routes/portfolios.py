@@ -7,14 +7,16 @@ from starlette.responses import Response
 
 from db.brands import PortfolioSettings
 from ledger.client.ledger_client import LedgerClient
-from serve_app.http.json_response import json_response
 from serve_app.http.openapi import Operation
-from serve_app.http.parsing import parse_over, path_id
+from serve_app.http.parsing import path_id
 from serve_app.http.request_reader import RequestReader
+from serve_app.routes.settings_change import PRECONDITIONS, Resource, change_of, shown
 from serve_app.routes.waits import LEDGER_WAIT_S, SYNC_AFTER_WRITE_S, SYNC_BEFORE_READ_S
 from serve_app.schemas import examples
 from serve_app.schemas.brands import Portfolio
 from serve_app.scoring.upstream_errors import ledger_problems
+
+PORTFOLIO = Resource(PortfolioSettings, Portfolio, "portfolio_id")
 
 
 class PortfolioRoutes:
@@ -33,17 +35,18 @@ class PortfolioRoutes:
         portfolio_id = request.path_params["portfolio_id"]
         await self._ledger.summon_within(SYNC_BEFORE_READ_S)
         with ledger_problems():
-            return json_response(await self._ledger.get_portfolio(LEDGER_WAIT_S, portfolio_id))
+            content = await self._ledger.get_portfolio(LEDGER_WAIT_S, portfolio_id)
+        return shown(PORTFOLIO, content)
 
-    async def put(self, request: Request) -> Response:
-        """PUT: create or replace one portfolio."""
+    async def change(self, request: Request) -> Response:
+        """PUT: create or replace one portfolio. PATCH: change what is given of one."""
         _, body = await self._requests.caller_and_body(request, "admin")
         portfolio_id = path_id(request, "portfolio_id")
-        settings = parse_over(PortfolioSettings, self._defaults, body)
+        change = change_of(PORTFOLIO, portfolio_id, request, body, self._defaults)
         with ledger_problems():
-            shown = await self._ledger.put_portfolio(LEDGER_WAIT_S, portfolio_id, settings)
+            content = await self._ledger.put_portfolio(LEDGER_WAIT_S, portfolio_id, change)
         await self._ledger.summon_within(SYNC_AFTER_WRITE_S)
-        return json_response(shown)
+        return shown(PORTFOLIO, content)
 
 
 OPERATIONS = (
@@ -54,8 +57,23 @@ OPERATIONS = (
         Portfolio,
         PortfolioSettings,
         tag="Portfolios",
-        description="Brands join it by the `portfolio_id` of their own settings.",
+        problems=("412",),
+        description=(
+            "Brands join it by the `portfolio_id` of their own settings. A portfolio that has a budget needs "
+            f"daily_budget_micros: use PATCH to change the rest. What GET answers can be put back. {PRECONDITIONS}"
+        ),
         examples=examples.PUT_PORTFOLIO,
+    ),
+    Operation(
+        "patch",
+        "/api/portfolios/{portfolio_id}",
+        "Change some settings of a portfolio",
+        Portfolio,
+        PortfolioSettings,
+        problems=("404", "412"),
+        tag="Portfolios",
+        description=f"Fields that are left out stay as they are (JSON merge patch, RFC 7396). {PRECONDITIONS}",
+        examples=examples.PATCH_PORTFOLIO,
     ),
     Operation(
         "get",

@@ -30,6 +30,10 @@ def _brand(brand_id: str, today: dict[str, int], **changes: Any) -> dict[str, An
         "daily_budget_micros": 1_000_000_000_000,
         "strategy_multiplier": 1.0,
         "exploration": 0.02,
+        "lambda_floor": 0.0,
+        "max_cost_micros": None,
+        "cost_tolerance": 1.5,
+        "holds_share": 0.25,
         "active": True,
     } | changes
     budget = settings["daily_budget_micros"]
@@ -184,6 +188,14 @@ PUT_PORTFOLIO = Examples(
         "today": {"budget": 50_000_000, "available": 50_000_000, **_DAY},
     },
 )
+PATCH_BRAND = Examples(
+    parameters={"brand_id": "brand-boreal"},
+    body={"daily_budget_micros": 2_000_000_000_000},
+    answer=_brand("brand-boreal", {}, daily_budget_micros=2_000_000_000_000),
+)
 PORTFOLIO = Examples(parameters=PUT_PORTFOLIO.parameters, answer=PUT_PORTFOLIO.answer)
+PATCH_PORTFOLIO = Examples(
+    parameters=PUT_PORTFOLIO.parameters, body={"daily_budget_micros": 50_000_000}, answer=PUT_PORTFOLIO.answer
+)
 MODELS = Examples(answer={"models": [_MODEL], "as_of": None})
 ACTIVATE = Examples(parameters={"version": _VERSION}, answer=_MODEL)

@@ -67,7 +67,7 @@ FIELDS = tuple(name for name in Bids.__dataclass_fields__ if name != "keys")
 
 def are_ids(names: Collection[str]) -> bool:
     """Whether all of these names (at least one) are what `db.brands.Id` allows."""
-    if max(map(len, names)) > ID_MOST_CHARACTERS or "" in names:
+    if max(map(len, names)) > ID_MOST_CHARACTERS or "" in names or "." in names or ".." in names:
         return False
     text = "\n".join(names)
     return text.isascii() and text.encode().translate(None, _ID_BYTES) == b"\n" * (len(names) - 1)

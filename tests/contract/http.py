@@ -64,9 +64,16 @@ class Client:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         return await self._http.post(path, content=content, headers=self._headers | headers)
 
-    async def put(self, path: str, body: Any) -> httpx.Response:
+    async def put(self, path: str, body: Any, **headers: str) -> httpx.Response:
+        return await self._change("PUT", path, body, headers)
+
+    async def patch(self, path: str, body: Any, **headers: str) -> httpx.Response:
+        return await self._change("PATCH", path, body, headers)
+
+    async def _change(self, method: str, path: str, body: Any, headers: dict[str, str]) -> httpx.Response:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        return await self._http.put(path, content=content, headers=self._headers)
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return await self._http.request(method, path, content=content, headers=self._headers | named)
 
 
 class World:

@@ -114,8 +114,16 @@ async def test_the_order_of_checks(on_sqlite: World) -> None:
         ({"budget": 1}, "/budget"),
         ({"exploration": 1.1}, "/exploration"),
         ({"strategy_multiplier": 0}, "/strategy_multiplier"),
-        ({"portfolio_id": "missing"}, "/portfolio_id"),
+        ({"portfolio_id": "missing", "daily_budget_micros": 5}, "/portfolio_id"),
         ({"active": "yes"}, "/active"),
+        ({"throttle_roas": 1.01}, "/throttle_roas"),
+        ({"target_roas": 2.0, "throttle_roas": 2.5}, "/throttle_roas"),
+        ({"currency": "ABC"}, "/currency"),
+        ({"max_cost_micros": 0}, "/max_cost_micros"),
+        ({"cost_tolerance": 0.9}, "/cost_tolerance"),
+        ({"brand_id": "another"}, "/brand_id"),
+        ({"portfolio_id": ".."}, "/portfolio_id"),
+        ({"target_roas": 3.0}, "/daily_budget_micros"),  # it has a budget, which a default would replace
         ([], ""),
     ],
 )
@@ -228,7 +236,7 @@ async def test_answers_are_what_the_document_says(on_sqlite: World) -> None:
     place = {"brand_id": "cheap", "partner_id": "p-1", "slot_id": "s-1"}
     RoasResponse.model_validate_json((await admin.get("/api/roas", **place)).content)
     assert (await admin.put("/api/portfolios/shape", {})).status_code == 200
-    await on_sqlite.brand("cheap", timezone="Europe/London", target_roas=0.01)
+    await on_sqlite.brand("cheap", timezone="Europe/London", target_roas=0.01, daily_budget_micros=10**9)
     brand = Brand.model_validate_json((await admin.get("/api/brands/cheap")).content)
     assert brand.scheduled is not None
     assert brand.scheduled.timezone == "Europe/London"

@@ -91,6 +91,12 @@ async def test_terms_change_when_something_in_them_does(ledger, clock, database)
     await reserve(ledger, [claim(clock, "r")])
     await ledger.refresh()
     assert ledger.terms.since(terms.version) is None, "money moves outside the terms"
+    await brand(ledger, lambda_floor=0.25, max_cost_micros=9_000_000, cost_tolerance=2.0, holds_share=0.5)
+    heard = ledger.terms.newest.brands["b"]
+    assert (heard.lambda_floor, heard.max_cost_micros) == (0.25, 9_000_000)
+    stored = (await Ledger.open(database, clock=clock)).directory.brands()["b"]
+    assert (stored.lambda_floor, stored.max_cost_micros) == (0.25, 9_000_000)
+    assert (stored.cost_tolerance, stored.holds_share) == (2.0, 0.5)
     ledger.terms.set_throttles({"b": Throttle(0.4, True)})
     assert ledger.terms.newest.brands["b"].share == 0.4
     assert (await ledger.administration.get_brand("b"))["throttled"] is True

@@ -59,6 +59,8 @@ async def test_every_example_works_on_a_fresh_simulated_market(on_sqlite: World)
             answer = await admin.get(path, **query)
         elif operation.method == "put":
             answer = await admin.put(path, operation.examples.body)
+        elif operation.method == "patch":
+            answer = await admin.patch(path, operation.examples.body)
         else:
             answer = await admin.post(path, operation.examples.body or b"")
         assert answer.status_code == 200, (operation.method, path, answer.text)

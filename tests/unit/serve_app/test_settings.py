@@ -48,7 +48,7 @@ def problems(environ: dict[str, str], args: dict[str, object] | None = None) -> 
         ("PACELINE_NEW_BRAND_ACTIVE", "perhaps", "should be true or false"),
         ("PACELINE_LEDGER_RESERVATION_TTL", "5", "did you mean PACELINE_LEDGER_RESERVATION_TTL_S"),
         ("paceline_http_port", "80", "did you mean PACELINE_HTTP_PORT?"),
-        ("PACELINE_NEW_BRAND_PORTFOLIO_ID", "a b", "pattern"),
+        ("PACELINE_NEW_BRAND_PORTFOLIO_ID", "a b", "an id has 1 to 64"),
         ("PACELINE_HTTP", '{"port": 80}', "no such setting"),
         ("PACELINE_GENERAL_CURRENCY", "EUR", "no such setting"),
         ("PACELINE_DB_URL", "mysql+aiomysql://u:p@h/x", "did you mean PACELINE_DATABASE_URL"),

@@ -16,6 +16,8 @@ EVERY = [
     errors.MoneyOutOfRange(2**60),
     errors.NotFound("brand", "b-1"),
     errors.CurrencyFixed("brand", "b-1", "EUR"),
+    errors.PreconditionFailed("brand", "b-1", "If-Match: it does not exist"),
+    errors.SettingsInvalid((("/currency", "no such currency", "currency_unknown"),)),
     errors.PortfolioUnknown("p-1"),
     errors.PortfolioMismatch("p-1", "b-1", "timezone", "UTC", "Europe/London"),
 ]

@@ -97,7 +97,7 @@ BID = dict.fromkeys(FIELDS[:6], "i") | {"pricing_model": "cpm", "price_micros": 
 IDS = [name for name, hint in get_type_hints(Bid, include_extras=True).items() if Id in (hint, *get_args(hint))]
 
 
-@pytest.mark.parametrize("wrong", ["", "a b", "a\n", "é", "a" * 65])
+@pytest.mark.parametrize("wrong", ["", "a b", "a\n", "é", "a" * 65, ".", ".."])
 @pytest.mark.parametrize("name", [*IDS, "request_id", "currency"])
 def test_text_that_the_struct_does_not_check_is_checked(name, wrong):
     request = {"request_id": "r", "bids": [BID], "currency": "EUR"}
@@ -124,6 +124,7 @@ def test_what_is_left_out_is_not_null():
 
 
 def test_an_id_is_one_thing():
-    assert all(ID.fullmatch(one) for one in ID_CHARACTERS)
+    assert all(ID.fullmatch(one) for one in ID_CHARACTERS if one != ".")
+    assert not any(ID.fullmatch(dots) for dots in (".", "..")) and ID.fullmatch("...") and ID.fullmatch(".a")
     assert len(ID_CHARACTERS) == 26 * 2 + 10 + 4
     assert ID.fullmatch("a" * ID_MOST_CHARACTERS) and not ID.fullmatch("a" * (ID_MOST_CHARACTERS + 1))

@@ -1,0 +1,86 @@
+"""PUT and PATCH of settings: what a request asks for, and the ETag with which it says what it has seen."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import msgspec
+from pydantic import BaseModel, ValidationError
+from starlette.requests import Request
+from starlette.responses import Response
+
+from db.brands import ABOVE_TARGET, BrandSettings, PortfolioSettings, settings_tag
+from ledger.domain.messages import Change
+from serve_app.http.json_response import json_response
+from serve_app.http.problem_details import Invalid
+
+PRECONDITIONS = (
+    "With `If-Match: <ETag>` it is changed only if it is still what you have read (else 412); with `If-None-Match: *` "
+    "only if it does not exist yet."
+)
+
+
+class Resource(NamedTuple):
+    """What can be changed."""
+
+    settings: type[BrandSettings | PortfolioSettings]
+    shown: type[BaseModel]  # with the settings, what GET adds to them
+    id_name: str
+
+
+def change_of(resource: Resource, id_: str, request: Request, body: bytes, defaults: dict[str, Any]) -> Change:
+    """What a PUT or PATCH asks for. What GET adds to the settings may be in its body, too, and is left out of account.
+
+    Raises:
+        Invalid: 422, with a pointer to each mistake.
+    """
+    given = _object(body)
+    if given.get(resource.id_name, id_) != id_:
+        raise Invalid.at(f"/{resource.id_name}", f"it is not the one in the path, {id_}", "other_id")
+    added = {field.alias or name for name, field in resource.shown.model_fields.items()}
+    added -= resource.settings.model_fields.keys()
+    change = Change(
+        {name: value for name, value in given.items() if name not in added},
+        None if request.method == "PATCH" else defaults,
+        _tags(request, "if-match"),
+        _tags(request, "if-none-match"),
+        given.get("scheduled") is not None,
+    )
+    try:
+        resource.settings.model_validate({**defaults, **change.given}, strict=True)
+    except ValidationError as error:
+        # These depend on what it has, which the ledger knows.
+        wrong = [
+            one for one in error.errors(include_url=False) if one["type"] not in ("currency_unknown", ABOVE_TARGET)
+        ]
+        if wrong:
+            raise Invalid.of_items(wrong) from None
+    return change
+
+
+def shown(resource: Resource, content: dict[str, Any]) -> Response:
+    """The settings as they are now, with their ETag."""
+    scheduled = content.get("scheduled")
+    tag = settings_tag(
+        {name: content[name] for name in resource.settings.model_fields},
+        scheduled and (scheduled["portfolio_id"], scheduled["timezone"], scheduled["from"]),
+    )
+    response = json_response(content)
+    response.headers["ETag"] = f'"{tag}"'
+    return response
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    try:
+        given = msgspec.json.decode(body)
+    except (ValueError, RecursionError) as error:  # msgspec's errors, and text that is not UTF-8, are ValueErrors
+        raise Invalid.at("", f"the body is not JSON: {error}", "json_invalid") from None
+    if not isinstance(given, dict):
+        raise Invalid.at("", "the body must be a JSON object", "model_type")
+    return given
+
+
+def _tags(request: Request, header: str) -> tuple[str, ...]:
+    """The strong tags that a header lists; a weak one never matches."""
+    parts = ",".join(request.headers.getlist(header)).split(",")
+    return tuple(part.strip().strip('"') for part in parts if part.strip())
