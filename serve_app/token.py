@@ -14,6 +14,7 @@ import typer
 
 from db.command_line import Command, Json, StateFolder, commands, run
 from db.errors import UserError
+from db.fields import ID, ID_IN_WORDS
 
 UNITS = {"s": 1, "m": 60, "h": 3600}
 
@@ -72,6 +73,16 @@ def scopes(text: str) -> None:
         raise typer.BadParameter(f"{text!r} is not one or more of: {' '.join(SCOPES)}", param_hint="--scope")
 
 
+def check_ids(option: str, ids: Sequence[str]) -> None:
+    """
+    Raises:
+        typer.BadParameter: one of them is no id.
+    """
+    for id_ in ids:
+        if not ID.fullmatch(id_):
+            raise typer.BadParameter(f"{id_!r}: {ID_IN_WORDS}", param_hint=option)
+
+
 app = commands()
 
 
@@ -108,6 +119,8 @@ def token(
     """
     scopes(scope)
     ttl_s = seconds(ttl)
+    check_ids("--brand-id", brand_id or [])
+    check_ids("--partner-id", partner_id or [])
     made = make(_secret(), scope, brand_id or [], partner_id or [], ttl_s, sub)
     print(json.dumps({"token": made, "scope": scope, "expires_in_s": ttl_s}) if as_json else made)
 

@@ -46,12 +46,17 @@ PROBLEMS = {
     "412": Told(
         "It is not, or no longer, what `If-Match` or `If-None-Match` says",
         "precondition-failed",
-        "brand shop-a: it has changed since you read it (If-Match): GET it and try again",
+        "brand shop-a: If-Match: it has changed since you read it; GET it and try again",
     ),
     "413": Told(
         "The body is larger than the server accepts",
         "too-large",
         "the body is larger than 10,485,760 bytes; divide it into several requests",
+    ),
+    "415": Told(
+        "The body of a PATCH is of a type that is not understood; `Accept-Patch` says which are",
+        "unsupported-media-type",
+        "a PATCH is application/merge-patch+json or application/json, not application/json-patch+json",
     ),
     "422": Told(
         "The body, the path or the query has mistakes; `errors` points to each of them",
@@ -72,6 +77,12 @@ PROBLEMS = {
 MISTAKE = {"pointer": "/bids/0/price_micros", "message": "Input should be a valid integer", "code": "int_type"}
 ALWAYS = ("401", "403", "500", "503")
 ID_SCHEMA = {"type": "string", "pattern": f"^{ID_PATTERN}$"}
+PATCH_TYPES = ("application/merge-patch+json", "application/json")
+ETAG = {"description": "Tells these settings from others; send it as `If-Match`.", "schema": {"type": "string"}}
+PRECONDITIONS = {
+    "If-Match": "Change them only if they are still those with this ETag; `*`: only if it exists. Else 412.",
+    "If-None-Match": "`*`: only if it does not exist yet. Else 412.",
+}
 REFERENCE = "#/components/schemas/{model}"
 
 
@@ -79,7 +90,8 @@ class Operation(NamedTuple):
     """One documented route.
 
     `tag`: its heading. `problems`: the statuses that it answers beside those of every route, those of a body (408, 413)
-    and that of mistakes in a body or a query (422).
+    and that of mistakes in a body or a query (422). `is_settings`: its answer has an ETag, and its body, if it has one,
+    may hold all that the answer holds.
     """
 
     method: str
@@ -92,6 +104,7 @@ class Operation(NamedTuple):
     tag: str = ""
     description: str = ""
     examples: Examples | None = None
+    is_settings: bool = False
 
     @property
     def statuses(self) -> list[str]:
@@ -142,6 +155,7 @@ def _operation(operation: Operation, reference: dict[Any, Any], components: dict
             "200": {
                 "description": "OK",
                 "content": _json(reference[operation.answer], examples and examples.answer),
+                **({"headers": {"ETag": ETAG}} if operation.is_settings else {}),
             },
             **{status: _problem(status, reference) for status in operation.statuses},
         },
@@ -149,11 +163,31 @@ def _operation(operation: Operation, reference: dict[Any, Any], components: dict
     if parameters := _parameters(operation, components):
         entry["parameters"] = parameters
     if operation.body is not None:
-        entry["requestBody"] = {
-            "required": True,
-            "content": _json(reference[operation.body], examples and examples.body),
-        }
+        schema = reference[operation.body]
+        if operation.is_settings:
+            schema = _change(operation, operation.body, components)
+        content = _json(schema, examples and examples.body)
+        if operation.method == "patch":
+            content = dict.fromkeys(PATCH_TYPES, content["application/json"])
+        entry["requestBody"] = {"required": True, "content": content}
     return {name: value for name, value in entry.items() if value not in ("", [""])}
+
+
+def _change(operation: Operation, body: type[BaseModel], components: dict[str, Any]) -> dict[str, Any]:
+    """What a PUT or PATCH of settings may hold: they, and what the answer adds to them, which changes nothing."""
+    own, shown = (components[model.__name__]["properties"] for model in (body, operation.answer))
+    left_out = ("default",) if operation.method == "patch" else ()  # it stays as it is
+    settings = {name: {key: of for key, of in field.items() if key not in left_out} for name, field in own.items()}
+    added = {name: field | {"readOnly": True} for name, field in shown.items() if name not in own}
+    name = f"{operation.answer.__name__}{operation.method.title()}"
+    components[name] = {
+        "title": name,
+        "description": f"{operation.summary}. What is only read may be there, and changes nothing.",
+        "type": "object",
+        "properties": settings | added,
+        "additionalProperties": False,
+    }
+    return {"$ref": REFERENCE.format(model=name)}
 
 
 def _json(schema: dict[str, Any], example: dict[str, Any] | None) -> dict[str, Any]:
@@ -198,6 +232,11 @@ def _parameters(operation: Operation, components: dict[str, Any]) -> list[dict[s
                 "schema": field,
             }
             for name, field in schema["properties"].items()
+        ]
+    if operation.is_settings and operation.body is not None:
+        found += [
+            {"name": name, "in": "header", "required": False, "description": text, "schema": {"type": "string"}}
+            for name, text in PRECONDITIONS.items()
         ]
     examples = operation.examples.parameters if operation.examples else {}
     return [one | ({"example": examples[one["name"]]} if one["name"] in examples else {}) for one in found]

@@ -11,7 +11,7 @@ from serve_app.http.json_response import json_response
 from serve_app.http.openapi import Operation
 from serve_app.http.parsing import parse_query, path_id
 from serve_app.http.request_reader import RequestReader
-from serve_app.routes.settings_change import PRECONDITIONS, Resource, change_of, shown
+from serve_app.routes.settings_change import Resource, change_of, shown
 from serve_app.routes.waits import LEDGER_WAIT_S, SYNC_AFTER_WRITE_S, SYNC_BEFORE_READ_S
 from serve_app.schemas import examples
 from serve_app.schemas.brands import Brand, BrandPage, PageQuery
@@ -77,6 +77,7 @@ OPERATIONS = (
         problems=("404",),
         tag="Brands",
         examples=examples.BRAND,
+        is_settings=True,
     ),
     Operation(
         "put",
@@ -89,9 +90,10 @@ OPERATIONS = (
         description=(
             "Fields that are left out take the settings of new brands (`PACELINE_NEW_BRAND_…`), throttle_roas at most "
             "target_roas. A brand that has a budget needs daily_budget_micros: use PATCH to change the rest. What GET "
-            f"answers can be put back. {PRECONDITIONS}"
+            "answers can be put back."
         ),
         examples=examples.PUT_BRAND,
+        is_settings=True,
     ),
     Operation(
         "patch",
@@ -99,9 +101,10 @@ OPERATIONS = (
         "Change some settings of a brand",
         Brand,
         BrandSettings,
-        problems=("404", "412"),
+        problems=("404", "412", "415"),
         tag="Brands",
-        description=f"Fields that are left out stay as they are (JSON merge patch, RFC 7396). {PRECONDITIONS}",
+        description="Fields that are left out stay as they are (JSON merge patch, RFC 7396).",
         examples=examples.PATCH_BRAND,
+        is_settings=True,
     ),
 )

@@ -10,7 +10,7 @@ from ledger.client.ledger_client import LedgerClient
 from serve_app.http.openapi import Operation
 from serve_app.http.parsing import path_id
 from serve_app.http.request_reader import RequestReader
-from serve_app.routes.settings_change import PRECONDITIONS, Resource, change_of, shown
+from serve_app.routes.settings_change import Resource, change_of, shown
 from serve_app.routes.waits import LEDGER_WAIT_S, SYNC_AFTER_WRITE_S, SYNC_BEFORE_READ_S
 from serve_app.schemas import examples
 from serve_app.schemas.brands import Portfolio
@@ -60,9 +60,10 @@ OPERATIONS = (
         problems=("412",),
         description=(
             "Brands join it by the `portfolio_id` of their own settings. A portfolio that has a budget needs "
-            f"daily_budget_micros: use PATCH to change the rest. What GET answers can be put back. {PRECONDITIONS}"
+            "daily_budget_micros: use PATCH to change the rest. What GET answers can be put back."
         ),
         examples=examples.PUT_PORTFOLIO,
+        is_settings=True,
     ),
     Operation(
         "patch",
@@ -70,10 +71,11 @@ OPERATIONS = (
         "Change some settings of a portfolio",
         Portfolio,
         PortfolioSettings,
-        problems=("404", "412"),
+        problems=("404", "412", "415"),
         tag="Portfolios",
-        description=f"Fields that are left out stay as they are (JSON merge patch, RFC 7396). {PRECONDITIONS}",
+        description="Fields that are left out stay as they are (JSON merge patch, RFC 7396).",
         examples=examples.PATCH_PORTFOLIO,
+        is_settings=True,
     ),
     Operation(
         "get",
@@ -83,5 +85,6 @@ OPERATIONS = (
         problems=("404",),
         tag="Portfolios",
         examples=examples.PORTFOLIO,
+        is_settings=True,
     ),
 )

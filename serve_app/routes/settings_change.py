@@ -12,12 +12,8 @@ from starlette.responses import Response
 from db.brands import ABOVE_TARGET, BrandSettings, PortfolioSettings, settings_tag
 from ledger.domain.messages import Change
 from serve_app.http.json_response import json_response
-from serve_app.http.problem_details import Invalid
-
-PRECONDITIONS = (
-    "With `If-Match: <ETag>` it is changed only if it is still what you have read (else 412); with `If-None-Match: *` "
-    "only if it does not exist yet."
-)
+from serve_app.http.openapi import PATCH_TYPES
+from serve_app.http.problem_details import Invalid, Problem
 
 
 class Resource(NamedTuple):
@@ -32,8 +28,13 @@ def change_of(resource: Resource, id_: str, request: Request, body: bytes, defau
     """What a PUT or PATCH asks for. What GET adds to the settings may be in its body, too, and is left out of account.
 
     Raises:
+        Problem: 415, the body of a PATCH is of another type: JSON Patch, for one, would mean something else.
         Invalid: 422, with a pointer to each mistake.
     """
+    is_patch, kind = request.method == "PATCH", request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if is_patch and kind and kind not in PATCH_TYPES:
+        detail = f"a PATCH is {' or '.join(PATCH_TYPES)}, not {kind}"
+        raise Problem(415, detail, "unsupported-media-type", {"Accept-Patch": ", ".join(PATCH_TYPES)})
     given = _object(body)
     if given.get(resource.id_name, id_) != id_:
         raise Invalid.at(f"/{resource.id_name}", f"it is not the one in the path, {id_}", "other_id")
@@ -41,7 +42,7 @@ def change_of(resource: Resource, id_: str, request: Request, body: bytes, defau
     added -= resource.settings.model_fields.keys()
     change = Change(
         {name: value for name, value in given.items() if name not in added},
-        None if request.method == "PATCH" else defaults,
+        None if is_patch else defaults,
         _tags(request, "if-match"),
         _tags(request, "if-none-match"),
         given.get("scheduled") is not None,

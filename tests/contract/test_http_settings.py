@@ -3,7 +3,9 @@
 import asyncio
 
 import pytest
+from openapi_schema_validator import OAS31Validator
 
+from serve_app.http.openapi import PATCH_TYPES
 from tests.contract.http import World
 
 BRAND, PORTFOLIO = "/api/brands/b", "/api/portfolios/f"
@@ -53,6 +55,46 @@ async def test_what_get_answers_can_be_put_back(on_sqlite: World, path: str) -> 
     assert (await admin.put(path, other)).status_code == 422
 
 
+async def test_the_document_knows_what_may_be_put_back(on_sqlite: World) -> None:
+    admin = on_sqlite.client()
+    document = (await admin.get("/openapi.json")).json()
+    for path, name in ((BRAND, "brand_id"), (PORTFOLIO, "portfolio_id")):
+        await admin.put(path, {})
+        shown = (await admin.get(path)).json()
+        operations = document["paths"][f"{path[:-1]}{{{name}}}"]
+        for method, types in (("put", {"application/json"}), ("patch", set(PATCH_TYPES))):
+            content = operations[method]["requestBody"]["content"]
+            assert content.keys() == types
+            body = OAS31Validator(content["application/json"]["schema"] | {"components": document["components"]})
+            body.validate(shown)
+            assert not body.is_valid(shown | {"daily_budget": 5})
+            headers = {one["name"] for one in operations[method]["parameters"] if one["in"] == "header"}
+            assert headers == {"If-Match", "If-None-Match"}
+        assert all("ETag" in operations[method]["responses"]["200"]["headers"] for method in ("get", "put", "patch"))
+
+
+@PLACES
+async def test_a_patch_of_another_kind_is_not_guessed_at(on_sqlite: World, path: str) -> None:
+    admin = on_sqlite.client()
+    await admin.put(path, {"daily_budget_micros": 5})
+    for kind in ("application/merge-patch+json", "application/json; charset=utf-8", "Application/JSON"):
+        assert (await admin.patch(path, {"daily_budget_micros": 6}, content_type=kind)).status_code == 200
+    for kind in ("application/json-patch+json", "text/csv"):
+        refused = await admin.patch(path, {"daily_budget_micros": 7}, content_type=kind)
+        assert (refused.status_code, refused.headers["content-type"]) == (415, "application/problem+json")
+        assert refused.headers["accept-patch"] == ", ".join(PATCH_TYPES)
+    assert (await admin.patch(path, [{"op": "replace", "path": "/active", "value": False}])).status_code == 422
+    assert (await admin.get(path)).json()["daily_budget_micros"] == 6
+
+
+async def test_only_admins_change_settings(on_sqlite: World) -> None:
+    await on_sqlite.client().put(BRAND, {"daily_budget_micros": 5})
+    for scope, ids in (("brand", ("b",)), ("partner", ("p",))):
+        for path in (BRAND, PORTFOLIO):
+            assert (await on_sqlite.client(scope, ids).patch(path, {"daily_budget_micros": 6})).status_code == 403
+    assert (await on_sqlite.anonymous().patch(BRAND, {})).status_code == 401
+
+
 async def test_what_is_put_back_leaves_a_scheduled_change_as_it_is(on_sqlite: World) -> None:
     admin = on_sqlite.client()
     await admin.put(BRAND, {"daily_budget_micros": 5})
@@ -61,6 +103,11 @@ async def test_what_is_put_back_leaves_a_scheduled_change_as_it_is(on_sqlite: Wo
     assert shown["scheduled"]["timezone"] == "Europe/London"
     assert (await admin.put(BRAND, shown)).json() == shown
     assert (await admin.patch(BRAND, {"active": False})).json() == shown | {"active": False}
+    await admin.put(PORTFOLIO, {"timezone": "Europe/London"})
+    both = (await admin.put(BRAND, shown | {"portfolio_id": "f"})).json()
+    assert both["scheduled"] == shown["scheduled"] | {"portfolio_id": "f"}, "each of the two by itself"
+    only_zone = (await admin.patch(BRAND, {"portfolio_id": None})).json()
+    assert only_zone["scheduled"] == shown["scheduled"]
     assert "scheduled" not in (await admin.patch(BRAND, {"timezone": "UTC"})).json(), "said in so many words"
 
 

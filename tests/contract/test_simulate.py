@@ -212,6 +212,7 @@ def rows(*changed: tuple[int, str, str]) -> str:
         (rows((2, "cost_micros", "1e300")), "row 2: cost_micros '1e300' is too large"),
         (rows((1, "t_s", "5")), "row 2: t_s goes back in time"),
         (rows((2, "brand_id", "b 1")), "row 2: brand_id 'b 1' is not an id"),
+        (rows((2, "brand_id", "..")), "row 2: brand_id '..' is not an id"),
     ],
 )
 def test_a_bad_file_is_refused_in_one_line_and_nothing_is_written(tmp_path, capsys, content, said):

@@ -128,7 +128,7 @@ class Parser:
             values = [self._id(value, default) for value in columns[name]]
             ids[name] = np.array(values, dtype=object)
             missing = np.fromiter((value is None for value in values), np.bool_, len(values))
-            refused.add_field(missing, name, columns, "is not an id (1–64 of A-Z a-z 0-9 . _ : -)")
+            refused.add_field(missing, name, columns, "is not an id (1–64 of A-Z a-z 0-9 . _ : -, not . or ..)")
         return ids
 
     def _time(self, value: str) -> int | None:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, Field, ValidationError
 
+from db.brands import Id
 from db.errors import UserError, file_error
 from db.fields import ID, ID_IN_WORDS
 from ledger.bidding.brand_state import Limits
@@ -30,7 +31,7 @@ class AuctionTerms(BaseModel, frozen=True, extra="forbid"):
 
     target_roas: float = Field(gt=0, allow_inf_nan=False)
     daily_budget_micros: int | None = Field(None, gt=0, le=MONEY_MOST)
-    portfolio_id: str | None = None
+    portfolio_id: Id | None = None
     lambda0: float | None = Field(None, ge=0, allow_inf_nan=False)
 
 
@@ -44,8 +45,8 @@ class PortfolioTerms(BaseModel, frozen=True, extra="forbid"):
 class Document(BaseModel, frozen=True, extra="forbid"):
     """The content of brands.json."""
 
-    brands: dict[str, AuctionTerms]
-    portfolios: dict[str, PortfolioTerms] = {}
+    brands: dict[Id, AuctionTerms]
+    portfolios: dict[Id, PortfolioTerms] = {}
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,7 +61,14 @@ async def test_the_command_makes_tokens_that_pass(
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--scope", "root"], ["--scope", ""], ["--scope", "admin", "--ttl", "25h"], ["--scope", "admin", "--ttl", "1"]],
+    [
+        ["--scope", "root"],
+        ["--scope", ""],
+        ["--scope", "admin", "--ttl", "25h"],
+        ["--scope", "admin", "--ttl", "1"],
+        ["--scope", "brand", "--brand-id", ".."],
+        ["--scope", "partner", "--partner-id", "a b"],
+    ],
 )
 def test_the_command_refuses_what_would_not_pass(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert token.main(arguments) == 2

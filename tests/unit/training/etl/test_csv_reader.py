@@ -47,6 +47,8 @@ def test_a_good_row_is_read_to_the_micro(tmp_path):
         ({"ts": "0001-01-01T00:00:00+10:00"}, "ts"),
         ({"brand_id": ""}, "brand_id"),
         ({"brand_id": "a b"}, "brand_id"),
+        ({"brand_id": "."}, "brand_id"),
+        ({"partner_id": ".."}, "partner_id"),
         ({"partner_id": "x" * 65}, "partner_id"),
         ({"slot_id": "é"}, "slot_id"),
         ({"device_type": "mobile\x00"}, "device_type"),
