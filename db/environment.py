@@ -19,7 +19,7 @@ BARE = "general"
 """The section whose variables have no section in their names: `PACELINE_CURRENCY`."""
 SECRET_FIELDS = ("secret", "key")
 SECTIONS = ("http", "jwt", "database", "redis", "serve", "score", "ledger", "roas", "model", "new_brand", "test")
-BARE_NAMES = ("PACELINE_JWKS", "PACELINE_STATE", "PACELINE_CURRENCY")
+BARE_NAMES = ("PACELINE_JWKS", "PACELINE_STATE", "PACELINE_CURRENCY", "PACELINE_HISTORY_FROM")
 """All sections and bare names, those of packages above this one too. A variable that begins with none is a typo."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import Annotated, Self
 
 from pydantic import AfterValidator
@@ -58,6 +59,31 @@ class RedisSettings(Section, frozen=True):
     def at(self, state: State) -> Self:
         """These settings; without a URL, with that of the embedded Redis's socket."""
         return self if self.url else self.model_copy(update={"url": f"unix://{state.redis_socket}"})
+
+
+def _begun(value: dt.date) -> dt.date:
+    if not FIRST_DAY <= value <= dt.datetime.now(dt.UTC).date():
+        raise ValueError(f"use a day from {FIRST_DAY} to today")
+    return value
+
+
+FIRST_DAY = dt.date(2000, 1, 1)
+"""No history begins earlier."""
+
+
+class HistorySettings(Section, frozen=True):
+    history_from: Annotated[dt.date, AfterValidator(_begun)] | None = None
+    """The first day of history, YYYY-MM-DD: what is said to have happened before it is refused (`too_old`). Left out:
+    today ten years ago."""
+
+
+class _History(Environment):
+    general: HistorySettings = HistorySettings()
+
+
+def history_from() -> dt.date | None:
+    """The first day of history by the environment; None: ten years ago. Raises: BadSetting."""
+    return _History.load().general.history_from
 
 
 class _Memory(Environment):

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from db.brands import BrandSettings, CurrencySettings, in_the_general_currency
 from db.environment import BadSetting, Environment
 from db.section import MOST, Count, Seconds, Section, Text
-from db.settings import DatabaseSettings, RedisSettings
+from db.settings import DatabaseSettings, HistorySettings, RedisSettings
 from db.state import State
 from ledger.domain.settings import LedgerSettings, RoasSettings
 from training.settings import ModelSettings
@@ -49,7 +49,7 @@ class JwtSettings(Section, frozen=True):
     """The HS256 key, for development only; without it and without JWKS, `make run` makes one."""
 
 
-class GeneralSettings(CurrencySettings, frozen=True):
+class GeneralSettings(CurrencySettings, HistorySettings, frozen=True):
     jwks: Text | None = None
     """URL or file of the JSON Web Key Set that signs RS256, ES256 or EdDSA tokens."""
     state: Text | None = None

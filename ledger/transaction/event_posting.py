@@ -59,7 +59,7 @@ class EventPosting:
         """
         self.now = now
         self._hashes, self._reservations = dict(hashes), reservations
-        reader = EventReader(brands, reservations, clicks)
+        reader = EventReader(now, brands, reservations, clicks)
         self._groups: dict[ConversionGroup, list[Fact]] = {}
         for row in conversions:
             group = (row.brand_id, row.partner_id, row.conversion_id)

@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from db.times import AHEAD, Bounds
 from ledger.domain.brand import Brand
 from ledger.domain.messages import Event, Placement, Result
 from ledger.domain.reservation import Reservation
@@ -28,8 +29,8 @@ EventKey = tuple[str, str, str]
 ClickKey = tuple[str, str, str]
 """brand_id, partner_id, click_id."""
 
-YEARS = range(2000, 3000)
-"""Years that every database and time zone can represent."""
+EARLIEST = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
+"""Nothing has happened before that every database and time zone could represent."""
 
 TYPES = (IMPRESSION, CLICK, CONVERSION, UPDATE, AGGREGATE)
 
@@ -46,15 +47,20 @@ class ReadEvent(NamedTuple):
 class EventReader:
     """
     Args:
+        now: events may not have happened later, or hardly.
         brands: those that the events name.
         reservations: all that the events, or the recorded ones, name.
         clicks: recorded click events that conversions may inherit from.
     """
 
     def __init__(
-        self, brands: Mapping[str, Brand], reservations: Mapping[str, Reservation], clicks: Iterable[Any]
+        self,
+        now: dt.datetime,
+        brands: Mapping[str, Brand],
+        reservations: Mapping[str, Reservation],
+        clicks: Iterable[Any],
     ) -> None:
-        self._brands, self._reservations = brands, reservations
+        self._bounds, self._brands, self._reservations = Bounds(EARLIEST, now + AHEAD), brands, reservations
         self._clicks: dict[ClickKey, list[Fact]] = {}
         for row in clicks:
             self._clicks.setdefault((row.brand_id, row.partner_id, row.click_id), []).append(self.fact_of_row(row))
@@ -66,7 +72,7 @@ class EventReader:
             known: events that are recorded already.
         """
         clicks = self._read_clicks(events, known)
-        return [clicks.get(number) or self._read(event) for number, event in enumerate(events)]
+        return [clicks.get(number) or self._read(event, key_of(event) in known) for number, event in enumerate(events)]
 
     def fact_of_row(self, row: Any) -> Fact:
         """The fact of a row of `events`."""
@@ -87,12 +93,12 @@ class EventReader:
                 continue
             seen.add(key)
             if event.type == CLICK and event.click_id is not None:
-                items[number] = item = self._read(event)
+                items[number] = item = self._read(event, False)
                 if isinstance(item, ReadEvent):
                     self._clicks.setdefault((event.brand_id, event.partner_id, event.click_id), []).append(item.fact)
         return items
 
-    def _read(self, event: Event) -> ReadEvent | Result:
+    def _read(self, event: Event, is_known: bool) -> ReadEvent | Result:
         brand = self._brands.get(event.brand_id)
         if brand is None:
             return rejected(event, "not_found", "no such brand")
@@ -100,8 +106,10 @@ class EventReader:
             return rejected(event, "currency_mismatch", f"the brand's currency is {brand.settings.currency}")
         if event.type not in TYPES:
             return rejected(event, "invalid", "no such type of event")
-        if event.occurred_at.year not in YEARS:
-            return rejected(event, "invalid", f"occurred_at is not in the years {YEARS[0]} to {YEARS[-1]}")
+        # What is recorded is a duplicate, although a clock that has been set back sees it ahead.
+        code = None if is_known else self._bounds.code(event.occurred_at)
+        if code is not None:
+            return rejected(event, code, f"occurred_at {self._bounds.reason(code)}")
         place, reservation_id = _place(event), event.reservation_id
         if event.type in CONVERSIONS:
             if event.conversion_id is None:

@@ -66,7 +66,9 @@ class Api:
         )
         requests = RequestReader(authenticator, settings.http)
         self._score = scoring.ScoreEndpoint(settings, predictions, ledger, monitor, authenticator, self._score_log)
-        self._performance = performance.PerformanceRoutes(requests, ledger, monitor.tally)
+        self._performance = performance.PerformanceRoutes(
+            requests, ledger, monitor.tally, settings.general.history_from
+        )
         self._roas = roas.RoasRoutes(requests, predictions, ledger, database)
         self._brands = brands.BrandRoutes(requests, ledger, settings.new_brand)
         self._portfolios = portfolios.PortfolioRoutes(requests, ledger, settings.general.currency)

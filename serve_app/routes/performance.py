@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections import Counter
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from db.times import TOO_OLD, Bounds
 from ledger.client.ledger_client import LedgerClient
 from ledger.domain.messages import Event, Result
 from serve_app.http.auth import Caller
@@ -25,14 +27,23 @@ RECORD_WAIT_S = 30.0
 
 
 class PerformanceRoutes:
-    def __init__(self, requests: RequestReader, ledger: LedgerClient, tally: Tally) -> None:
+    """
+    Args:
+        history_from: its first day; None: ten years ago.
+    """
+
+    def __init__(
+        self, requests: RequestReader, ledger: LedgerClient, tally: Tally, history_from: dt.date | None = None
+    ) -> None:
         self._requests, self._ledger, self._tally = requests, ledger, tally
+        self._history_from = history_from
 
     async def report(self, request: Request) -> Response:
         """POST: record what the caller may report. The answer has an item for each event, in the same order."""
         caller, body = await self._requests.caller_and_body(request, "admin", "partner", "brand")
         events = parse(PerformanceRequest, body).events
-        refusals = [_refusal(caller, event) for event in events]
+        bounds = Bounds.at(dt.datetime.now(dt.UTC), self._history_from)
+        refusals = [_refusal(caller, event, bounds) for event in events]
         allowed = [event for event, refusal in zip(events, refusals, strict=True) if refusal is None]
         recorded = iter(await self._record(caller, allowed))
         results = [refusal or next(recorded) for refusal in refusals]
@@ -55,8 +66,8 @@ class PerformanceRoutes:
             return await self._ledger.record(RECORD_WAIT_S, [_event(caller, event) for event in events])
 
 
-def _refusal(caller: Caller, event: PerformanceEvent) -> Result | None:
-    """The rejection of an event that the caller may not report; None if they may."""
+def _refusal(caller: Caller, event: PerformanceEvent, bounds: Bounds) -> Result | None:
+    """The rejection of an event that the caller may not report, or that is too old; None if they may."""
     owns_brand = caller.owns_brand(event.brand_id)
     if not owns_brand and not caller.owns_partner(event.partner_id):
         return Result(event.event_id, "rejected", "not_found", "no such brand or partner")
@@ -64,6 +75,8 @@ def _refusal(caller: Caller, event: PerformanceEvent) -> Result | None:
     if decides and not owns_brand:
         why = "only a token of the brand or an admin may approve or reject conversions, or send updates and aggregates"
         return Result(event.event_id, "rejected", "forbidden", why)
+    if bounds.code(event.occurred_at) == TOO_OLD:  # the ledger says what is in the future, by its own clock
+        return Result(event.event_id, "rejected", TOO_OLD, f"occurred_at {bounds.reason(TOO_OLD)}")
     return None
 
 

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import datetime as dt
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from db.fields import MOST_MICROS
+from db.times import parse_time
 
-RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)")
 EARLIEST, LATEST = dt.datetime(1971, 1, 1, tzinfo=dt.UTC), dt.datetime(2200, 1, 1, tzinfo=dt.UTC)
 
 
 def _time(value: Any) -> Any:
     # Parsed here, because in strict mode pydantic reads times from text only where it parses the JSON itself.
-    try:
-        if isinstance(value, str) and RFC3339.fullmatch(value):
-            return dt.datetime.fromisoformat(value.upper())
-    except ValueError:
-        pass  # such as the 30th of February
+    if isinstance(value, str) and (at := parse_time(value)) is not None:
+        return at
     raise PydanticCustomError("rfc3339", "must be an RFC 3339 time with an offset, such as 2026-01-31T12:00:00Z")
 
 
@@ -31,7 +27,8 @@ def _range(value: dt.datetime) -> dt.datetime:
     return value
 
 
-Time = Annotated[AwareDatetime, BeforeValidator(_time), AfterValidator(_range)]
+AnyTime = Annotated[AwareDatetime, BeforeValidator(_time)]
+Time = Annotated[AnyTime, AfterValidator(_range)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Price = Annotated[int, Field(ge=1, le=MOST_MICROS)]
 Money = Annotated[int, Field(ge=-MOST_MICROS, le=MOST_MICROS)]

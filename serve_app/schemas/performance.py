@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from db.brands import Currency, Id
-from serve_app.schemas.fields import Answer, Body, Count, Money, Number, Time
+from serve_app.schemas.fields import Answer, AnyTime, Body, Count, Money, Number
 
 PLACE = ("slot_id", "device_type", "creative_type")
 COUNTS = ("impressions", "clicks", "conversions")
@@ -37,8 +37,8 @@ class PerformanceEvent(Body):
     """`impression` and `click` need the place (`slot_id`, `device_type`, `creative_type`); `conversion` needs
     `conversion_id`, `status`, and the place or a `click_id` to take it from; `conversion_update` needs `conversion_id`
     and what has changed; `aggregate` needs the place and a `period`."""
-    occurred_at: Time
-    """When it happened; for aggregates, any time within the hour or day."""
+    occurred_at: AnyTime
+    """When it happened, at most five minutes ahead of now; for aggregates, any time within the hour or day."""
     brand_id: Id
     """The brand that it counts for; events never create a brand."""
     partner_id: Id
@@ -122,8 +122,8 @@ class EventResult(Answer):
     """`accepted`: stored before this answer was sent; `duplicate`: it was stored before, nothing changes; `conflict`:
     this event_id was used for other content, nothing changes; `rejected`: see `code`."""
     code: str | None = None
-    """Why it was rejected, for programs: `not_found`, `forbidden`, `currency_mismatch`, `click_unknown`,
-    `tuple_missing`, `invalid` and others."""
+    """Why it was rejected, for programs: `not_found`, `forbidden`, `in_the_future`, `too_old`,
+    `currency_mismatch`, `click_unknown`, `tuple_missing`, `invalid` and others."""
     message: str | None = None
     """Why it was rejected, for people; the wording may change."""
 

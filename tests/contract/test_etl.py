@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import datetime as dt
 import gzip
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -66,6 +67,35 @@ async def test_a_row_lands_with_its_key_and_its_micros(database, file):
     assert (row.key_hash, row.kind, row.precedence, row.period) == (key, "import", 2, "day")
     assert (row.hour, row.day) == (at, FIRST)
     assert (row.impressions, row.cost_micros, row.revenue_micros, row.pending_revenue_micros) == (100, None, 500_000, 0)
+
+
+async def test_rows_of_no_possible_time_are_rejected_one_by_one(database, file, monkeypatch):
+    """One row dated 2062 became the night's newest day for ever, and no later night was judged."""
+    times = {
+        "2020-04-01T00:00:00Z": None,
+        "2020-04-01T12:05:00Z": None,
+        "2020-04-02T00:00:00+14:00": None,  # a local date that has begun
+        "2020-04-01T12:05:01Z": "in_the_future",
+        "2020-04-01T23:00:00Z": "in_the_future",
+        "2062-09-29T00:00:00Z": "in_the_future",
+        "2010-04-01 00:00:00Z": None,
+        "2010-03-31t23:59:60z": None,  # a leap second is the second after
+        "2010-03-31T23:59:59Z": "too_old",
+        "1969-12-31T23:59:59Z": "ts",
+    }
+    path = file(*({"ts": ts, "slot_id": f"s{number}"} for number, ts in enumerate(times)))
+    done = await import_file(database, path, say=quiet, clock=lambda: dt.datetime(2020, 4, 1, 12, tzinfo=dt.UTC))
+    wrong = {ts: code for ts, code in times.items() if code is not None}
+    assert (done.rows, done.rejected) == (len(times) - len(wrong), len(wrong))
+    assert {row.slot_id for row in await stored(database)} == {
+        f"s{number}" for number, code in enumerate(times.values()) if code is None
+    }
+    with done.rejects_file.open(newline="") as written:
+        rejects = list(csv.reader(written))[1:]
+    assert all(code in row[1] for row, code in zip(rejects, wrong.values(), strict=True)), rejects
+    monkeypatch.setenv("PACELINE_HISTORY_FROM", "2020-04-02")
+    with pytest.raises(Unreadable, match="no usable row"):
+        await import_file(database, file({}), say=quiet)
 
 
 async def test_every_brand_that_is_met_can_bid_at_once_and_one_that_is_known_stays_as_it_is(database, file):

@@ -54,8 +54,9 @@ def state(tmp_path: Path) -> State:
 
 
 @pytest.fixture
-async def books(ledger: Ledger) -> Ledger:
-    """A ledger with one brand."""
+async def books(ledger: Ledger, clock: Clock) -> Ledger:
+    """A ledger with one brand, which hears two days later of what has happened."""
+    clock.forward(2 * DAY)
     await brand(ledger, budget=None)
     return ledger
 

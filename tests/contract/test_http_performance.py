@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from typing import Any
 
 from tests.contract.http import TODAY, World, bid, event, request
 
@@ -53,6 +54,56 @@ async def test_a_click_and_its_conversion_inherit_and_the_latest_word_counts(api
     )
     today = (await admin.get("/api/brands/cheap")).json()["today"]
     assert (today["settled"], today["revenue"]) == (0, 0)
+
+
+async def test_a_time_that_cannot_be_is_refused_to_everybody(on_sqlite: World) -> None:
+    """A conversion dated 23:59:59 of today could not be rejected any more: the later word counts."""
+    now = dt.datetime.now(dt.UTC)
+    conversion = {"conversion_id": "c", "status": "pending", "revenue_micros": 1, "cost_micros": 900}
+    kinds: dict[str, dict[str, Any]] = {
+        "impression": {}, "click": {"click_id": "k"}, "conversion": conversion,
+        "conversion_update": {"conversion_id": "c", "cost_micros": 5},
+        "aggregate": {"period": "day", "impressions": 1, "cost_micros": 0},
+    }  # fmt: skip
+    callers = {
+        "admin": on_sqlite.client(),
+        "brand": on_sqlite.client("brand", ("cheap",)),
+        "partner": on_sqlite.client("partner", (), ("p-1",)),
+    }
+    times = {
+        "in_the_future": [now + dt.timedelta(minutes=6), now + dt.timedelta(days=365), dt.datetime(9999, 12, 31, 23)],
+        "too_old": [now - dt.timedelta(days=3654), dt.datetime(1, 1, 1)],
+        "accepted": [now + dt.timedelta(minutes=4), now - dt.timedelta(days=3000)],
+    }
+    for name, caller in callers.items():
+        for kind, more in kinds.items():
+            if name == "partner" and kind in ("conversion_update", "aggregate"):
+                continue
+            for code, moments in times.items():
+                events = [
+                    event(f"{name}-{kind}-{code}-{number}", kind, **more | _at(kind, at, f"{name}-{code}-{number}"))
+                    for number, at in enumerate(moments)
+                ]
+                answer = (await caller.post("/api/performance", {"events": events})).json()
+                assert [item.get("code", item["status"]) for item in answer["items"]] == [code] * len(moments), name
+    today = event("today", "aggregate", occurred_at=f"{now:%Y-%m-%d}T00:00:00Z", **kinds["aggregate"])
+    assert (await callers["brand"].post("/api/performance", {"events": [today]})).json()["accepted"] == 1
+    leap = event("leap", "impression", occurred_at="2016-12-31T23:59:60Z")
+    again = event("leap", "impression", occurred_at="2017-01-01T00:00:00Z")
+    answer = (await callers["admin"].post("/api/performance", {"events": [leap, again]})).json()
+    assert [item["status"] for item in answer["items"]] == ["accepted", "duplicate"]
+
+
+def _at(kind: str, at: dt.datetime, name: str) -> dict[str, str]:
+    """When it happened; each conversion is one of its own."""
+    return {"occurred_at": _written(at)} | ({"conversion_id": name} if kind == "conversion" else {})
+
+
+def _written(at: dt.datetime) -> str:
+    """With an offset that is not UTC's, where the calendar has room."""
+    if at.tzinfo is None:
+        return f"{at.isoformat()}{'-14:00' if at.year == 9999 else '+14:00'}"
+    return at.astimezone(dt.timezone(dt.timedelta(hours=-11))).isoformat()
 
 
 async def test_what_each_caller_may_report(on_sqlite: World) -> None:

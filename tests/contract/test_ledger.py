@@ -248,6 +248,7 @@ async def test_a_conversion_is_restated_in_any_order(ledger, clock):
     await brand(ledger)
     (award,) = await reserve(ledger, [claim(clock, "r", offer(model="cpa"))])
     click = event("k", "click", click_id="k-1", reservation_id=award.wins[0].reservation_id)
+    clock.forward(2 * HOUR)
     later = update_of("u2", NOON + 2 * HOUR, conversion_id="c", status="approved")
     sooner = update_of("u1", NOON + HOUR, conversion_id="c", status="rejected", cost_micros=60)
     conversion = Event(

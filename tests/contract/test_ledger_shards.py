@@ -259,7 +259,7 @@ async def test_shards_that_meet_in_an_old_day_of_a_portfolio_lose_no_cost(databa
     calls = []
     for number, brand_id in enumerate(brand_ids, 1):
         calls.append(second.record([conversion(brand_id, clock.now, 13, number=1)]))
-        calls.append(first.record([conversion("stays", clock.now + number * HOUR / 60, 10 + number, number=number)]))
+        calls.append(first.record([conversion("stays", clock.now + number * HOUR / 3600, 10 + number, number=number)]))
     results = await asyncio.gather(*calls)
     assert {result.status for batch in results for result in batch} == {"accepted"}
     assert await days(database) == {(P0, 1): 10 * 13 + 20}

@@ -184,6 +184,17 @@ async def count(database: Database, table: Table) -> int:
         return (await connection.execute(select(func.count()).select_from(table))).scalar_one()
 
 
+async def test_a_day_after_today_is_never_the_newest(database, state):
+    """Rows dated 2062, from before they were refused, ended the gate's judgement for ever."""
+    yesterday = dt.datetime.now(dt.UTC).date() - dt.timedelta(days=1)
+    frame = performance(yesterday, days=10)
+    await import_frame(database, frame, "real", say=quiet)
+    await import_frame(database, frame.head(2).assign(ts=pd.Timestamp("2062-09-29", tz="UTC")), "typo", say=quiet)
+    found = await night(database, state)
+    made = (await VersionFiles(state).fetch(found.version, verify=False)).manifest
+    assert made["trained_through"] == yesterday.isoformat()
+
+
 async def test_what_is_kept_is_used_only_for_the_same_night(database, state, history):
     """A step is done again when anything has changed that it was made from, or when it is asked for."""
     told: list[str] = []

@@ -16,6 +16,7 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import select, text
 
 from db import tables as t
+from db.times import AHEAD, IN_THE_FUTURE
 from ledger.domain.messages import Beat, Event, Grant, Offer, Result, Win
 from ledger.domain.reservation_ids import decode
 from ledger.domain.settings import LedgerSettings
@@ -173,10 +174,15 @@ class Model:
             if known is not None:
                 expected = {"duplicate" if known[0] == event else "conflict"}
             else:
-                expected = {"accepted", "duplicate"} if key in self.unsure else {"accepted"}
-            if result.status not in expected:
+                # A clock that was set back sees what has just happened in the future.
+                new = "rejected" if event.occurred_at > now + AHEAD else "accepted"
+                expected = {new, "duplicate"} if key in self.unsure else {new}
+            if result.status not in expected or result.code not in (None, IN_THE_FUTURE):
                 raise Broken(f"{event}: expected {expected}, got {result}")
-            if known is None:
+            if result.status == "rejected":
+                if key in rows:
+                    raise Broken(f"a rejected event is there: {event}")
+            elif known is None:
                 if key not in rows:
                     raise Broken(f"an accepted event is not there: {event}")
                 self._accept(event, *rows[key], now)

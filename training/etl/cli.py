@@ -28,8 +28,9 @@ IMPORT_HELP = """Load a file of past performance, from which the model learns.
 
 Reads CSV, CSV.gz or Parquet with the columns ts, brand_id, partner_id, slot_id, device_type, creative_type,
 placement_score, impressions, clicks, conversions, cost, revenue: one row an hour or a day, money in units of currency.
-Good rows are stored. Rows that cannot be used are written to FILE.rejects.csv with the reason. The same file again
-changes nothing; a file of the same source replaces the rows that both have. Paceline may run meanwhile.
+Good rows are stored. Rows that cannot be used, such as of times ahead of now or before PACELINE_HISTORY_FROM, are
+written to FILE.rejects.csv with the reason. The same file again changes nothing; a file of the same source replaces the
+rows that both have. Paceline may run meanwhile.
 
 Examples:
   paceline import performance.csv

@@ -19,6 +19,7 @@ import pandas as pd
 
 from db.errors import UserError, file_error
 from db.fields import MOST_MICROS
+from db.times import Bounds
 from training.etl.row_parser import CANONICAL, KEY, VALUES, Parser, Reject
 from training.progress import Say
 
@@ -63,21 +64,22 @@ def first_bytes(path: Path) -> bytes:
     return head
 
 
-def read_file(path: Path, say: Say = print, *, keep: bool = False) -> Read:
+def read_file(path: Path, say: Say = print, *, keep: bool = False, bounds: Bounds | None = None) -> Read:
     """Parse and check a CSV, CSV.gz or Parquet file in the canonical format.
 
     Args:
         say: told how many lines are read.
         keep: also keep good rows' fields as text.
+        bounds: rows of other times are rejected; None: none is.
 
     Raises:
         Unreadable: it cannot be opened, is empty, or is in another format.
     """
     head = first_bytes(path)
     if head == b"PAR1":
-        parser, digest, cut_off = _read_parquet(path, keep)
+        parser, digest, cut_off = _read_parquet(path, keep, bounds)
     else:
-        parser, digest, cut_off = _read_csv(path, head.startswith(b"\x1f\x8b"), say, keep)
+        parser, digest, cut_off = _read_csv(path, head.startswith(b"\x1f\x8b"), say, keep, bounds)
     frames = [frame for frame in parser.frames if len(frame)]
     if frames:
         frame = pd.concat(frames, ignore_index=True)
@@ -100,7 +102,9 @@ def read_file(path: Path, say: Say = print, *, keep: bool = False) -> Read:
     )
 
 
-def _read_csv(path: Path, compressed: bool, say: Say, keep: bool) -> tuple[Parser, str, str | None]:
+def _read_csv(
+    path: Path, compressed: bool, say: Say, keep: bool, bounds: Bounds | None
+) -> tuple[Parser, str, str | None]:
     digest = hashlib.sha256()
     stream = _Stream(path, compressed, digest)
     parser: Parser | None = None
@@ -125,7 +129,7 @@ def _read_csv(path: Path, compressed: bool, say: Say, keep: bool) -> tuple[Parse
             continue
         if parser is None:
             head, more, whole = whole.partition(b"\n")
-            parser = Parser(_header(path, head), keep)
+            parser = Parser(_header(path, head), keep, bounds)
             line_number = first_pending = 2
             if not more:
                 continue
@@ -139,7 +143,7 @@ def _read_csv(path: Path, compressed: bool, say: Say, keep: bool) -> tuple[Parse
             raise Unreadable(f"{path} cannot be unpacked (gzip): {stream.broken}")
         if not tail:
             raise Unreadable(f"{path} is empty")
-        parser = Parser(_header(path, tail), keep)
+        parser = Parser(_header(path, tail), keep, bounds)
         tail = b""
     if tail and stream.broken is None:
         pending.append(tail.decode("utf-8", "replace").rstrip("\r"))
@@ -215,7 +219,7 @@ def _check_header(path: Path, names: list[str]) -> None:
         raise Unreadable(f"{path} has a wrong header: it has {', '.join(twice)} twice")
 
 
-def _read_parquet(path: Path, keep: bool) -> tuple[Parser, str, str | None]:
+def _read_parquet(path: Path, keep: bool, bounds: Bounds | None) -> tuple[Parser, str, str | None]:
     import pyarrow
     import pyarrow.parquet
 
@@ -227,7 +231,7 @@ def _read_parquet(path: Path, keep: bool) -> tuple[Parser, str, str | None]:
         with pyarrow.parquet.ParquetFile(path) as file:
             names = list(file.schema_arrow.names)
             _check_header(path, names)
-            parser = Parser(list(CANONICAL), keep)
+            parser = Parser(list(CANONICAL), keep, bounds)
             line = 2
             for batch in file.iter_batches(batch_size=CHUNK_LINES, columns=list(CANONICAL)):
                 columns = {name: [_as_text(value) for value in batch.column(name).to_pylist()] for name in CANONICAL}

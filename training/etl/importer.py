@@ -14,7 +14,7 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,8 +28,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from db.brands import new_brand
 from db.performance import PRECEDENCE, hash_parts
 from db.session import Database
+from db.settings import history_from
 from db.state import State
 from db.tables import brands, imports, performance_hourly
+from db.times import Bounds
 from training.columns import ID_COLUMNS
 from training.etl.csv_reader import Unreadable, read_file, summed
 from training.etl.row_parser import COUNTS, MICROS, VALUES, Reject, short
@@ -72,13 +74,20 @@ def default_source(path: Path) -> str:
 
 
 async def import_file(
-    database: Database, path: Path, source: str | None = None, *, state: State | None = None, say: Say = print
+    database: Database,
+    path: Path,
+    source: str | None = None,
+    *,
+    state: State | None = None,
+    say: Say = print,
+    clock: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
 ) -> Imported:
     """Import a file, as the module's docstring says.
 
     Args:
         source: the name under which a later import replaces this one; None: the file's name.
         state: the folder for rejects that cannot be written beside the file.
+        clock: rows of later times are rejected, as those before PACELINE_HISTORY_FROM.
 
     Raises:
         Unreadable: the file has no usable row, or the source's name is not allowed.
@@ -86,7 +95,8 @@ async def import_file(
     """
     started = time.monotonic()
     say(f"reading {path}")
-    read = await asyncio.to_thread(read_file, path, say)
+    bounds = Bounds.at(clock(), history_from())
+    read = await asyncio.to_thread(read_file, path, say, bounds=bounds)
     name = source or default_source(path)
     if not SOURCE.match(name):
         raise Unreadable(f"--source {short(name)} is not allowed: use 1–128 printable ASCII characters without spaces")

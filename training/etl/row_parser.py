@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from db.fields import ID_PATTERN, MOST_MICROS
+from db.times import IN_THE_FUTURE, TOO_OLD, Bounds, parse_time
 from training.arrays import Flags, Floats, Integers
 from training.columns import ID_COLUMNS
 
@@ -24,7 +25,6 @@ CANONICAL = ("ts", *ID_COLUMNS, "placement_score", "impressions", "clicks", "con
 COUNTS = ("impressions", "clicks", "conversions")
 MICROS = 1_000_000
 ID = re.compile(rf"{ID_PATTERN}\Z")
-TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)\Z", re.ASCII)
 FIRST_YEAR, LAST_YEAR = 1970, 2199
 KEY = ("hour", *ID_COLUMNS, "placement_score")
 VALUES = ("impressions", "clicks", "conversions", "cost_micros", "revenue_micros", "pending_revenue_micros")
@@ -45,6 +45,8 @@ class Parser:
 
     header: list[str]
     keep: bool = False
+    bounds: Bounds | None = None
+    """Of `ts`; None: any time will do."""
     kept: list[list[str]] = field(default_factory=list)  # with `keep`: the fields of good rows, as in the file
     rejects: list[Reject] = field(default_factory=list)
     frames: list[pd.DataFrame] = field(default_factory=list)
@@ -118,6 +120,12 @@ class Parser:
         times = (-1 if (at := self._time(value)) is None else at for value in values)
         seconds = np.fromiter(times, np.int64, len(values))
         refused.add(seconds < 0, lambda row: f"ts {short(values[row])} is not an RFC 3339 time with its zone")
+        if (bounds := self.bounds) is not None:
+            for code, out in (
+                (IN_THE_FUTURE, seconds > bounds.latest.timestamp()),
+                (TOO_OLD, seconds < bounds.earliest.timestamp()),
+            ):
+                refused.add_field(out, "ts", {"ts": list(values)}, f"{bounds.reason(code)} ({code})")
         return seconds
 
     def _ids_of(self, columns: dict[str, list[str]], refused: _Refused) -> dict[str, npt.NDArray[Any]]:
@@ -201,15 +209,12 @@ def _plain_rows(lines: Sequence[str], width: int) -> list[list[str]] | None:
 
 
 def _seconds(value: str) -> int | None:
-    if not TIMESTAMP.match(value):
-        return None
-    # Python parses six decimals at most.
-    trimmed = re.sub(r"(\.\d{6})\d+", r"\1", value.upper().replace(" ", "T"))
+    parsed = parse_time(value[:10] + value[10:11].replace(" ", "T") + value[11:])
     try:
-        at = dt.datetime.fromisoformat(trimmed).astimezone(dt.UTC)
-    except (ValueError, OverflowError):
+        at = None if parsed is None else parsed.astimezone(dt.UTC)
+    except OverflowError:
         return None
-    return int(at.timestamp()) if FIRST_YEAR <= at.year <= LAST_YEAR else None
+    return None if at is None or not FIRST_YEAR <= at.year <= LAST_YEAR else int(at.timestamp())
 
 
 def _numbers(values: Sequence[str]) -> tuple[Floats, Flags]:

@@ -40,7 +40,9 @@ async def _read(night: Night) -> tuple[pd.DataFrame, str]:
     gathered = await gather(night.database, night.state, night.progress.relay)
     if gathered.newest is None:
         raise NothingToLearn("the database holds no history yet; import some: paceline import FILE")
-    through = gathered.newest if night.date is None else night.date - dt.timedelta(days=1)
+    # A day that has not begun anywhere is a mistake of old, when such rows were still taken.
+    newest = min(gathered.newest, dt.datetime.now(dt.UTC).date())
+    through = newest if night.date is None else night.date - dt.timedelta(days=1)
     frame = await read(night.database, night.state, through)
     if frame.empty:
         raise NothingToLearn(

@@ -86,6 +86,8 @@ class Books:
             ("brand", id_): settings.daily_budget_micros for id_, settings in brands.items()
         }
         self.now = NOW
+        self.heard_at = NOW + 40 * HOUR
+        """When events are recorded: late, so that each may say its own time, while holds are as they were at `now`."""
         self.budgets: dict[BudgetKey, Budget] = {}
         self.leases: dict[LeaseKey, Lent] = {}
         self.slacks: dict[BudgetKey, Slack] = {}
@@ -192,7 +194,7 @@ class Books:
         hashes = {(row.brand_id, row.partner_id, row.event_id): row.content_hash for row in self.rows}
         clicks = [row for row in self.rows if row.type == "click" and row.click_id]
         groups = [row for row in self.rows if row.conversion_id]
-        posting = EventPosting(self.now, events, self.brands, hashes, clicks, groups, self.reservations)
+        posting = EventPosting(self.heard_at, events, self.brands, hashes, clicks, groups, self.reservations)
         working_set = self.working_set(posting.budget_keys)
         results = posting.post(working_set, {key: self.figures[key] for key in posting.row_keys if key in self.figures})
         self.write(working_set)

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from db.brands import BrandSettings
+from db.times import AHEAD
 from ledger.domain.budget import MONEY_MOST
 from ledger.domain.settlement import Figures
 from tests.unit.ledger.books import HOUR, NOW, Books, claim, event, offer
@@ -140,8 +141,8 @@ def test_a_repetition_changes_nothing_and_another_content_conflicts():
         (event("1", "conversion", place=False, click_id="k", **PENDING), "click_unknown"),
         (event("1", "conversion", status="pending"), "invalid"),
         (event("1", "refund"), "invalid"),
-        (event("1", "impression", at=dt.datetime.max.replace(tzinfo=dt.UTC)), "invalid"),
-        (event("1", "impression", at=dt.datetime.min.replace(tzinfo=dt.UTC)), "invalid"),
+        (event("1", "impression", at=dt.datetime.max.replace(tzinfo=dt.UTC)), "in_the_future"),
+        (event("1", "impression", at=dt.datetime.min.replace(tzinfo=dt.UTC)), "too_old"),
     ],
 )
 def test_a_bad_item_is_answered_and_has_no_effect(item, code):
@@ -292,6 +293,34 @@ def test_the_budget_day_is_the_reservations_else_the_wall_clocks():
     settled = {key.day: budget.settled_micros for key, budget in books.budgets.items()}
     assert settled == {dt.date(2024, 5, 1): 1, dt.date(2024, 5, 2): 2}
     assert {key.hour.date() for key in books.figures} == {dt.date(2024, 5, 2), dt.date(2024, 5, 3)}
+
+
+# When
+
+MICROSECOND = dt.timedelta(microseconds=1)
+
+
+@given(
+    by=st.timedeltas(-dt.timedelta(days=400), dt.timedelta(days=400)) | st.sampled_from([AHEAD, AHEAD + MICROSECOND]),
+    zone=st.integers(-23 * 60 - 59, 23 * 60 + 59),
+    type_=st.sampled_from(["impression", "click", "conversion", "conversion_update", "aggregate"]),
+    restates=st.booleans(),
+)
+def test_nobody_reports_what_has_not_happened_whatever_the_offset(by, zone, type_, restates):
+    books = open_books()
+    at = (books.heard_at + by).astimezone(dt.timezone(dt.timedelta(minutes=zone)))
+    more = {"conversion": PENDING, "conversion_update": {"conversion_id": "c", "revenue_micros": 5}}.get(type_, {})
+    (result,) = books.record(event("1", type_, at=at, period="day", restates=restates, **more))
+    assert (result.code == "in_the_future") == (by > AHEAD)
+    assert bool(books.rows) == (by <= AHEAD)
+
+
+def test_what_was_refused_for_its_time_may_be_said_again():
+    books = open_books()
+    later = event("1", "conversion", at=books.heard_at + HOUR, cost_micros=900, revenue_micros=1, **PENDING)
+    assert statuses(books.record(later)) == ["in_the_future"]
+    assert books.state() == open_books().state()
+    assert statuses(books.record(dataclasses.replace(later, occurred_at=books.heard_at))) == ["accepted"]
 
 
 # Any order
