@@ -85,6 +85,8 @@ class ScoreSettings(Section, frozen=True):
     """Share of requests whose bids go to score_log, from which λ learns."""
     log_rows_per_s: Count = 1000
     """Rows that one replica writes to score_log in a second at most; the rest is dropped and counted."""
+    log_caller_share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Part of these rows that requests of one caller (`sub`) may fill, so that none pushes the others out."""
 
 
 DEPLOYABLE = ("http", "serve", "score", "ledger", "roas")

@@ -62,7 +62,11 @@ class Api:
         self._most_requests = settings.serve.max_ongoing_requests
         self._access_log = AccessLog()
         self._score_log = ScoreLog(
-            database, settings.score.log_sample, settings.score.log_rows_per_s, monitor.tally.dropped
+            database,
+            settings.score.log_sample,
+            settings.score.log_rows_per_s,
+            max(1, int(settings.score.log_rows_per_s * settings.score.log_caller_share)),
+            monitor.tally.dropped,
         )
         requests = RequestReader(authenticator, settings.http)
         self._score = scoring.ScoreEndpoint(settings, predictions, ledger, monitor, authenticator, self._score_log)

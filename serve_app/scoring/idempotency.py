@@ -8,6 +8,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from ledger.bidding.throttle import Admission
+
 RequestKey = tuple[str, str]
 """sub, request_id"""
 ANSWERS_MOST_BYTES = 48 * 1024 * 1024
@@ -22,6 +24,7 @@ class IdempotencyEntry:
     content: bytes | None = None  # the answer; None while `work` makes it
     work: asyncio.Task[bytes] | None = None
     wins: list[tuple[str, str]] = field(default_factory=list)  # brand_id, reservation_id
+    admission: Admission | None = None  # which throttled brands take part; the same if it is ranked again
     askers: int = 0  # requests that have got the answer or still wait for it
 
 

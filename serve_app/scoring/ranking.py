@@ -144,14 +144,10 @@ def rank(
     lambda_ = np.array([brand.lambda_ for brand in brands])[code]
     score = scores(expectation.revenue_micros, cost, multiplier, lambda_)
     best_first, has_ties = _by_score(bids, score, rejected)
-    absent = {
-        name: brand.share
-        for name, brand in zip(names, brands, strict=True)
-        if brand.share < 1 and not admitted(name, brand.share)
-    }
+    throttled = {name: brand.share for name, brand in zip(names, brands, strict=True) if brand.share < 1}
     refused: dict[int, tuple[Status, Reason]] = {}
-    if absent or floor_micros is not None or (best_first and score[best_first[-1]] < 0):
-        refused = _refusals(bids, expectation, cost, score, best_first, floor_micros, absent, admitted)
+    if throttled or floor_micros is not None or (best_first and score[best_first[-1]] < 0):
+        refused = _refusals(bids, expectation, cost, score, best_first, floor_micros, throttled, admitted)
     return Ranking(
         expectation.revenue_micros,
         cost,
@@ -173,13 +169,14 @@ def _refusals(
     score: FloatArray,
     best_first: list[int],
     floor_micros: float | None,
-    absent: Mapping[str, float],
+    throttled: Mapping[str, float],
     admitted: Callable[[str, float], bool],
 ) -> dict[int, tuple[Status, Reason]]:
     """Bids that cannot win whatever the budget, best first.
 
     Args:
-        absent: the shares of the throttled brands that do not take part in this request.
+        throttled: the shares of the brands that do not take part in every request. Only a request in which such a
+            brand has a bid that could win is counted as its auction.
     """
     refused: dict[int, tuple[Status, Reason]] = {}
     for index in best_first:
@@ -187,7 +184,7 @@ def _refusals(
             refused[index] = ("lost", "below_floor")
         elif score[index] < 0:
             refused[index] = ("lost", "score_below_zero")
-        elif (share := absent.get(bids.brand_id[index])) is not None and not admitted(
+        elif (share := throttled.get(bids.brand_id[index])) is not None and not admitted(
             bids.brand_id[index], explored(share, float(expectation.impressions[index]))
         ):
             refused[index] = ("throttled", "roas_throttle")

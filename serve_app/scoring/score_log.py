@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import logging
-import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from itertools import repeat
 from operator import attrgetter
@@ -19,44 +19,72 @@ from db.outage import Outage
 from db.rows import insert_columns
 from db.session import Database
 from db.tables import score_log
+from ledger.bidding.throttle import Admissions
 from serve_app.schemas.score import Ranked
 from serve_app.scoring.bids import Bids
 
 logger = logging.getLogger("paceline.score_log")
 
 
-def sampled(request_id: str, share: float) -> bool:
-    """Whether a request belongs to the sample; by hash, so that every replica and repetition says the same."""
-    return zlib.crc32(request_id.encode()) < share * 2**32
+class Sampling:
+    """Chooses the requests that are logged: this share of each caller's, by chance. Nothing that a caller sends
+    decides, so that no request_id is in the sample more often than its weight says.
+
+    Args:
+        share: of the requests, 0 to 1.
+        draw: a number from 0 to 1, evenly distributed, that callers cannot foresee.
+    """
+
+    def __init__(self, share: float, draw: Callable[[], float]) -> None:
+        self._share, self._admissions = share, Admissions(draw)
+
+    def takes(self, sub: str) -> bool:
+        """Whether this request, one more of the caller with this `sub`, is logged."""
+        return self._share > 0 and self._admissions.auction(sub)("", self._share)
 
 
 class ScoreLog:
-    """Rows waiting for the next write, once a second. Best effort: rows beyond the limit, or that the database does not
-    take, are dropped and counted.
+    """Rows waiting for the next write, once a second. Best effort: rows beyond the limits, or that the database does
+    not take, are dropped and counted.
 
     Args:
         share: of the requests that is logged, 0 to 1.
         rows_per_s: most rows in a second.
+        caller_rows_per_s: most of them that requests of one caller fill, so that others find room.
         dropped: told how many rows were dropped.
     """
 
-    def __init__(self, database: Database, share: float, rows_per_s: int, dropped: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        share: float,
+        rows_per_s: int,
+        caller_rows_per_s: int,
+        dropped: Callable[[int], None],
+    ) -> None:
         self._database, self.share, self._rows_per_s, self._dropped = database, share, rows_per_s, dropped
+        self._caller_rows_per_s = caller_rows_per_s
         self._waiting: list[_Request] = []
         self._rows = 0
+        self._rows_of: Counter[str] = Counter()
         self._outage = Outage(logger, "score_log is written again")
 
-    def add(self, request_id: str, bids: Bids, items: Sequence[Ranked], model_version: str) -> None:
+    def add(self, sub: str, request_id: str, bids: Bids, items: Sequence[Ranked], model_version: str) -> None:
+        """Queue a request's bids. `sub`: the caller's, whose rows are limited."""
         scored = [item for item in items if item.score is not None]
-        if self._rows + len(scored) > self._rows_per_s:
-            self._dropped(len(scored))
+        rows, of_caller = len(scored), self._rows_of[sub]
+        # A caller's first request of a second has room whatever its size: else large ones were never logged.
+        if self._rows + rows > self._rows_per_s or (of_caller and of_caller + rows > self._caller_rows_per_s):
+            self._dropped(rows)
         elif scored:
             self._waiting.append(_Request(dt.datetime.now(dt.UTC), request_id, bids, scored, model_version))
-            self._rows += len(scored)
+            self._rows += rows
+            self._rows_of[sub] += rows
 
     async def flush(self) -> None:
         """Write the rows that wait; on failure they are dropped."""
         waiting, rows, self._waiting, self._rows = self._waiting, self._rows, [], 0
+        self._rows_of.clear()
         if not waiting:
             return
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Sequence
 
-from ledger.bidding.throttle import admitted
+from ledger.bidding.throttle import Admissions
 from ledger.client.ledger_client import LedgerClient
 from ledger.domain.messages import Award, Claim
 from serve_app.http.auth import Caller
@@ -23,7 +24,7 @@ from serve_app.scoring.opportunities import opportunities
 from serve_app.scoring.ranking import Offers, Ranking, rank, rejections
 from serve_app.scoring.request import RequestColumns, read_checked, read_fast
 from serve_app.scoring.response import Contributions, ScoreAnswer, ranked_items
-from serve_app.scoring.score_log import ScoreLog, sampled
+from serve_app.scoring.score_log import Sampling, ScoreLog
 from serve_app.scoring.upstream_errors import known_terms, prediction_problems
 from serve_app.settings import Settings
 from training.model.model import Explanation
@@ -36,6 +37,8 @@ class Scorer:
         self, settings: Settings, predictions: Predictions, ledger: LedgerClient, tally: Tally, log: ScoreLog
     ) -> None:
         self._predictions, self._ledger, self._tally, self._log = predictions, ledger, tally, log
+        chance = random.SystemRandom().random  # nobody can foresee it
+        self._admissions, self._sampling = Admissions(chance), Sampling(log.share, chance)
         self._currency = settings.general.currency
         self._expectations = PredictionCache(
             predictions, settings.score.batch_rows, settings.serve.predictor_replicas, settings.score.remembered_tuples
@@ -61,13 +64,13 @@ class Scorer:
         self, caller: Caller, request: RequestColumns, expectation: Expectation, entry: IdempotencyEntry, until: float
     ) -> bytes | None:
         """The answer; None, and nothing has been reserved, if the ledger has to be asked or the deadline has passed."""
-        ranking = self._ranked(caller, request, expectation)
+        ranking = self._ranked(caller, request, expectation, entry)
         if (within_s := until - time.perf_counter()) <= 0:
             return None
         award = self._ledger.reserve_now(_claim(caller, request, entry, ranking, within_s))
         if award is None:
             return None
-        return self._answer(request, entry, expectation.model_version, ranking, award)
+        return self._answer(caller, request, entry, expectation.model_version, ranking, award)
 
     async def answer_when_predicted(
         self, caller: Caller, request: RequestColumns, entry: IdempotencyEntry, within_s: float
@@ -81,11 +84,10 @@ class Scorer:
         with prediction_problems():
             async with asyncio.timeout(within_s):
                 expectation, explanation = await self._predicted(request)
-        ranking = self._ranked(caller, request, expectation)
+        ranking = self._ranked(caller, request, expectation, entry)
         claim = _claim(caller, request, entry, ranking, until - time.monotonic())
-        return self._answer(
-            request, entry, expectation.model_version, ranking, await self._ledger.reserve(claim), explanation
-        )
+        award = await self._ledger.reserve(claim)
+        return self._answer(caller, request, entry, expectation.model_version, ranking, award, explanation)
 
     async def _predicted(self, request: RequestColumns) -> tuple[Expectation, Explanation | None]:
         keys = request.bids.keys
@@ -94,19 +96,24 @@ class Scorer:
             return await self._predictions.explain(columns_of(keys, at))
         return await self._expectations.of(keys, at, is_now=request.at_s is None), None
 
-    def _ranked(self, caller: Caller, request: RequestColumns, expectation: Expectation) -> Ranking:
+    def _ranked(
+        self, caller: Caller, request: RequestColumns, expectation: Expectation, entry: IdempotencyEntry
+    ) -> Ranking:
         terms = known_terms(self._ledger)
+        if entry.admission is None:
+            entry.admission = self._admissions.auction(caller.sub)
         return rank(
             request.bids,
             expectation,
             terms,
             rejections(request.bids, terms, request.currency or self._currency, caller.owns_partner),
             request.floor_micros,
-            lambda brand_id, share: admitted(brand_id, request.request_id, share),
+            entry.admission,
         )
 
     def _answer(
         self,
+        caller: Caller,
         request: RequestColumns,
         entry: IdempotencyEntry,
         version: str,
@@ -122,8 +129,8 @@ class Scorer:
         self._tally.bids(len(bids) - len(ranking.rejected))
         if explanation is not None:
             _add_contributions(items, bids, explanation)
-        if self._log.share > 0 and sampled(request.request_id, self._log.share):
-            self._log.add(request.request_id, bids, items, version)
+        if self._sampling.takes(caller.sub):
+            self._log.add(caller.sub, request.request_id, bids, items, version)
         return encode(ScoreAnswer(request.request_id, version, request.currency or self._currency, items))
 
 

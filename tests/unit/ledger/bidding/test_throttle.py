@@ -1,6 +1,8 @@
 """λ, the throttle and the current ROAS."""
 
+import itertools
 import math
+import random
 
 import pytest
 from hypothesis import given
@@ -17,7 +19,7 @@ from ledger.bidding.revenue_completion import (
     completion,
     current_roas,
 )
-from ledger.bidding.throttle import Throttle, admitted
+from ledger.bidding.throttle import Admissions, Throttle
 from ledger.domain.pricing import kappa, lambda_
 
 MULTIPLIERS = st.floats(0, 100)
@@ -49,22 +51,84 @@ def test_the_multiplier_scales_lambda():
     assert lambda_(1.5, 2.0) == 3.0
 
 
-@given(brand=st.text(max_size=20), request=st.text(max_size=20), shares=st.tuples(st.floats(0, 1), st.floats(0, 1)))
-def test_a_larger_share_keeps_every_auction_of_a_smaller_one(brand, request, shares):
-    low, high = sorted(shares)
-    assert admitted(brand, request, high) or not admitted(brand, request, low)
-    assert admitted(brand, request, 1.0)
-    assert not admitted(brand, request, 0.0)
+SHARES = st.floats(0, 1)
 
 
-def test_the_share_is_kept_over_many_requests():
-    taken = sum(admitted("b-1", f"r-{number}", 0.3) for number in range(20_000))
-    assert taken == pytest.approx(6000, abs=4 * math.sqrt(20_000 * 0.3 * 0.7))
+@given(seed=st.integers(), before=st.lists(SHARES, max_size=50), shares=st.lists(SHARES, min_size=1, max_size=8))
+def test_a_larger_share_keeps_every_auction_of_a_smaller_one(seed, before, shares):
+    admissions = Admissions(random.Random(seed).random)
+    for share in before:
+        admissions.auction("caller")("b-1", share)
+    auction = admissions.auction("caller")
+    taken = {share: auction("b-1", share) for share in shares}
+    for share, takes_part in taken.items():
+        assert not takes_part or all(taken[larger] for larger in taken if larger > share)
+        assert auction("b-1", share) == takes_part, "the same when it is asked again"
+    assert auction("b-1", 1.0)
+    assert not auction("b-1", 0.0)
+
+
+@given(seed=st.integers(), shares=st.lists(st.floats(0, 0.999), max_size=300))
+def test_a_caller_gets_the_share_of_its_auctions_whatever_it_tries(seed, shares):
+    """An invariant: among any number of auctions, at most one more than the shares' sum, and at most one fewer."""
+    admissions, taken, due = Admissions(random.Random(seed).random), 0, 0.0
+    for share in shares:
+        taken += admissions.auction("caller")("b-1", share)
+        due += share
+        assert due - 1 - 1e-9 <= taken <= due + 1 + 1e-9
+
+
+@given(seed=st.integers(), bids=st.lists(st.lists(st.floats(0, 0.999), min_size=1, max_size=5), max_size=100))
+def test_several_bids_of_a_request_are_one_auction(seed, bids):
+    admissions, taken, due = Admissions(random.Random(seed).random), 0, 0.0
+    for shares in bids:
+        auction = admissions.auction("caller")
+        decisions = [auction("b-1", share) for share in shares]
+        taken += any(decisions)
+        due += max(shares)
+        assert due - 1 - 1e-9 <= taken <= due + 1 + 1e-9
+
+
+def test_ten_thousand_tries_win_what_the_share_gives():
+    """With a hash of brand and request_id, 10,000 chosen ids won 10,000 times."""
+    admissions = Admissions(random.Random(7).random)
+    assert 199 <= sum(admissions.auction("grinder")("b-1", 0.02) for _ in range(10_000)) <= 201
+
+
+def test_one_caller_s_tries_are_not_another_s():
+    admissions = Admissions(random.Random(7).random)
+    for _ in range(10_000):
+        admissions.auction("grinder")("b-1", 0.02)
+    assert 9 <= sum(admissions.auction("honest")("b-1", 0.1) for _ in range(100)) <= 11
+
+
+def test_the_share_is_exact_in_the_mean_from_the_first_auction_on():
+    chance = random.Random(7).random
+    first = [[Admissions(chance).auction("caller")("b-1", 0.3)] for _ in range(20_000)]
+    assert sum(map(sum, first)) == pytest.approx(6000, abs=4 * math.sqrt(20_000 * 0.3 * 0.7))
+
+
+def test_nobody_can_foresee_which_auction_it_is():
+    """After 49 auctions of 50 without a win, the next is no certain one, and the first may win as well as the last."""
+    admissions = Admissions(random.Random(7).random)
+    won = [n for n in range(200_000) if admissions.auction("caller")("b-1", 0.02)]
+    gaps = [after - before for before, after in itertools.pairwise(won)]
+    assert min(gaps) < 10 and max(gaps) > 90
+    assert sum(gap == 50 for gap in gaps) < len(gaps) / 20
 
 
 def test_brands_are_throttled_in_different_requests():
-    both = sum(admitted("b-1", f"r-{n}", 0.5) and admitted("b-2", f"r-{n}", 0.5) for n in range(20_000))
-    assert both == pytest.approx(5000, abs=4 * math.sqrt(20_000 * 0.25 * 0.75))
+    admissions = Admissions(random.Random(7).random)
+    auctions = [admissions.auction("caller") for _ in range(20_000)]
+    both = sum(auction("b-1", 0.5) and auction("b-2", 0.5) for auction in auctions)
+    assert both == pytest.approx(5000, rel=0.1)
+
+
+def test_what_is_remembered_of_callers_is_bounded():
+    admissions = Admissions(random.Random(7).random, most=10)
+    taken = sum(admissions.auction(f"caller-{n % 1000}")("b-1", 0.3) for n in range(20_000))
+    assert len(admissions._counts) <= 10
+    assert taken == pytest.approx(6000, abs=4 * math.sqrt(20_000 * 0.3 * 0.7)), "and the mean stays exact"
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import math
+import random
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ledger.bidding.demand import OUTBID, TOO_DEAR, UNDECIDED, WON
-from ledger.bidding.throttle import admitted
+from ledger.bidding.throttle import Admissions
 from ledger.domain.messages import Award, BrandTerms, Win
 from serve_app.http.json_response import encode
 from serve_app.prediction.expectation import Expectation
@@ -221,11 +222,21 @@ def test_reasons() -> None:
 def test_a_throttled_brand_learns_where_it_knows_little(known: float, least: float, most: float) -> None:
     """Twice its share on tuples that nothing is known of, its share on those it knows."""
 
-    def takes_part(request_id: str) -> bool:
-        def in_request(brand_id: str, share: float) -> bool:
-            return admitted(brand_id, request_id, share)
+    admissions = Admissions(random.Random(7).random)
 
+    def takes_part() -> bool:
         offered, expected = Bids.of([bid()]), expect(9000.0, known=known)
-        return not rank(offered, expected, {"x": terms(share=0.05)}, {}, None, in_request).refused
+        return not rank(offered, expected, {"x": terms(share=0.05)}, {}, None, admissions.auction("caller")).refused
 
-    assert least < sum(takes_part(f"r-{number}") for number in range(4000)) / 4000 < most
+    assert least < sum(takes_part() for _ in range(4000)) / 4000 < most
+
+
+def test_only_auctions_that_could_be_won_are_counted() -> None:
+    """Else a caller could save up wins with bids that cost it nothing."""
+    admissions, throttled = Admissions(random.Random(7).random), {"x": terms(share=0.05)}
+    for _ in range(1000):
+        offered = Bids.of([bid()])
+        rank(offered, expect(9000.0), throttled, {}, 1e12, admissions.auction("caller"))
+        rank(offered, expect(9000.0), throttled, {0: "not_found"}, None, admissions.auction("caller"))
+        rank(offered, expect(0.0), throttled, {}, None, admissions.auction("caller"))
+    assert admissions.count("x", "caller").due == 0.0
