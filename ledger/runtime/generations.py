@@ -32,6 +32,9 @@ logger = logging.getLogger("paceline.ledger")
 Handle = TypeVar("Handle")
 NAMESPACE = "paceline"
 CONNECT_TRIES, CONNECT_RETRY_S = 10, 0.1
+RULES = 2
+"""Another number where replicas of this version send what ledgers of the version before do not know, such as a
+`Change`: a deployment then replaces them, although no setting has changed."""
 
 
 @pickled_as("ledger.reach")
@@ -170,6 +173,6 @@ def digest_of(
     roas_settings: RoasSettings,
     shard: int,
 ) -> str:
-    """A hash of the settings."""
+    """A hash of the settings, and of the rules that the ledger keeps."""
     parts = (database.model_dump_json(), redis_url, ledger_settings.model_dump_json(), roas_settings.model_dump_json())
-    return hashlib.sha256(repr((*parts, shard)).encode()).hexdigest()
+    return hashlib.sha256(repr((RULES, *parts, shard)).encode()).hexdigest()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from typing import Any, NamedTuple
 
 import msgspec
@@ -72,16 +74,25 @@ def shown(resource: Resource, content: dict[str, Any]) -> Response:
 
 
 def _object(body: bytes) -> dict[str, Any]:
+    repeated: list[str] = []
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        repeated.extend(name for name, number in Counter(name for name, _ in pairs).items() if number > 1)
+        return dict(pairs)
+
     try:
         given = msgspec.json.decode(body)
+        json.loads(body, object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:  # msgspec's errors, and text that is not UTF-8, are ValueErrors
         raise Invalid.at("", f"the body is not JSON: {error}", "json_invalid") from None
+    if repeated:  # which of two budgets is meant?
+        raise Invalid.at("", f"{repeated[0]!r:.80} is given more than once; give it once", "repeated")
     if not isinstance(given, dict):
         raise Invalid.at("", "the body must be a JSON object", "model_type")
     return given
 
 
 def _tags(request: Request, header: str) -> tuple[str, ...]:
-    """The strong tags that a header lists; a weak one never matches."""
-    parts = ",".join(request.headers.getlist(header)).split(",")
-    return tuple(part.strip().strip('"') for part in parts if part.strip())
+    """The strong tags that a header lists; a weak one never matches, nor does what an empty header has: one tag, ""."""
+    lines = request.headers.getlist(header)
+    return tuple(part.strip().strip('"') for part in ",".join(lines).split(",")) if lines else ()

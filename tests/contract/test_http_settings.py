@@ -84,6 +84,9 @@ async def test_a_patch_of_another_kind_is_not_guessed_at(on_sqlite: World, path:
         assert (refused.status_code, refused.headers["content-type"]) == (415, "application/problem+json")
         assert refused.headers["accept-patch"] == ", ".join(PATCH_TYPES)
     assert (await admin.patch(path, [{"op": "replace", "path": "/active", "value": False}])).status_code == 422
+    for twice in (b'{"daily_budget_micros": 7, "daily_budget_micros": 8}', b'{"today": {"a": 1, "a": 2}}'):
+        refused = await admin.patch(path, twice)
+        assert (refused.status_code, refused.json()["errors"][0]["code"]) == (422, "repeated")
     assert (await admin.get(path)).json()["daily_budget_micros"] == 6
 
 
@@ -129,6 +132,9 @@ async def test_a_change_is_refused_if_somebody_was_faster(on_sqlite: World, path
     assert (await admin.get(path)).json() == won.json()
     assert won.headers["etag"] != tag
     assert (await admin.patch(path, {"target_roas": 2.0}, if_match=f'W/"x", {won.headers["etag"]}')).status_code == 200
+    now = (await admin.get(path)).headers["etag"]
+    for none in ("", ",", '""', "null", f"W/{now}"):
+        assert (await admin.patch(path, {"target_roas": 3.0}, if_match=none)).status_code == 412, none
     refused = await admin.patch(path, {"target_roas": 3.0}, if_match=tag)
     assert refused.headers["content-type"] == "application/problem+json"
     assert "GET it and try again" in refused.json()["detail"]

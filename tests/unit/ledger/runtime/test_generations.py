@@ -5,6 +5,7 @@ import pytest
 from db.settings import DatabaseSettings
 from ledger.domain.errors import LedgerUnavailable
 from ledger.domain.settings import LedgerSettings, RoasSettings
+from ledger.runtime import generations
 from ledger.runtime.generations import CONNECT_TRIES, Identity, Silent, agree, digest_of
 
 DATABASE = DatabaseSettings(url="sqlite+aiosqlite:///x.db")
@@ -139,6 +140,14 @@ def test_a_ledger_that_never_comes_is_given_up(reason, asked):
         agree(NEW, Never(Cluster(), NEW), sleep=lambda _: None)
     assert told.value is reason
     assert tries == asked
+
+
+def test_other_rules_count_as_other_settings(monkeypatch):
+    """A ledger of the version before, which cannot read what replicas send now, is replaced by the deployment."""
+    settings = (DATABASE, None, LedgerSettings(), RoasSettings(), 0)
+    now = digest_of(*settings)
+    monkeypatch.setattr(generations, "RULES", generations.RULES - 1)
+    assert digest_of(*settings) != now
 
 
 def test_every_setting_counts():
