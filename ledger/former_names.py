@@ -1,9 +1,10 @@
 """Former names of modules whose classes travel between processes, kept for one version.
 
 In a rolling deploy, replicas of the version before talk with a ledger of this one, and replicas of this one with a
-ledger of the version before: a ledger goes on as long as its settings, and RULES of `generations.py`, stay the same. A
-pickle names a class by its module. So what this version sends says the former name (`pickled_as`), and what it receives
-may say it (`keep`). The version after this one may send the new names, and the one after that forgets the former ones.
+ledger of the version before: a ledger goes on as long as its settings, and RULES of `runtime/generations.py`, stay the
+same. A pickle names a class by its module. So what this version sends says the former name (`pickled_as`), and what it
+receives may say it (`keep`). The version after this one may send the new names, and the one after that forgets the
+former ones.
 """
 
 from __future__ import annotations
