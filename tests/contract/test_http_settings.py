@@ -115,8 +115,8 @@ async def test_what_is_put_back_leaves_a_scheduled_change_as_it_is(on_sqlite: Wo
 
 
 @PLACES
-async def test_a_change_is_refused_if_somebody_was_faster(on_sqlite: World, path: str) -> None:
-    admin = on_sqlite.client()
+async def test_a_change_is_refused_if_somebody_was_faster(api: World, path: str) -> None:
+    admin = api.client()
     assert (await admin.put(path, {"daily_budget_micros": 5}, if_match="*")).status_code == 412
     created = await admin.put(path, {"daily_budget_micros": 5}, if_none_match="*")
     assert created.status_code == 200

@@ -51,8 +51,10 @@ async def database(state):
 async def test_its_books_go_on(database, facts):
     clock = Clock(dt.datetime.fromisoformat(facts["now"]))
     ledger = await Ledger.open(database, clock=clock)
-    shown = (await ledger.administration.get_brand("b"))["today"]
-    assert shown == facts["today"]
+    brand = await ledger.administration.get_brand("b")
+    assert brand["today"] == facts["today"]
+    limits = [brand[name] for name in ("lambda_floor", "max_cost_micros", "cost_tolerance", "holds_share")]
+    assert limits == [0.0, None, 1.5, 0.25], "what brands of before are given"
     results = await ledger.record(
         [
             event("n-0", "impression", at=clock.now, reservation_id=facts["unsettled"], cost_micros=95),

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from db.times import Bounds
 from ledger.client import lease_cache
 from ledger.domain import reservation, reservation_ids, settlement
 from ledger.domain.brand import Brand
@@ -20,7 +21,7 @@ from ledger.storage.budget_store import BudgetStore
 from ledger.storage.epochs import Epochs
 from ledger.storage.event_store import EventStore
 from ledger.storage.reservation_store import ReservationStore
-from ledger.transaction import event_posting, lease_granting, working_set
+from ledger.transaction import event_posting, event_reading, lease_granting, working_set
 from tests.faults.oracle import Broken
 from tests.faults.simulation import Failed, Replica, run
 
@@ -169,6 +170,15 @@ def events_count_twice(patch):
     patch.setattr(EventStore, "event_hashes", lambda *_: {})
 
 
+def what_lies_ahead_is_taken(patch):
+    patch.setattr(Bounds, "code", lambda *_: None)
+
+
+def what_is_recorded_is_refused_for_its_time(patch):
+    before = event_reading.EventReader._read
+    patch.setattr(event_reading.EventReader, "_read", lambda self, event, _is_known: before(self, event, False))
+
+
 def made_up_ids_are_believed(patch):
     patch.setattr(reservation_ids.ClaimedId, "is_genuine", lambda *_: True)
 
@@ -304,6 +314,8 @@ SEEN_IN = {
     something_is_awaited_between_check_and_draw: 103,
     a_restated_conversion_is_paid_again: 3,
     events_count_twice: 1,
+    what_lies_ahead_is_taken: 47,
+    what_is_recorded_is_refused_for_its_time: 46,
     made_up_ids_are_believed: 0,
     an_event_before_its_record_finds_nothing: 2,
     an_event_before_its_record_leaves_the_lease_as_it_was: 0,
