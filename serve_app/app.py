@@ -23,7 +23,8 @@ from db.state import State
 from ledger.client.ledger_client import LedgerClient
 from ledger.client.shard_client import ShardClient
 from ledger.runtime.address import ShardAddress
-from serve_app.http.auth import Authenticator, KeySet, Secret
+from serve_app.http.auth import Authenticator, Secret
+from serve_app.http.jwks import KeySet
 from serve_app.monitor import Monitor
 from serve_app.prediction import codec
 from serve_app.prediction.pool import PredictorPool
@@ -140,7 +141,7 @@ class IngressReplica:
             self.ledger(settings, decided_at),
             database,
             Monitor(redis),
-            Authenticator(keys),
+            Authenticator(keys, settings.jwt.scope_claim),
             ModelVersions(database, state, str(settings.redis.url)),
         )
 

@@ -96,7 +96,13 @@ class Monitor:
             await asyncio.sleep(FLUSH_S)
             await self.flush()
 
-    async def render(self, model: tuple[str, float] | None, last_night: str | None, broken: Sequence[str]) -> bytes:
+    async def render(
+        self,
+        model: tuple[str, float] | None,
+        last_night: str | None,
+        broken: Sequence[str],
+        keys: tuple[float, bool] = (math.nan, False),
+    ) -> bytes:
         """The text of /metrics.
 
         Args:
@@ -104,6 +110,7 @@ class Monitor:
             last_night: outcome of the last nightly run (see the table `nights`); None if there was none, or if the
                 database does not answer.
             broken: brands whose payout per click or impression has changed within the last three days.
+            keys: (seconds since the token keys in use were read, whether they cannot be read now).
 
         Raises:
             RedisError, OSError: Redis does not answer; counters without its totals would look like a reset.
@@ -113,7 +120,7 @@ class Monitor:
         counts = {_text(name): float(value) for name, value in raw.items()}
         gauges = await read_gauges(self._redis)
         registry = CollectorRegistry()
-        families = [*_counters(counts), *_model(model), *_night(last_night), *_gauges(gauges)]
+        families = [*_counters(counts), *_model(model), *_night(last_night), *_keys(keys), *_gauges(gauges)]
         registry.register(_Collected([*families, _broken(gauges, broken)]))
         return generate_latest(registry)
 
@@ -187,6 +194,18 @@ def _night(outcome: str | None) -> list[Metric]:
             ),
             ("model_night_failed", "1: the last nightly run failed", "failed"),
         )
+    ]
+
+
+def _keys(keys: tuple[float, bool]) -> list[Metric]:
+    """Of the replica that is asked; all of them read the same set."""
+    age, failing = (
+        "Seconds since the token keys in use were read from PACELINE_JWKS; NaN without",
+        "1 while the token keys cannot be read from PACELINE_JWKS, and the last good ones are used",
+    )
+    return [
+        GaugeMetricFamily("paceline_jwks_age_seconds", age, value=keys[0]),
+        GaugeMetricFamily("paceline_jwks_failing", failing, value=float(keys[1])),
     ]
 
 

@@ -47,6 +47,9 @@ def _secret(value: str) -> str:
 class JwtSettings(Section, frozen=True):
     secret: Annotated[str, AfterValidator(_secret)] | None = Field(default=None, repr=False)
     """The HS256 key, for development only; without it and without JWKS, `make run` makes one."""
+    scope_claim: Annotated[Text, Field(min_length=1)] = "scope"
+    """The claim that has a token's scopes, as text with spaces or as a list: `scope`, or what your login service calls
+    it, such as `scp`."""
 
 
 class GeneralSettings(CurrencySettings, HistorySettings, frozen=True):
@@ -100,7 +103,7 @@ class Settings(Environment, use_attribute_docstrings=True):
     http: HttpSettings = HttpSettings()
     """Where Paceline listens, and which bodies it takes."""
     jwt: JwtSettings = JwtSettings()
-    """Tokens signed with a key of your own, for development."""
+    """How tokens are read; and a key of your own to sign them, for development."""
     database: DatabaseSettings = DatabaseSettings()
     """The database, and how patient its users are."""
     redis: RedisSettings = RedisSettings()

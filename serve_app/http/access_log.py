@@ -19,17 +19,27 @@ class AccessLog:
     """Collects lines in memory; `flush` writes all of them as one log record."""
 
     def __init__(self) -> None:
-        self._waiting: list[tuple[float, str, str, int, float, bytes, bytes | None]] = []
+        self._waiting: list[tuple[float, str, str, int, float, bytes, bytes | None, str]] = []
 
-    def add(self, method: str, path: str, status: int, seconds: float, name: bytes, traceparent: bytes | None) -> None:
+    def add(
+        self,
+        method: str,
+        path: str,
+        status: int,
+        seconds: float,
+        name: bytes,
+        traceparent: bytes | None,
+        refused: str = "",
+    ) -> None:
         """Queue one request's line; nothing is written before the next flush, unless LINES_MOST lines wait.
 
         Args:
             path: without the query string.
             name: the request's X-Request-ID.
             traceparent: the W3C header, of which only the trace id is logged; None if the request had none.
+            refused: of a 401, the code that says why.
         """
-        self._waiting.append((time.time(), method, path, status, seconds, name, traceparent))
+        self._waiting.append((time.time(), method, path, status, seconds, name, traceparent, refused))
         if len(self._waiting) >= LINES_MOST:
             self.flush()
 
@@ -60,9 +70,12 @@ def _line(
     seconds: float,
     name: bytes,
     traceparent: bytes | None,
+    refused: str,
 ) -> str:
     request = name.decode("latin-1")
     line = f"{moment}.{int(at % 1 * 1000):03d}Z {method} {path!r} {status} {seconds * 1000:.1f}ms request={request!r}"
+    if refused:
+        line += f" refused={refused}"
     if traceparent is not None and (trace := TRACEPARENT.fullmatch(traceparent)):
         line += f" trace={trace[1].decode()}"
     return line

@@ -1,22 +1,25 @@
-"""Checks bearer tokens (JWT). Which algorithms are accepted is decided by configuration, never by the token."""
+"""Checks bearer tokens (JWT). Which algorithms are accepted is decided by configuration, never by the token.
+
+A refused token's answer says only what anybody may know; why it was refused is a code in the access log.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import httpx
 import jwt
-from jwt import PyJWK, PyJWKSet
+from jwt.exceptions import InvalidSubjectError
+from jwt.utils import base64url_decode
 
-from db.environment import without_password
-from db.errors import in_a_line
+from db.fields import ID
+from serve_app.http.jwks import NO_KEY_SET, Health, KeySet
 from serve_app.http.problem_details import Problem, Unauthorized, not_found
+from serve_app.http.strict_json import strict_object
 
 logger = logging.getLogger("paceline.auth")
 
@@ -24,9 +27,9 @@ ISSUER, AUDIENCE = "partnerize", "paceline"
 LIFETIME_MOST_S, LEEWAY_S = 24 * 3600, 30
 TOKEN_MOST_BYTES = 8192
 SCOPES = ("admin", "partner", "brand")
-ASYMMETRIC = ("RS256", "ES256", "EdDSA")
+TYPES = ("jwt", "at+jwt")
+"""What a token may call itself (`typ`), after RFC 9068, with or without `application/` before it."""
 CACHED_TOKENS = 4096
-REFETCH_S, REFRESH_S = 10.0, 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,76 +66,37 @@ class Secret:
     """One shared HS256 key (PACELINE_JWT_SECRET), for development only."""
 
     algorithms = ("HS256",)
+    health = NO_KEY_SET
 
     def __init__(self, secret: str) -> None:
         self._key = secret.encode()
 
-    async def key(self, _header: dict[str, Any]) -> Any:
-        return self._key
+    async def keep_fresh(self) -> None:
+        """Nothing to do: it stays as it is."""
+        await asyncio.Event().wait()
 
-
-class KeySet:
-    """Public keys by `kid`, read from a file or URL (PACELINE_JWKS). When a read fails, the last good set stays in use.
-
-    The source is read again after REFRESH_S, or after REFETCH_S where a token names a key that is not in the set.
-    """
-
-    algorithms = ASYMMETRIC
-
-    def __init__(self, source: str) -> None:
-        self._source = source
-        self._keys: dict[str | None, PyJWK] = {}
-        self._tried_at = self._fetched_at = -1e9
-        self._lock = asyncio.Lock()
-
-    async def key(self, header: dict[str, Any]) -> Any:
-        """The public key that a token's header names.
-
-        Raises:
-            Unauthorized: 401, no such key, or it is for another algorithm.
-            Problem: 503, no key set could be read since this replica started.
-        """
-        kid = header.get("kid")
-        now = time.monotonic()
-        wait = REFRESH_S if kid in self._keys else REFETCH_S
-        if now - self._tried_at > wait:
-            async with self._lock:
-                if time.monotonic() - self._tried_at > wait:
-                    await self._fetch()
-        if not self._keys:
-            detail = "the server cannot read the public keys that tokens are checked with; try again in 10 s"
-            raise Problem(503, detail, "keys-unavailable", {"Retry-After": "10"})
-        found = self._keys.get(kid) if kid is not None or len(self._keys) > 1 else next(iter(self._keys.values()))
-        if found is None:
-            raise Unauthorized("the token names a key (kid) that is not in the key set")
-        if found.algorithm_name != header.get("alg"):
-            raise Unauthorized("the token's algorithm (alg) is not the one of its key")
-        return found.key
-
-    async def _fetch(self) -> None:
-        self._tried_at = time.monotonic()
-        try:
-            if self._source.startswith(("http://", "https://")):
-                async with httpx.AsyncClient(timeout=5.0) as client:
-                    content = (await client.get(self._source)).raise_for_status().json()
-            else:
-                content = json.loads(await asyncio.to_thread(Path(self._source).read_text))
-            keys = {key.key_id: key for key in PyJWKSet.from_dict(content).keys if key.algorithm_name in ASYMMETRIC}
-            if not keys:
-                raise ValueError(f"it holds no key for {', '.join(ASYMMETRIC)}")
-            self._keys = keys
-        except (OSError, ValueError, httpx.HTTPError, jwt.PyJWTError, AttributeError) as error:
-            known = f"the last {len(self._keys)} keys stay in use" if self._keys else "requests get 503 until it can"
-            source, reason = without_password(self._source), without_password(in_a_line(error))
-            logger.error("cannot read the token keys from PACELINE_JWKS=%s, %s: %s", source, known, reason)
+    async def keys(self, _header: dict[str, Any]) -> list[Any]:
+        return [self._key]
 
 
 class Authenticator:
-    """Checks tokens, and remembers those that passed for at most a minute."""
+    """Checks tokens, and remembers those that passed for at most a minute.
 
-    def __init__(self, keys: Secret | KeySet) -> None:
-        self._keys = keys
+    Args:
+        scope_claim: the claim that has the scopes.
+    """
+
+    def __init__(self, keys: Secret | KeySet, scope_claim: str = "scope") -> None:
+        self._keys, self._scope_claim = keys, scope_claim
         self._passed: dict[str, tuple[float, Caller]] = {}
+
+    @property
+    def health(self) -> Health:
+        return self._keys.health
+
+    async def keep_fresh(self) -> None:
+        """Read the keys from time to time until cancelled."""
+        await self._keys.keep_fresh()
 
     async def caller(self, authorization: str | None) -> Caller:
         """Who sent a request.
@@ -145,18 +109,18 @@ class Authenticator:
             Problem: 503, the keys cannot be read.
         """
         if not authorization:
-            raise Unauthorized("a bearer token is needed: send the header Authorization: Bearer <token>")
+            raise Unauthorized("header_missing")
         scheme, _, token = authorization.partition(" ")
         token = token.strip()
         if scheme.lower() != "bearer" or not token:
-            raise Unauthorized("the Authorization header must be: Bearer <token>")
+            raise Unauthorized("header_malformed")
         known = self._passed.get(token)
         if known is not None and time.time() < known[0]:
             return known[1]
         if len(token) > TOKEN_MOST_BYTES:
-            raise Unauthorized(f"the token is longer than {TOKEN_MOST_BYTES} bytes")
+            raise Unauthorized("token_too_long")
         claims = await self._claims(token)
-        caller = _caller(claims)
+        caller = _caller(claims, self._scope_claim)
         if len(self._passed) >= CACHED_TOKENS:
             self._passed.clear()
         # A remembered token is checked again after a minute at the latest, so that a withdrawn key stops working.
@@ -164,48 +128,119 @@ class Authenticator:
         return caller
 
     async def _claims(self, token: str) -> dict[str, Any]:
+        """The claims of a token that one of the keys has signed for us, and whose time is now.
+
+        Raises:
+            Unauthorized: 401, it is not such a token.
+            Problem: 503, the keys cannot be read.
+        """
+        header = _header(token)
+        if header.get("alg") not in self._keys.algorithms:
+            raise Unauthorized("alg_not_allowed")
+        keys = await self._keys.keys(header)
         try:
-            header = jwt.get_unverified_header(token)
-            if header.get("alg") not in self._keys.algorithms:
-                raise Unauthorized(f"the token's algorithm (alg) must be {' or '.join(self._keys.algorithms)}")
-            if header.get("typ", "JWT").lower() not in ("jwt", "at+jwt"):
-                raise Unauthorized("the token is not an access token: its typ must be JWT or at+jwt")
+            claims = _verified(token, keys, self._keys.algorithms)
+            if strict_object(base64url_decode(token.split(".")[1])) != claims:
+                raise Unauthorized("token_malformed")
+        except jwt.PyJWTError as error:
+            raise Unauthorized(_code(error)) from None
+        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
+            raise Unauthorized("token_malformed") from None
+        return claims
+
+
+def _header(token: str) -> dict[str, Any]:
+    """A token's header, which nobody has vouched for.
+
+    Raises:
+        Unauthorized: 401, it cannot be read, or says that the token is something else than an access token.
+    """
+    try:
+        header = strict_object(base64url_decode(token.split(".", 1)[0]))
+    except (ValueError, RecursionError):
+        raise Unauthorized("token_malformed") from None
+    if "crit" in header or "b64" in header:  # extensions that must be understood, and none is
+        raise Unauthorized("crit_not_supported")
+    kind, kid = header.get("typ", "JWT"), header.get("kid", "")
+    if not isinstance(kind, str) or kind.lower().removeprefix("application/") not in TYPES:
+        raise Unauthorized("typ_not_allowed")
+    if not isinstance(kid, str) or not isinstance(header.get("alg"), str):
+        raise Unauthorized("token_malformed")
+    return header
+
+
+def _verified(token: str, keys: Sequence[Any], algorithms: Sequence[str]) -> dict[str, Any]:
+    """The claims, by the first key that has signed them.
+
+    Raises:
+        jwt.PyJWTError: no key has, or the claims are not for us and now.
+    """
+    for last, key in enumerate(keys, 1 - len(keys)):
+        try:
             claims: dict[str, Any] = jwt.decode(
                 token,
-                await self._keys.key(header),
-                algorithms=list(self._keys.algorithms),
+                key,
+                algorithms=list(algorithms),
                 issuer=ISSUER,
                 audience=AUDIENCE,
                 leeway=LEEWAY_S,
                 options={"require": ["iss", "aud", "sub", "exp", "iat"]},
             )
-        except jwt.ExpiredSignatureError:
-            raise Unauthorized("the token has expired: get a new one") from None
-        except jwt.MissingRequiredClaimError as error:
-            raise Unauthorized(f"the token has no claim {error.claim}") from None
-        except (jwt.PyJWTError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-            logger.debug("token refused: %s", error)
-            detail = f"the token is not valid: its signature, iss ({ISSUER}), aud ({AUDIENCE}) or times do not check"
-            raise Unauthorized(detail) from None
-        return claims
+        except jwt.InvalidSignatureError:
+            if last == 0:
+                raise
+        else:
+            return claims
+    raise jwt.InvalidSignatureError
 
 
-def _caller(claims: dict[str, Any]) -> Caller:
-    if not all(isinstance(claims[name], (int, float)) for name in ("iat", "exp")):
-        raise Unauthorized("the token's exp and iat must be numbers: seconds since 1970")
+CODES: dict[type[jwt.PyJWTError], str] = {
+    jwt.ExpiredSignatureError: "token_expired",
+    jwt.ImmatureSignatureError: "token_not_yet_valid",
+    jwt.InvalidAudienceError: "aud_mismatch",
+    jwt.InvalidIssuerError: "iss_mismatch",
+    jwt.InvalidIssuedAtError: "times_invalid",
+    jwt.MissingRequiredClaimError: "claim_missing",
+    InvalidSubjectError: "sub_invalid",
+    jwt.InvalidSignatureError: "signature_invalid",
+    jwt.InvalidAlgorithmError: "alg_mismatch",
+    jwt.InvalidKeyError: "alg_mismatch",
+}
+
+
+def _code(error: jwt.PyJWTError) -> str:
+    return next((code for kind, code in CODES.items() if isinstance(error, kind)), "token_malformed")
+
+
+def _caller(claims: dict[str, Any], scope_claim: str) -> Caller:
+    """
+    Raises:
+        Unauthorized: 401, a claim is not what the contract says.
+    """
+    if not all(_is_time(claims[name]) for name in ("iat", "exp", "nbf") if name in claims):
+        raise Unauthorized("times_invalid")
     if not 0 < claims["exp"] - claims["iat"] <= LIFETIME_MOST_S:
-        raise Unauthorized("the token's exp must be after its iat, by 24 h at most")
-    sub, scope = claims["sub"], claims.get("scope", "")
+        raise Unauthorized("lifetime_too_long")
+    sub = claims["sub"]
     if not isinstance(sub, str) or not 1 <= len(sub) <= 255 or not sub.isascii() or not sub.isprintable():
-        raise Unauthorized("the token's sub must be 1 to 255 printable ASCII characters")
-    if not isinstance(scope, str):
-        raise Unauthorized("the token's scope must be text: admin, partner, brand, separated by spaces")
-    scopes = frozenset(scope.split()).intersection(SCOPES)
-    return Caller(sub, scopes, _ids(claims, "brand_ids"), _ids(claims, "partner_ids"))
+        raise Unauthorized("sub_invalid")
+    return Caller(sub, _scopes(claims.get(scope_claim, "")), _ids(claims, "brand_ids"), _ids(claims, "partner_ids"))
+
+
+def _is_time(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 2**53
+
+
+def _scopes(value: Any) -> frozenset[str]:
+    """Of text with spaces between them, or of a list, as `scp` has it; words that are no scope of ours are others'."""
+    words = value.split(" ") if isinstance(value, str) else value
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise Unauthorized("scope_invalid")
+    return frozenset(words).intersection(SCOPES)
 
 
 def _ids(claims: dict[str, Any], name: str) -> frozenset[str]:
     value = claims.get(name, [])
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise Unauthorized(f"the token's {name} must be a list of ids")
+    if not isinstance(value, list) or not all(isinstance(item, str) and ID.fullmatch(item) for item in value):
+        raise Unauthorized("ids_invalid")
     return frozenset(value)

@@ -74,11 +74,28 @@ class Problem(Exception):
 
 
 class Unauthorized(Problem):
-    """401. `detail` is sent in the WWW-Authenticate header, too: ASCII, without double quotes."""
+    """401. The answer tells a caller without a valid token nothing that would help to make one.
 
-    def __init__(self, detail: str) -> None:
+    Args:
+        code: why, for the log alone.
+    """
+
+    def __init__(self, code: str) -> None:
+        detail = UNAUTHORIZED.get(code, "the token is not valid here; the server's log says why, under this instance")
         challenge = f'Bearer realm="paceline", error="invalid_token", error_description="{detail}"'
         super().__init__(401, detail, "unauthorized", {"WWW-Authenticate": challenge})
+        self.args = (code,)
+        self.code = code
+
+
+UNAUTHORIZED = {
+    "header_missing": "a bearer token is needed: send the header Authorization: Bearer <token>",
+    "header_malformed": "the Authorization header must be: Bearer <token>",
+    "token_too_long": "the token is longer than 8192 bytes",
+    "token_expired": "the token has expired: get a new one",
+}
+"""What callers are told, ASCII without double quotes: what they can see for themselves, and that a token which was good
+has expired. All other codes have one answer."""
 
 
 class Invalid(Problem):

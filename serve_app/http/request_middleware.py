@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.http.access_log import AccessLog
 from serve_app.http.headers import header
-from serve_app.http.problem_details import Problem, unavailable
+from serve_app.http.problem_details import Problem, Unauthorized, unavailable
 
 errors_logger = logging.getLogger("paceline.errors")
 
@@ -36,7 +36,7 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         name = header(scope, b"x-request-id") or uuid.uuid4().hex.encode()
-        status = 0
+        status, refused = 0, ""
 
         async def named(message: Message) -> None:
             nonlocal status
@@ -60,13 +60,14 @@ class RequestMiddleware:
             raise
         except Exception as error:
             problem = _problem(error, name.decode("latin-1"))
+            refused = problem.code if isinstance(problem, Unauthorized) else ""
             if status:
                 raise  # the response has begun: all that can be done is to close the connection
             await problem.response(name.decode("latin-1"))(scope, receive, named)
         finally:
             self._inside -= 1
             seconds = time.perf_counter() - began
-            self._log.add(scope["method"], scope["path"], status, seconds, name, header(scope, b"traceparent"))
+            self._log.add(scope["method"], scope["path"], status, seconds, name, header(scope, b"traceparent"), refused)
 
 
 def _problem(error: Exception, name: str) -> Problem:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from starlette.requests import Request
 
 from serve_app.http.auth import Authenticator, Caller
+from serve_app.http.jwks import Health
 from serve_app.http.request_body import read_body
 from serve_app.settings import HttpSettings
 
@@ -14,6 +15,11 @@ class RequestReader:
 
     def __init__(self, authenticator: Authenticator, http: HttpSettings) -> None:
         self._authenticator, self._http = authenticator, http
+
+    @property
+    def keys(self) -> Health:
+        """How the token keys are."""
+        return self._authenticator.health
 
     async def caller(self, request: Request, *scopes: str) -> Caller:
         """Who sent the request.

@@ -59,6 +59,7 @@ class Api:
         versions: ModelVersions,
     ) -> None:
         self._predictions, self._ledger, self._monitor = predictions, ledger, monitor
+        self._authenticator = authenticator
         self._most_requests = settings.serve.max_ongoing_requests
         self._access_log = AccessLog()
         self._score_log = ScoreLog(
@@ -118,6 +119,7 @@ class Api:
             self._monitor.keep_flushing(),
             self._score_log.keep_flushing(),
             self._access_log.keep_flushing(),
+            self._authenticator.keep_fresh(),
         )
         tasks = [asyncio.create_task(loop) for loop in loops]
         await asyncio.gather(self._ledger.beat_within(FIRST_BEAT_S), self._predictions.start())

@@ -50,7 +50,7 @@ class OpsRoutes:
         live = await self._live()
         try:
             model = (live.version, live.made_at) if live else None
-            text = await self._monitor.render(model, *await self._last_night())
+            text = await self._monitor.render(model, *await self._last_night(), self._requests.keys)
         except (RedisError, OSError):
             raise unavailable("Redis, which holds the counters, does not answer", "redis-unavailable") from None
         return Response(text, media_type=CONTENT_TYPE)

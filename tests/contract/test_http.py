@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import logging
 import math
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
+from serve_app import token
 from serve_app.schemas.brands import Brand, BrandPage, Portfolio
 from serve_app.schemas.models import ModelPage
 from serve_app.schemas.performance import PerformanceResponse
@@ -170,7 +172,9 @@ async def test_models_show_their_gate_who_was_live_when_and_the_monitor_a_champi
     admin = on_sqlite.client()
     (first,) = (await admin.get("/api/models")).json()["models"]
     assert first["gate"]["accepted"] and first["gate"]["reason"] == "no champion to compare with"
-    assert "model_challenger_rejected 0.0" in (await admin.get("/metrics")).text.splitlines()
+    shown = (await admin.get("/metrics")).text.splitlines()
+    assert "model_challenger_rejected 0.0" in shown
+    assert {"paceline_jwks_failing 0.0", "paceline_jwks_age_seconds NaN"} <= set(shown)
     impossible = ModelSettings(trees=20, gate_score_shift=1.0000001, gate_week_deviance=1e-9, gate_deviance=1e-9)
     more = performance(TODAY, days=1, seed=3)
     await import_frame(on_sqlite.database, more, "more", simulated=True, say=lambda _: None)
@@ -265,3 +269,24 @@ async def test_the_monitor_names_the_brand_whose_payout_broke(on_sqlite: World, 
     assert 'brand_payout_broken{brand_id="halved"} 1.0' in text
     shown = [line for line in text if line.startswith("brand_payout_broken{")]
     assert [line for line in shown if not line.endswith(" 0.0")] == ['brand_payout_broken{brand_id="halved"} 1.0']
+
+
+async def test_why_a_token_is_refused_is_in_the_log_and_no_token_is(
+    on_sqlite: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    for each in ("paceline", "paceline.access", "paceline.auth"):
+        caplog.set_level(logging.DEBUG, each)
+    good = on_sqlite.token()
+    forged = token.make("another-secret-" + "x" * 32, "admin", [], [], 60, "tester")
+    for number, bearer in enumerate((None, forged, good)):
+        named = {"X-Request-ID": f"asked-{number}"}
+        answer = await on_sqlite.anonymous(bearer).post("/api/score", request(f"log-{number}"), **named)
+        assert answer.status_code == (200 if bearer == good else 401)
+        assert "signature" not in answer.text + str(answer.headers)
+        assert not bearer or bearer not in answer.text + str(answer.headers)
+    await on_sqlite.flush_score_log()
+    lines = {line.split("request=")[-1] for record in caplog.records for line in record.getMessage().splitlines()}
+    assert {"'asked-0' refused=header_missing", "'asked-1' refused=signature_invalid", "'asked-2'"} <= lines
+    for bearer in (good, forged):
+        assert not any(part in caplog.text for part in (bearer, bearer.split(".")[2]))

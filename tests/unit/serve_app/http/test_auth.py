@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import json
 import time
 from pathlib import Path
@@ -13,8 +14,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
 from serve_app import token
-from serve_app.http.auth import SCOPES, Authenticator, KeySet, Secret
-from serve_app.http.problem_details import Problem, Unauthorized
+from serve_app.http.auth import SCOPES, Authenticator, Secret
+from serve_app.http.jwks import KeySet
+from serve_app.http.problem_details import UNAUTHORIZED, Problem, Unauthorized
 
 SECRET = "s" * 40
 
@@ -81,6 +83,51 @@ def test_the_commands_help_names_every_scope(capsys: pytest.CaptureFixture[str])
 
 
 DAY = 24 * 3600
+
+
+def raw(header: dict[str, Any] | str, payload: dict[str, Any] | str, secret: str = SECRET) -> str:
+    """A token with a genuine signature over what PyJWT would not write."""
+    parts = [header if isinstance(header, str) else json.dumps({"alg": "HS256", "typ": "JWT"} | header)]
+    parts.append(payload if isinstance(payload, str) else json.dumps(payload))
+    text = b".".join(jwt.utils.base64url_encode(part.encode()) for part in parts)
+    code = hmac.new(secret.encode(), text, "sha256").digest()
+    return "Bearer " + (text + b"." + jwt.utils.base64url_encode(code)).decode()
+
+
+async def test_a_handmade_token_passes_where_nothing_is_wrong_with_it() -> None:
+    assert (await Authenticator(Secret(SECRET)).caller(raw({}, claims()))).is_admin
+
+
+@pytest.mark.parametrize(
+    ("header", "changes"),
+    [
+        ({"typ": "at+jwt"}, {}),
+        ({"typ": "application/at+jwt"}, {}),
+        ({"typ": "Application/AT+JWT"}, {}),
+        ({"typ": "jwt"}, {}),
+        ({}, {"aud": ["other", "paceline"]}),
+        ({}, {"nbf": 1}),
+        ({}, {"scope": ["admin", "openid"]}),
+        ({}, {"scope": "openid admin  profile"}),
+        ({}, {"exp": time.time() + 60.5}),
+        ({}, {"jti": "one", "act": {"sub": "other"}}),
+    ],
+)
+async def test_what_the_standards_allow_passes(header: dict[str, Any], changes: dict[str, Any]) -> None:
+    assert (await Authenticator(Secret(SECRET)).caller(raw(header, {**claims(), **changes}))).is_admin
+
+
+@pytest.mark.parametrize("value", ["partner admin", ["partner", "admin"]])
+async def test_scopes_are_read_from_the_claim_that_is_set(value: Any) -> None:
+    authenticator = Authenticator(Secret(SECRET), "scp")
+    assert (await authenticator.caller(signed(scope="brand", scp=value))).scopes == {"partner", "admin"}
+    assert (await authenticator.caller(signed(scope="admin"))).scopes == frozenset(), "another claim gives nothing"
+
+
+async def test_one_scope_with_a_space_is_not_two() -> None:
+    assert (await Authenticator(Secret(SECRET)).caller(signed(scope=["partner admin"]))).scopes == frozenset()
+
+
 BAD: list[tuple[str, Any]] = [
     ("nothing", None),
     ("another scheme", "Basic abc"),
@@ -102,9 +149,39 @@ BAD: list[tuple[str, Any]] = [
     ("another audience", lambda: signed(aud="other")),
     ("an empty subject", lambda: signed(sub="")),
     ("a subject that is no text", lambda: signed(sub=7)),
-    ("a scope that is a list", lambda: signed(scope=["admin"])),
+    ("a scope that is a number", lambda: signed(scope=7)),
+    ("a list of scopes that are no text", lambda: signed(scope=["admin", 7])),
+    ("scopes of an object", lambda: signed(scope={"admin": True})),
     ("ids that are no list", lambda: signed(scope="brand", brand_ids="b1")),
+    ("ids that are none", lambda: signed(scope="brand", brand_ids=["b1", "a b"])),
+    ("the id of all and none", lambda: signed(scope="brand", brand_ids=["."])),
+    ("an empty id", lambda: signed(scope="partner", partner_ids=[""])),
+    ("ids that are numbers", lambda: signed(scope="partner", partner_ids=[7])),
     ("an id token", lambda: signed(headers={"typ": "id+jwt"})),
+    ("a type that is no text", lambda: signed(headers={"typ": 7})),
+    ("a logout token", lambda: signed(headers={"typ": "logout+jwt"})),
+    ("an extension that must be understood", lambda: raw({"crit": ["exp"]}, claims())),
+    ("an empty list of extensions", lambda: raw({"crit": []}, claims())),
+    ("a payload that is not encoded", lambda: raw({"b64": False}, claims())),
+    ("a time that is true", lambda: signed(exp=True)),
+    ("issued at true", lambda: raw({}, {**claims(), "iat": True, "exp": 1 + DAY // 2})),
+    ("a lifetime from the dawn of time", lambda: signed(iat=0)),
+    ("issued before the dawn of time", lambda: signed(iat=-1e300)),
+    ("not a number", lambda: signed(exp=float("nan"))),
+    ("more than a number", lambda: raw({}, json.dumps(claims())[:-1] + ', "nbf": 1e999}')),
+    ("not before tomorrow", lambda: signed(nbf=int(time.time()) + 3600)),
+    ("not before true", lambda: signed(nbf=True)),
+    ("not before nothing", lambda: raw({}, {**claims(), "nbf": None})),
+    ("two subjects", lambda: raw({}, json.dumps(claims())[:-1] + ', "sub": "another"}')),
+    ("the same subject twice", lambda: raw({}, json.dumps(claims())[:-1] + ', "sub": "me"}')),
+    ("two scopes, hidden below", lambda: raw({}, json.dumps(claims())[:-1] + ', "act": {"a": 1, "a": 2}}')),
+    ("two algorithms", lambda: raw('{"alg": "none", "alg": "HS256"}', claims())),
+    ("a list of algorithms", lambda: raw({"alg": ["HS256"]}, claims())),
+    ("a kid that is no text", lambda: raw({"kid": 7}, claims())),
+    ("audiences that are not us", lambda: signed(aud=["a", "b"])),
+    ("an audience that is no text", lambda: signed(aud=["paceline", 7])),
+    ("issuers", lambda: signed(iss=["partnerize"])),
+    ("claims that are a list", lambda: raw({}, "[]")),
 ]
 
 
@@ -118,6 +195,9 @@ async def test_a_bad_token_is_refused_without_a_word_about_why_inside(story: str
         await Authenticator(Secret(SECRET)).caller(given)
     assert refused.value.status == 401
     assert "WWW-Authenticate" in refused.value.headers
+    said = refused.value.response("i").body.decode() + str(refused.value.headers)
+    assert refused.value.code not in said and refused.value.code.isidentifier()
+    assert refused.value.detail in {*UNAUTHORIZED.values(), Unauthorized("any").detail}
 
 
 def key_file(path: Path, keys: dict[str, Any]) -> None:
@@ -132,7 +212,7 @@ def key_file(path: Path, keys: dict[str, Any]) -> None:
 async def test_keys_rotate_without_a_restart_and_the_last_good_set_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serve_app.http.auth.REFETCH_S", 0.0)
+    monkeypatch.setattr("serve_app.http.jwks.REFETCH_S", 0.0)
     monkeypatch.setattr("serve_app.http.auth.CACHED_TOKENS", 0)
     old, new = rsa.generate_private_key(65537, 2048), ec.generate_private_key(ec.SECP256R1())
     path = tmp_path / "jwks.json"
