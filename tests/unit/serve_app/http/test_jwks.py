@@ -66,7 +66,7 @@ async def code(authenticator: Authenticator, bearer: str) -> str:
 
 
 @pytest.mark.parametrize("alg", [True, False], ids=["with alg", "without alg"])
-@pytest.mark.parametrize(("key", "algorithm"), [(RSA, "RS256"), (EC, "ES256"), (ED, "EdDSA")], ids=str)
+@pytest.mark.parametrize(("key", "algorithm"), [(RSA, "RS256"), (EC, "ES256"), (ED, "EdDSA")], ids=["RSA", "EC", "OKP"])
 async def test_each_key_checks_its_algorithm(source: Source, key: Any, algorithm: str, alg: bool) -> None:
     for more in ({}, {"use": "sig"}, {"key_ops": ["verify"]}, {"key_ops": ["sign", "verify"], "use": "sig"}):
         held = source.holds(jwk(key, alg=algorithm if alg else None, **more))
@@ -271,7 +271,9 @@ async def test_redirects_end(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    "reply", [b" " * jwks.SET_MOST_BYTES + SET, (404, {}), (500, {}), (204, {}), (302, {})], ids=str
+    "reply",
+    [b" " * jwks.SET_MOST_BYTES + SET, (404, {}), (500, {}), (204, {}), (302, {})],
+    ids=["large", "404", "500", "204", "302"],
 )
 async def test_what_is_no_set_is_not_read(server: Server, reply: Any) -> None:
     server.reply = lambda _: reply
