@@ -120,7 +120,7 @@ class BrandSettings(_Targets, frozen=True):
     """Moves the brand against other brands, never its own ROAS."""
     exploration: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.02
     """Least share of auctions of a throttled brand, so that it can recover."""
-    lambda_floor: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.0
+    lambda_floor: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.08
     """λ stays at or above this share of target_roas, whatever the day looks like."""
     max_cost_micros: Annotated[int, Field(ge=1, le=MOST_MICROS)] | None = None
     """No bid with a higher predicted cost per impression wins; null: 20 × the 99.9th percentile of its settled wins."""

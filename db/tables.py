@@ -83,7 +83,7 @@ brands = Table(
     Column("daily_budget_micros", MICROS, nullable=True),
     Column("strategy_multiplier", Double, nullable=False),
     Column("exploration", Double, nullable=False),
-    Column("lambda_floor", Double, nullable=False, server_default=text("0")),
+    Column("lambda_floor", Double, nullable=False, server_default=text("0.08")),
     Column("max_cost_micros", MICROS, nullable=True),
     Column("cost_tolerance", Double, nullable=False, server_default=text("1.5")),
     Column("holds_share", Double, nullable=False, server_default=text("0.25")),

@@ -17,6 +17,7 @@ from ledger.bidding.kill_switch import Envelope, KillSwitch
 from ledger.bidding.sketch import COST, REVENUE
 from ledger.bidding.solver import resolve
 from ledger.bidding.terms import ControlSignal
+from ledger.domain.pricing import fallen
 
 SEEN_LEAST = 200
 """A brand with fewer opportunities today keeps last night's λ."""
@@ -125,6 +126,8 @@ class _SteeredBrand:
     heard_s: float = 0.0  # of the newest demand
     day_cost_micros: float = 0.0  # predicted, of the day's wins
     day_revenue_micros: float = 0.0
+    shown_kappa: float = 0.0  # with which it bids
+    shown_s: float = 0.0  # when that was decided
 
     def through(self) -> float:
         """Share of the cost that λ lets through which the brand wins against other brands."""
@@ -169,7 +172,7 @@ class Controller:
             is_new = brand_id not in self._brands
             one = self._brand(brand_id, rule)
             if is_new:
-                one.first_s = one.heard_s = now_s
+                one.first_s = one.heard_s = one.shown_s = now_s
             keep = 0.5 ** (max(now_s - one.heard_s, 0.0) / COMPETITION_HALF_LIFE_S)
             one.heard_s = now_s
             one.eligible_micros = one.eligible_micros * keep + news.eligible_micros
@@ -228,7 +231,12 @@ class Controller:
         one.pace.look(self._at(one, rule), spent, math.inf if budget is None else budget - spent, one.wins)
         envelope = Envelope(0.0, max(3.0 * rule.target_roas, night * ENVELOPE), PACE_MOST)
         one.switch = one.switch.look(brand.kappa, brand.capped, one.pace.rate, envelope)
-        decision = one.switch.decide(brand.kappa, 1.0, night, rule.exploration)
+        if one.switch.reason is None:
+            one.shown_kappa = fallen(one.shown_kappa, brand.kappa, one.heard_s - one.shown_s)
+        else:
+            one.shown_kappa = night
+        one.shown_s = one.heard_s
+        decision = one.switch.decide(one.shown_kappa, 1.0, night, rule.exploration)
         return ControlSignal(decision.kappa, decision.share, brand.feedback.factor)
 
     def _at(self, one: _SteeredBrand, rule: Rules) -> float:
@@ -242,7 +250,7 @@ class Controller:
         one = self._brands.get(brand_id)
         if one is None:
             traffic = self._traffic.get(brand_id, self._usual)
-            one = _SteeredBrand(BrandState(limits, night), key, rule.day, traffic)
+            one = _SteeredBrand(BrandState(limits, night), key, rule.day, traffic, shown_kappa=rule.night_kappa)
             one.brand.fade(traffic.share(rule.now_s, rule.day_s))
             one.brand.exposure = 0.0  # nothing was seen before now
             self._brands[brand_id] = one
@@ -251,7 +259,7 @@ class Controller:
             one.group = key
         if one.day != rule.day:
             one.day, one.day_cost_micros, one.day_revenue_micros, one.wins = rule.day, 0.0, 0.0, 0
-            one.pace = Pace()
+            one.pace, one.shown_kappa = Pace(), rule.night_kappa
             one.brand.start_day(limits, night)
         self._groups.setdefault(key, Group({})).brands[brand_id] = one.brand
         return one

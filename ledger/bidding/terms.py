@@ -92,6 +92,7 @@ class TermsBook:
         portfolio, steered = portfolios.get(settings.portfolio_id or ""), self.steered.get(brand.brand_id)
         day, ends_at = days[settings.timezone]
         kappa = night_kappa(brand, portfolio, fits.get(brand.brand_id)) if steered is None else steered.kappa
+        kappa = max(kappa, settings.lambda_floor * settings.target_roas)
         share_most = 1.0 if steered is None else steered.share_most
         return BrandTerms(
             currency=settings.currency,

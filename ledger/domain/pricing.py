@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
+FALL_S = 60.0
+"""By day κ falls by a factor of e in so many seconds at most; it may rise at once."""
+
 KAPPA_MOST = 3.0
 """The ROAS part of κ is at most this many times the target; a budget's part is added to it."""
 
@@ -31,6 +36,15 @@ def kappa(
     scale = 1.0 + mu_brand + mu_portfolio
     roas_price = (mu_brand * target_brand + mu_portfolio * target_portfolio) / scale
     return min(max(roas_price, 0.0), KAPPA_MOST * target_brand) + (nu_brand + nu_portfolio) / scale
+
+
+def fallen(before: float, wanted: float, elapsed_s: float) -> float:
+    """κ after so many seconds: the wanted one, or what it may have fallen to if that is more.
+
+    >>> fallen(1.0, 2.0, 0.0), fallen(1.0, 0.9, 60.0), round(fallen(1.0, 0.0, 60.0), 4)
+    (2.0, 0.9, 0.3679)
+    """
+    return max(wanted, before * math.exp(-max(elapsed_s, 0.0) / FALL_S))
 
 
 def lambda_(strategy_multiplier: float, kappa: float) -> float:

@@ -30,7 +30,7 @@ def _brand(brand_id: str, today: dict[str, int], **changes: Any) -> dict[str, An
         "daily_budget_micros": 1_000_000_000_000,
         "strategy_multiplier": 1.0,
         "exploration": 0.02,
-        "lambda_floor": 0.0,
+        "lambda_floor": 0.08,
         "max_cost_micros": None,
         "cost_tolerance": 1.5,
         "holds_share": 0.25,

@@ -84,6 +84,7 @@ Reason = Literal[
     "portfolio_budget",
     "no_lease",
     "roas_slack",
+    "cost_outlier",
     "brand_unknown",
     "brand_paused",
     "currency_mismatch",
@@ -117,9 +118,9 @@ class Ranked(Answer):
     better off without it; `below_floor`: its predicted cost is below floor_micros; `roas_throttle`: the brand's ROAS is
     below its throttle_roas; `brand_budget`, `portfolio_budget`: today's budget is used up or reserved; `no_lease`: the
     ledger could not be asked in time, try the next auction; `roas_slack`: it is worth less than the target ROAS, and
-    what the brand's shown wins have earned above the target does not cover that; `brand_unknown`: no such brand;
-    `brand_paused`: it is not active; `currency_mismatch`: its currency is not the request's; `not_found`: the partner
-    is not one of your token's."""
+    what the brand's shown wins have earned above the target does not cover that; `cost_outlier`: its predicted
+    cost is above the brand's max_cost_micros; `brand_unknown`: no such brand; `brand_paused`: it is not active;
+    `currency_mismatch`: its currency is not the request's; `not_found`: the partner is not one of your token's."""
     score: float | None
     """predicted_revenue_micros × strategy_multiplier − lambda × predicted_cost_micros, in micros per impression; null
     if rejected, as are the next five."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from ledger.domain.messages import BrandTerms, Offer, Placement
 from serve_app.prediction.expectation import Expectation, FloatArray
@@ -145,9 +146,10 @@ def rank(
     score = scores(expectation.revenue_micros, cost, multiplier, lambda_)
     best_first, has_ties = _by_score(bids, score, rejected)
     throttled = {name: brand.share for name, brand in zip(names, brands, strict=True) if brand.share < 1}
+    outliers = _outliers(cost, code, brands)
     refused: dict[int, tuple[Status, Reason]] = {}
-    if throttled or floor_micros is not None or (best_first and score[best_first[-1]] < 0):
-        refused = _refusals(bids, expectation, cost, score, best_first, floor_micros, throttled, admitted)
+    if outliers or throttled or floor_micros is not None or (best_first and score[best_first[-1]] < 0):
+        refused = _refusals(bids, expectation, cost, score, best_first, outliers, floor_micros, throttled, admitted)
     return Ranking(
         expectation.revenue_micros,
         cost,
@@ -162,12 +164,25 @@ def rank(
     )
 
 
+def _outliers(cost: FloatArray, code: npt.NDArray[np.intp], brands: Sequence[BrandTerms]) -> Collection[int]:
+    """The bids whose predicted cost is above the max_cost_micros of their brand.
+
+    Args:
+        code: (n,) position of each bid's brand in `brands`.
+    """
+    if all(brand.max_cost_micros is None for brand in brands):
+        return ()
+    most = np.array([math.inf if brand.max_cost_micros is None else brand.max_cost_micros for brand in brands])
+    return frozenset(np.flatnonzero(cost > most[code]).tolist())
+
+
 def _refusals(
     bids: Bids,
     expectation: Expectation,
     cost: FloatArray,
     score: FloatArray,
     best_first: list[int],
+    outliers: Collection[int],
     floor_micros: float | None,
     throttled: Mapping[str, float],
     admitted: Callable[[str, float], bool],
@@ -175,12 +190,15 @@ def _refusals(
     """Bids that cannot win whatever the budget, best first.
 
     Args:
+        outliers: bids that are dearer than their brand allows.
         throttled: the shares of the brands that do not take part in every request. Only a request in which such a
             brand has a bid that could win is counted as its auction.
     """
     refused: dict[int, tuple[Status, Reason]] = {}
     for index in best_first:
-        if floor_micros is not None and cost[index] < floor_micros:
+        if index in outliers:
+            refused[index] = ("lost", "cost_outlier")
+        elif floor_micros is not None and cost[index] < floor_micros:
             refused[index] = ("lost", "below_floor")
         elif score[index] < 0:
             refused[index] = ("lost", "score_below_zero")

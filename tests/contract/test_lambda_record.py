@@ -1,6 +1,7 @@
 """λ by day, from the ledger that solves for it to the registry that is asked for it, on both databases."""
 
 import datetime as dt
+import itertools
 
 import pytest
 from sqlalchemy import select
@@ -27,11 +28,13 @@ async def test_the_lambda_that_was_live_at_a_time_is_known(database, ledger, clo
     record = LambdaHistory(ledger, database)
     assert await record.look() == 2
     assert await record.look() == 0, "nothing has moved"
-    pilot = ControllerLoop(ledger, RoasSettings(min_impressions=3, watch_s=0), stopwatch=lambda: clock.now.timestamp())
-    seen = Demand()
-    seen.add(market(number=5000))
-    pilot.observe(seen.take())
-    await pilot.step()
+    hours = itertools.count(0.0, 3600.0)  # one between two looks, for λ falls slowly
+    pilot = ControllerLoop(ledger, RoasSettings(min_impressions=3, watch_s=0), stopwatch=lambda: next(hours))
+    for some in (market(number=1), market(number=5000)):
+        seen = Demand()
+        seen.add(some)
+        pilot.observe(seen.take())
+        await pilot.step()
     steered = ledger.terms.newest.brands["b"].lambda_
     assert await record.look() == 0, "once a minute at most"
     clock.forward(MINUTE)

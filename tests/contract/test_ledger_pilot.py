@@ -1,6 +1,7 @@
 """λ by day on a real ledger: what replicas saw, what the books say, to the terms that replicas hear."""
 
 import datetime as dt
+import itertools
 
 import pytest
 from sqlalchemy import insert
@@ -20,7 +21,12 @@ from tests.unit.ledger.bidding.test_controller import market
 
 @pytest.fixture
 def pilot(ledger, clock):
-    return ControllerLoop(ledger, RoasSettings(min_impressions=3, watch_s=0), stopwatch=lambda: clock.now.timestamp())
+    hours = itertools.count()  # one between two looks, for λ falls slowly
+
+    def stopwatch() -> float:
+        return clock.now.timestamp() + 3600.0 * next(hours)
+
+    return ControllerLoop(ledger, RoasSettings(min_impressions=3, watch_s=0), stopwatch=stopwatch)
 
 
 def seen(*opportunities) -> bytes:
@@ -30,8 +36,10 @@ def seen(*opportunities) -> bytes:
 
 
 async def steer(pilot, *opportunities):
-    pilot.observe(seen(*opportunities))
-    await pilot.step()
+    """Two looks: a brand is known from the first one on."""
+    for some in (opportunities[:1], opportunities[1:]):
+        pilot.observe(seen(*some))
+        await pilot.step()
 
 
 async def brand(ledger, brand_id="b", **settings):
@@ -55,6 +63,17 @@ async def test_terms_carry_the_days_lambda_times_the_multiplier(ledger, pilot, c
     assert (await ledger.administration.get_brand("b"))["lambda"] == steered
     terms = ledger.terms.since(ledger.terms.newest.version - 1)
     assert terms is not None and not terms.is_whole and terms.brands["b"].lambda_ == steered
+
+
+async def test_lambda_stays_at_or_above_its_floor(ledger, pilot, clock):
+    """Whatever is seen: 1-µ bids of much predicted revenue moved λ to 1e-6 and below."""
+    await brand(ledger, target_roas=2.0, throttle_roas=1.0, lambda_floor=0.25)
+    for _ in range(60):
+        clock.now += dt.timedelta(minutes=1)
+        await steer(pilot, *[Opportunity("b", 1e6, 1.0, WON)] * SEEN_LEAST)
+    assert lambda_of(ledger) == 0.5
+    await brand(ledger, target_roas=2.0, throttle_roas=1.0, lambda_floor=0.0)
+    assert lambda_of(ledger) < 1e-6
 
 
 async def test_nothing_is_solved_without_news(ledger, pilot):
@@ -112,7 +131,8 @@ async def test_runaway_spending_freezes_the_brand_and_shows(ledger, pilot, clock
     await steer(pilot, *market())
     clock.forward(dt.timedelta(minutes=10))
     await ledger.record([event("1", "impression", at=clock.now, cost_micros=700_000)])
-    await steer(pilot, *market())
+    pilot.observe(seen(*market()))
+    await pilot.step()
     terms = ledger.terms.newest.brands["b"]
     assert (terms.lambda_, terms.share) == (2.6, 0.05)
     assert not terms.throttled, "that is for ROAS alone"

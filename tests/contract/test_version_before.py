@@ -54,7 +54,7 @@ async def test_its_books_go_on(database, facts):
     brand = await ledger.administration.get_brand("b")
     assert brand["today"] == facts["today"]
     limits = [brand[name] for name in ("lambda_floor", "max_cost_micros", "cost_tolerance", "holds_share")]
-    assert limits == [0.0, None, 1.5, 0.25], "what brands of before are given"
+    assert limits == [0.08, None, 1.5, 0.25], "what brands of before are given"
     results = await ledger.record(
         [
             event("n-0", "impression", at=clock.now, reservation_id=facts["unsettled"], cost_micros=95),

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, Field, ValidationError
 
-from db.brands import Id
+from db.brands import BrandSettings, Id
 from db.errors import UserError, file_error
 from db.fields import ID, ID_IN_WORDS
 from ledger.bidding.brand_state import Limits
@@ -27,12 +27,13 @@ class BadInput(UserError):
 
 
 class AuctionTerms(BaseModel, frozen=True, extra="forbid"):
-    """A brand's target, budget, portfolio and first λ."""
+    """A brand's target, budget, portfolio, first λ and least share of the target that λ may be."""
 
     target_roas: float = Field(gt=0, allow_inf_nan=False)
     daily_budget_micros: int | None = Field(None, gt=0, le=MONEY_MOST)
     portfolio_id: Id | None = None
     lambda0: float | None = Field(None, ge=0, allow_inf_nan=False)
+    lambda_floor: float = Field(default=BrandSettings().lambda_floor, ge=0, le=1)
 
 
 class PortfolioTerms(BaseModel, frozen=True, extra="forbid"):
@@ -72,6 +73,7 @@ class Market:
     names: list[str]
     limits: list[Limits]
     lambda0: list[float | None]
+    kappa_least: list[float]
     portfolio: list[str | None]
     portfolios: dict[str, Limits]
 
@@ -158,6 +160,7 @@ def read_market(path: Path | None, names: list[str], default: AuctionTerms | Non
         names,
         [Limits(mine.target_roas, mine.daily_budget_micros) for mine in terms],
         [mine.lambda0 for mine in terms],
+        [mine.lambda_floor * mine.target_roas for mine in terms],
         [mine.portfolio_id for mine in terms],
         {name: Limits(one.target_roas, one.daily_budget_micros) for name, one in document.portfolios.items()},
     )

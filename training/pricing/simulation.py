@@ -16,6 +16,7 @@ from ledger.bidding.brand_state import BrandState, Earned, Group, Limits
 from ledger.bidding.sketch import Sketch
 from ledger.bidding.solver import reach_at, resolve
 from ledger.domain.budget import Budget
+from ledger.domain.pricing import fallen
 from ledger.domain.slack import Price, Slack, lack
 from training.arrays import Flags, Floats
 from training.pricing.auctions import Auctions, AuctionTerms, Market, read_auctions, read_market
@@ -124,7 +125,7 @@ def simulate(
         now = float(at[begin])
         # If times are coarse, a λ stays in force until the next distinct time.
         reach = max(reach_at(now), now / float(distinct[begin]))
-        run.look(now, reach)
+        run.look(now, reach, float(auctions.t_s[begin]))
         end = max(int(np.searchsorted(at, now + reach_at(now))), int(np.searchsorted(at, now, side="right")))
         rows = slice(begin, end)
         lambdas[rows] = np.array(run.kappas)[auctions.brand[rows]]
@@ -141,7 +142,9 @@ class _Pass:
 
     def __init__(self, market: Market) -> None:
         self.brands = [BrandState(*pair) for pair in zip(market.limits, market.lambda0, strict=True)]
-        self.kappas = [brand.kappa for brand in self.brands]
+        self._kappas, self._least = [brand.kappa for brand in self.brands], market.kappa_least
+        self._decided_s = [0.0] * len(self.brands)
+        self.kappas = [max(pair) for pair in zip(self._kappas, self._least, strict=True)]
         self._purses: list[Purse] = [Purse(())] * len(self.brands)
         self._groups: list[Group] = []
         self._members: list[list[int]] = []
@@ -159,7 +162,7 @@ class _Pass:
             self._members.append(members)
             self._looked.append(-math.inf)
 
-    def look(self, at: float, reach: float) -> None:
+    def look(self, at: float, reach: float, now_s: float) -> None:
         """Give the controller what was seen and earned since the last look, and solve the groups concerned again."""
         for b in self._news:
             self.brands[b].saw(self._deltas[b])
@@ -171,7 +174,9 @@ class _Pass:
         for g in due:
             self._looked[g] = at
             for b in self._members[g]:
-                self.kappas[b] = self.brands[b].kappa
+                wanted = fallen(self._kappas[b], self.brands[b].kappa, now_s - self._decided_s[b])
+                self._kappas[b], self._decided_s[b] = wanted, now_s
+                self.kappas[b] = max(wanted, self._least[b])
         self._news = set()
 
     def decide(self, columns: Sequence[list[float]]) -> list[bool]:

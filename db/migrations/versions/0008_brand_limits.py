@@ -10,7 +10,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    for name, default in (("lambda_floor", "0"), ("cost_tolerance", "1.5"), ("holds_share", "0.25")):
+    for name, default in (("lambda_floor", "0.08"), ("cost_tolerance", "1.5"), ("holds_share", "0.25")):
         op.add_column("brands", sa.Column(name, sa.Double(), nullable=False, server_default=sa.text(default)))
     op.add_column("brands", sa.Column("max_cost_micros", sa.BigInteger(), nullable=True))
 

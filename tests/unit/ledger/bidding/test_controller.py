@@ -17,7 +17,7 @@ from ledger.bidding.kill_switch import CALM_LOOKS
 from ledger.bidding.sketch import BINS
 
 DAY = dt.date(2024, 5, 1)
-NOON, LENGTH = 43_200.0, 86_400.0
+NOON, LENGTH, HOUR_S = 43_200.0, 86_400.0, 3600.0
 
 
 def rules(**changes) -> Rules:
@@ -120,11 +120,23 @@ def test_a_rush_is_watched_for_a_while_before_lambda_moves():
 def test_without_a_limit_that_binds_lambda_falls_to_where_the_day_meets_its_target():
     controller, rule = Controller(), rules(now_s=600.0, target_roas=2.6)
     controller.observe(told(market(number=20_000)), {"b": rule}, 0.0)
+    controller.observe(told(market(number=1)), {"b": rule}, HOUR_S)
     kappa = kappa_of(controller, rule)
     won = [one for one in market(number=20_000, seed=9) if one.revenue_micros >= kappa * one.cost_micros]
     roas = sum(one.revenue_micros for one in won) / sum(one.cost_micros for one in won)
     assert 0.1 < kappa < rule.target_roas
     assert 2.5 <= roas <= 2.7
+
+
+def test_lambda_falls_by_a_factor_of_e_a_minute_at_most():
+    controller, rule = Controller(), rules(now_s=600.0, target_roas=2.0)
+    worthy = [Opportunity("b", 1e6, 1.0, WON)] * 300
+    controller.observe(told(worthy), {"b": rule}, 0.0)
+    shown = [2.0]
+    for minute in range(1, 6):
+        controller.observe(told(worthy), {"b": rule}, 60.0 * minute)
+        shown.append(kappa_of(controller, rule))
+    assert shown == pytest.approx([2.0 * math.exp(-minute) for minute in range(6)], rel=1e-9)
 
 
 def test_a_budget_that_is_nearly_spent_raises_lambda():
@@ -252,6 +264,7 @@ def test_revenue_below_its_prediction_raises_lambda():
     def with_revenue(revenue):
         controller, rule = Controller(), rules(now_s=600.0)
         controller.observe(told(market(number=20_000)), {"b": rule}, 0.0)
+        controller.observe(told(market(number=1)), {"b": rule}, HOUR_S)
         return kappa_of(controller, rule, DayResults(settled_micros=1_000_000, revenue_micros=revenue))
 
     assert with_revenue(1_500_000.0) > with_revenue(2_500_000.0)

@@ -6,6 +6,7 @@ import datetime as dt
 import json
 import math
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -129,6 +130,14 @@ def test_the_answer_is_what_the_contract_says() -> None:
     names = [field.alias or name for name, field in Ranked.model_fields.items()]
     assert [list(item) for item in json.loads(content)["ranked"]] == [names, names[:-1], names[:-1]]
     assert names[-1] == "contributions", "left out unless it was asked for"
+
+
+def test_a_bid_that_is_dearer_than_its_brand_allows_does_not_win() -> None:
+    bids = Bids.of([bid("dear", price_micros=1_000_001), bid("fair", price_micros=1_000_000), bid("other", "y")])
+    known = {"x": replace(terms(), max_cost_micros=1000), "y": terms()}
+    ranking = rank(bids, expect(1e9, 1e6, 1e6), known, {}, None, lambda _brand, _share: True)
+    assert ranking.refused == {0: ("lost", "cost_outlier")}
+    assert [bids.bid_id[index] for index in ranking.order] == ["fair", "other"]
 
 
 def test_what_costs_nothing_has_no_roas() -> None:
