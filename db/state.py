@@ -6,13 +6,21 @@ import hashlib
 import json
 import os
 import secrets
+import stat
 import tempfile
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from db.environment import BadSetting
+
+OURS = (
+    *("paceline.db*", "models", "reports", "registry", "night", "history", "redis", "logs"),
+    *("jwt_secret", "model_key", "ray_token", "lock", "*.lock", "run.json"),
+)
+"""What Paceline writes into a state folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +34,28 @@ class State:
         """The folder that the environment names: `PACELINE_STATE`, else `STATE`, else `.state`."""
         named = (os.environ.get(name, "").strip() for name in ("PACELINE_STATE", "STATE"))
         return cls(Path(next(filter(None, named), ".state")).resolve())
+
+    def make(self) -> None:
+        """The folder, if there is none yet; it and what this process writes from now on is for its user alone.
+
+        Raises:
+            OSError: it cannot be made.
+        """
+        keep_private()
+        self.root.mkdir(parents=True, exist_ok=True)
+
+    def close_to_others(self) -> None:
+        """Take other users' rights from what lies in the folder: a version before gave what the umask gave.
+
+        Only from what is Paceline's, since the folder may be one that holds other things, too; and never from a folder
+        that is everybody's, as /tmp is.
+        """
+        if not self.root.stat().st_mode & stat.S_ISVTX:
+            _close(self.root)
+        for name in OURS:
+            for path in self.root.glob(name):
+                for each in _all_below(path):
+                    _close(each)
 
     @property
     def database(self) -> Path:
@@ -97,6 +127,25 @@ class State:
         return content if isinstance(content, dict) else {}
 
 
+def keep_private() -> None:
+    """What this process, and those that it starts, writes from now on is for its user alone: files 600, folders 700."""
+    os.umask(0o077)
+
+
+def _all_below(path: Path) -> Iterator[Path]:
+    yield path
+    if path.is_dir() and not path.is_symlink():
+        for folder, folders, files in os.walk(path):
+            yield from (Path(folder, name) for name in (*folders, *files))
+
+
+def _close(path: Path) -> None:
+    with suppress(FileNotFoundError):
+        found = path.lstat()
+        if not stat.S_ISLNK(found.st_mode) and found.st_mode & 0o077 and found.st_uid == os.geteuid():
+            path.chmod(stat.S_IMODE(found.st_mode) & ~0o077)
+
+
 def secret_file(path: Path) -> str:
     """The secret in a file, which is created on first use, readable for its owner only.
 
@@ -108,7 +157,7 @@ def secret_file(path: Path) -> str:
         OSError: it cannot be read or created.
     """
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor, draft = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 600
         try:
             with os.fdopen(descriptor, "w") as file:

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp
 
 from db.environment import BadSetting
 from db.session import Database
-from db.state import State
+from db.state import State, keep_private
 from ledger.client.ledger_client import LedgerClient
 from ledger.client.shard_client import ShardClient
 from ledger.runtime.address import ShardAddress
@@ -109,6 +109,7 @@ class PredictorReplica(Predictor):
     """A predictor as a Serve replica."""
 
     def __init__(self, settings: Settings, state: State) -> None:
+        keep_private()
         configure_logging()
         super().__init__(settings, state)
 
@@ -128,6 +129,7 @@ class IngressReplica:
     def __init__(
         self, settings: Settings, state: State, decided_at: float, pool: DeploymentHandle[Any] | None = None
     ) -> None:
+        keep_private()
         configure_logging()
         # Wins stay in memory for a second, until the next beat: at Python's default of 700 objects the garbage
         # collector would scan them again and again.

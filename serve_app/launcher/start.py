@@ -30,6 +30,7 @@ def start(application: str) -> None:
     state_folder.make(state)
     machine.raise_open_files()
     with state_folder.locked(state), contextlib.ExitStack() as stack:
+        state.close_to_others()
         state_folder.end_leftovers(state)
         require_free(settings.http.host, settings.http.port)
         state_folder.check(state, settings)

@@ -65,7 +65,7 @@ def make(state: State) -> None:
     if state.root.exists() and not state.root.is_dir():
         raise CannotRun(f"STATE={state.root} is a file, not a folder; name another")
     try:
-        state.root.mkdir(parents=True, exist_ok=True)
+        state.make()
     except OSError as error:
         raise CannotRun(f"the folder STATE={state.root} cannot be made: {file_error(error)}") from None
     _check_rights(state)

@@ -64,6 +64,7 @@ class System:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                umask=0o022,
             )
         while not (ready := self.ready_line()):
             assert self._process.poll() is None, self.log.read_text()

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
+from db.state import State
 from serve_app.launcher import processes
 from tests.cluster.conftest import ROOT, STOP_S, System
 
@@ -295,6 +297,32 @@ def test_a_caller_that_leaves_takes_nobody_with_it(system: System, http: httpx.C
         answer = http.post("/api/score", content=many(f"stayer-{number}", 300))
         leaver.join()
         assert answer.status_code == 200, (number, answer.text)
+
+
+def test_state_is_for_its_user_alone_and_has_no_token_in_it(system: System, http: httpx.Client) -> None:
+    """With a umask that lets everybody read, after good, refused and mistyped tokens."""
+    brand = new_brand(http, daily_budget_micros=1_000_000)
+    shown = system.run_module("serve_app.token", "--scope", "partner", "--partner-id", "p-1").stdout.strip()
+    for bearer in (system.token, shown, shown[:-4] + "AAAA", f"{shown}.x"):
+        headers = {"Authorization": f"Bearer {bearer}"}
+        http.post("/api/score", json=request("token", brand), headers=headers)
+        http.get("/api/brands", headers=headers)
+        http.get(f"/nowhere/{brand}", headers=headers | {"X-Request-ID": "told"})
+    system.run_module("training.etl", "reconcile")
+    time.sleep(2.0)  # access log and score log are written
+    paths = [system.state, *system.state.rglob("*")]
+    open_ = {str(path): oct(path.lstat().st_mode) for path in paths if path.lstat().st_mode & 0o077}
+    assert {path: mode for path, mode in open_.items() if not Path(path).is_symlink()} == {}
+    secret = (system.state / "jwt_secret").read_text().strip().encode()
+    needles = [bearer.split(".")[2].encode() for bearer in (system.token, shown)] + [secret]
+    scratch = State(system.state).scratch
+    for path in (*paths, *scratch.rglob("*")):
+        if path.is_file() and path.name not in ("jwt_secret",) and not path.is_symlink():
+            content = path.read_bytes()
+            assert not any(needle in content for needle in needles), path
+    commands = [processes.title_of(psutil.Process(pid)) for pid in processes.marked(system.run_file["system"])]
+    assert commands
+    assert not any(needle.decode() in command for needle in needles for command in commands)
 
 
 def returned(today: dict[str, Any]) -> dict[str, Any]:

@@ -122,7 +122,7 @@ def _migrate(*, only_existing: bool = False) -> None:
     settings = database_settings()
     if only_existing:
         require_file(settings)
-    State.here().root.mkdir(parents=True, exist_ok=True)
+    State.here().make()
     assert settings.url is not None
     upgrade(settings.url)
 

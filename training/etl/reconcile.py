@@ -289,7 +289,7 @@ def _batches(brands: Mapping[str, int]) -> Iterator[list[str]]:
 @asynccontextmanager
 async def _alone(state: State, say: Say) -> AsyncIterator[None]:
     """Hold the state folder's history lock, so that one run works at a time; it is released when its process ends."""
-    await asyncio.to_thread(state.root.mkdir, parents=True, exist_ok=True)
+    await asyncio.to_thread(state.make)
     lock = AsyncFileLock(state.root / "history.lock")
     try:
         await lock.acquire(blocking=False)

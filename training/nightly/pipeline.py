@@ -215,7 +215,7 @@ def night_lock(state: State) -> Iterator[None]:
     Raises:
         AnotherNight: another run holds it.
     """
-    state.root.mkdir(parents=True, exist_ok=True)
+    state.make()
     lock = FileLock(state.root / "nightly.lock", blocking=False)
     try:
         lock.acquire()

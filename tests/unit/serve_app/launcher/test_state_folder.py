@@ -221,3 +221,67 @@ def test_a_run_leaves_no_empty_folder_for_sockets(state):
     (state.scratch / "ray").rmdir()
     state_folder.remove_empty_scratch(state)
     assert not state.scratch.exists()
+
+
+def modes(folder: Path) -> dict[str, int]:
+    found = {"": folder.lstat().st_mode & 0o777}
+    return found | {
+        str(path.relative_to(folder)): path.lstat().st_mode & 0o777
+        for path in folder.rglob("*")
+        if not path.is_symlink()
+    }
+
+
+def test_what_a_version_before_left_open_is_closed_to_others(tmp_path):
+    root = tmp_path / "state"
+    for folder in ("models/v1", "registry/.git/hooks", "redis", "logs", "mine"):
+        (root / folder).mkdir(parents=True)
+    ours = ["paceline.db", "paceline.db-wal", "models/v1/manifest.json", "redis/dump.rdb", "logs/ray.log", "run.json"]
+    for file in (*ours, "mine/notes.txt"):
+        (root / file).touch()
+        (root / file).chmod(0o644)
+    hook, outside = root / "registry/.git/hooks/hook", tmp_path / "outside"
+    for path in (hook, outside):
+        path.touch()
+        path.chmod(0o755)
+    (root / "models" / "v0").symlink_to(outside)
+    for path in (root, *root.rglob("*")):
+        if path.is_dir() and not path.is_symlink():
+            path.chmod(0o755)
+    State(root).close_to_others()
+    found = modes(root)
+    assert {found[name] for name in ours} == {0o600}
+    assert found["registry/.git/hooks/hook"] == 0o700, "what can be run still can"
+    assert {found[name] for name in ("", "models", "models/v1", "registry/.git", "redis", "logs")} == {0o700}
+    assert (found["mine"], found["mine/notes.txt"]) == (0o755, 0o644), "what is not Paceline's stays as it is"
+    assert outside.stat().st_mode & 0o777 == 0o755, "a link is not followed"
+
+
+def test_a_folder_that_is_everybodys_stays_so(tmp_path):
+    tmp_path.chmod(0o1777)
+    State(tmp_path).close_to_others()
+    assert tmp_path.stat().st_mode & 0o7777 == 0o1777
+
+
+MAKES = """
+import os, sys
+from pathlib import Path
+os.umask(0o000)
+from db.schema import upgrade
+from db.sqlite_file import url_of
+from db.state import State, secret_file
+from serve_app.launcher import state_folder
+state = State(Path(sys.argv[1]))
+state_folder.make(state)
+state.logs.mkdir()
+upgrade(url_of(state.database))
+secret_file(state.jwt_secret)
+"""
+
+
+def test_what_is_made_is_for_its_user_alone_whatever_the_umask(tmp_path):
+    root = tmp_path / "state"
+    subprocess.run([sys.executable, "-c", MAKES, str(root)], cwd=ROOT, check=True)
+    found = modes(root)
+    assert {"paceline.db", "jwt_secret", "logs"} <= found.keys()
+    assert {name: oct(mode) for name, mode in found.items() if mode & 0o077} == {}
