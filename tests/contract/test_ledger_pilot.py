@@ -24,7 +24,7 @@ def pilot(ledger, clock):
     hours = itertools.count()  # one between two looks, for λ falls slowly
 
     def stopwatch() -> float:
-        return clock.now.timestamp() + 3600.0 * next(hours)
+        return float(clock.now.timestamp()) + 3600.0 * next(hours)
 
     return ControllerLoop(ledger, RoasSettings(min_impressions=3, watch_s=0), stopwatch=stopwatch)
 
