@@ -18,8 +18,8 @@ from ledger.bidding.demand import Opportunity
 from ledger.bidding.revenue_completion import DaySums
 from ledger.client.lease_cache import NO_LEASE
 from ledger.client.shard_client import BEAT_S, ShardClient, logger
-from ledger.domain.errors import LedgerError, OtherShard
-from ledger.domain.messages import Award, BrandTerms, Change, Claim, Event, Offer, Result, Terms, Win
+from ledger.domain.errors import LedgerError, LedgerUnavailable, OtherShard
+from ledger.domain.messages import Award, BrandTerms, Change, Claim, Event, Offer, Release, Result, Terms, Win
 from ledger.domain.sharding import shard_of
 from ledger.runtime.protocol import Call, LedgerCalls
 
@@ -179,6 +179,21 @@ class LedgerClient:
     async def put_brand(self, seconds: float, brand_id: str, settings: BrandSettings | Change) -> dict[str, Any]:
         shard = self._owner.get(brand_id) or self._by_hash(settings.portfolio_id, brand_id)
         return await self._whose(shard, seconds, LedgerCalls.put_brand, brand_id, settings)
+
+    async def give_back(
+        self, seconds: float, reservation_ids: Sequence[str], partner_ids: frozenset[str] | None
+    ) -> dict[str, str]:
+        """What became of each reservation: released | ended | shown | not_found.
+
+        Args:
+            partner_ids: whose may be released; None: any.
+        """
+        asked = Release(tuple(reservation_ids), partner_ids)
+        # An id does not tell its brand. Any shard can release it: it locks the brand's row.
+        became = await self._shards[0].call_within(seconds, LedgerCalls.release, asked)
+        if not isinstance(became, dict):
+            raise LedgerUnavailable("the ledger is of the version before, which takes no release of a caller's")
+        return became
 
     async def slot_roas(
         self, seconds: float, brand_id: str, days: Mapping[int, DaySums], window_days: int, today_fraction: float

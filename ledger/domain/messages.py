@@ -59,6 +59,17 @@ class Award(NamedTuple):
     refused: dict[str, str]  # bid_id → brand_budget | portfolio_budget | roas_slack | no_lease | brand_paused | …
 
 
+class Release(NamedTuple):
+    """A caller's request to release reservations."""
+
+    reservation_ids: tuple[str, ...]
+    partner_ids: frozenset[str] | None  # whose it may release; None: any
+
+
+RELEASED, ENDED, SHOWN, NOT_FOUND = "released", "ended", "shown", "not_found"
+"""What becomes of a reservation that is to be released."""
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """A PUT or PATCH of a brand's or portfolio's settings."""

@@ -20,7 +20,7 @@ from db.session import Database
 from db.settings import DatabaseSettings
 from ledger.bidding.revenue_completion import DaySums
 from ledger.domain.errors import Fenced, LayoutReplaced, LedgerUnavailable
-from ledger.domain.messages import Change, Event, Reply, Result
+from ledger.domain.messages import Change, Event, Release, Reply, Result
 from ledger.domain.settings import LedgerSettings, RoasSettings
 from ledger.former_names import pickled_as
 from ledger.runtime.beat_format import unpack_beat
@@ -165,7 +165,10 @@ class LedgerActor:
     async def end_sessions(self, since: dt.datetime) -> int:
         return await self._write(lambda writer: writer.run(lambda: self._opened.end_sessions(since)))
 
-    async def release(self, reservation_ids: Sequence[str]) -> int:
+    async def release(self, reservation_ids: Sequence[str] | Release) -> int | dict[str, str]:
+        if isinstance(reservation_ids, Release):
+            asked = reservation_ids
+            return await self._write(lambda writer: writer.run(lambda: self._opened.give_back(asked)))
         return await self._write(lambda writer: writer.run(lambda: self._opened.release(reservation_ids)))
 
     async def record(self, events: Sequence[Event]) -> list[Result]:

@@ -15,7 +15,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from db.brands import BrandSettings, PortfolioSettings
 from ledger.bidding.revenue_completion import DaySums
-from ledger.domain.messages import Change, Event, Reply, Result
+from ledger.domain.messages import Change, Event, Release, Reply, Result
 from ledger.runtime.generations import Identity
 
 P = ParamSpec("P")
@@ -53,8 +53,8 @@ class LedgerCalls(Protocol):
 
     # After a win
 
-    async def release(self, reservation_ids: Sequence[str]) -> int:
-        """See `Ledger.release`."""
+    async def release(self, reservation_ids: Sequence[str] | Release) -> int | dict[str, str]:
+        """See `Ledger.release`; for a `Release`, `Ledger.give_back`."""
         ...
 
     async def record(self, events: Sequence[Event]) -> list[Result]:

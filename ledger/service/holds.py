@@ -9,11 +9,12 @@ from typing import NamedTuple
 from sqlalchemy import Connection
 
 from ledger.bidding.terms import NEVER
+from ledger.domain.messages import ENDED, NOT_FOUND, RELEASED, SHOWN, Release
 from ledger.domain.reservation import RETURNED, DelayCurve, Reservation, linear
 from ledger.service.budgets import Budgets
 from ledger.service.directory import Clock, Directory
 from ledger.storage.store import Store
-from ledger.transaction.working_set import BudgetKey, budget_keys
+from ledger.transaction.working_set import BudgetKey, WorkingSet, budget_keys
 
 
 class Expired(NamedTuple):
@@ -41,6 +42,15 @@ class Holds:
         self._store.write(connection, working_set)
         return returned
 
+    def give_back(self, connection: Connection, release: Release) -> dict[str, str]:
+        """Release the holds that the caller may release. Returns what became of each, by id."""
+        now, ids = self._clock(), set(release.reservation_ids)
+        held = self._locked(connection, self._store.reservations.load(connection, ids))
+        working_set = self._budgets.working_set(connection, now, _keys_of(held.values()))
+        became = {id_: _given_back(working_set, held.get(id_), release.partner_ids) for id_ in sorted(ids)}
+        self._store.write(connection, working_set)
+        return became
+
     def expire(self, connection: Connection, most: int) -> Expired:
         """Expire or shrink the holds that are due, at most so many."""
         now, moved = self._clock(), 0
@@ -61,6 +71,17 @@ class Holds:
             return dict(found)
         self._directory.read_as_of(connection, {held.brand_id for held in found.values()}, self._clock())
         return self._store.reservations.load(connection, found)
+
+
+def _given_back(working_set: WorkingSet, held: Reservation | None, partner_ids: frozenset[str] | None) -> str:
+    if held is None or (partner_ids is not None and held.partner_id not in partner_ids):
+        return NOT_FOUND
+    if not held.is_open:
+        return ENDED
+    if held.confirmed:
+        return SHOWN
+    working_set.end(held, RETURNED)
+    return RELEASED
 
 
 def _due_at(reservation: Reservation) -> dt.datetime:

@@ -14,7 +14,7 @@ from typing import Self, TypeVar
 from sqlalchemy import Connection
 
 from db.session import Database
-from ledger.domain.messages import Beat, Event, Reply, Result
+from ledger.domain.messages import Beat, Event, Release, Reply, Result
 from ledger.domain.reservation import Lifetimes
 from ledger.domain.settings import LedgerSettings
 from ledger.service.administration import Administration
@@ -137,6 +137,10 @@ class Ledger:
     async def release(self, reservation_ids: Collection[str]) -> int:
         """Give back holds that nobody will use. Returns how many went back; one that has ended stays as it is."""
         return await self._transactions.move(lambda connection: self.holds.release(connection, reservation_ids))
+
+    async def give_back(self, release: Release) -> dict[str, str]:
+        """Release what a caller will not show. Returns what became of each: released | ended | shown | not_found."""
+        return await self._transactions.move(lambda connection: self.holds.give_back(connection, release))
 
     async def end_sessions(self, since: dt.datetime) -> int:
         """Take back the leases of all sessions that beat after `since`. Returns how many other sessions hold leases.

@@ -22,7 +22,7 @@ from serve_app.http.request_reader import RequestReader
 from serve_app.http.response_coalescing import SCORE
 from serve_app.monitor import Monitor
 from serve_app.prediction.predictions import Predictions
-from serve_app.routes import brands, models, performance, portfolios, roas
+from serve_app.routes import brands, models, performance, portfolios, reservations, roas
 from serve_app.routes.docs import DocsRoutes
 from serve_app.routes.model_versions import ModelVersions
 from serve_app.routes.ops import OpsRoutes
@@ -34,6 +34,7 @@ FIRST_BEAT_S = 5.0
 """How long a starting replica waits for the ledger to send the brands' terms."""
 OPERATIONS = (
     *scoring.OPERATIONS,
+    *reservations.OPERATIONS,
     *performance.OPERATIONS,
     *roas.OPERATIONS,
     *brands.OPERATIONS,
@@ -74,6 +75,7 @@ class Api:
         self._performance = performance.PerformanceRoutes(
             requests, ledger, monitor.tally, settings.general.history_from
         )
+        self._reservations = reservations.ReservationRoutes(requests, ledger)
         self._roas = roas.RoasRoutes(requests, predictions, ledger, database)
         self._brands = brands.BrandRoutes(requests, ledger, settings.new_brand)
         self._portfolios = portfolios.PortfolioRoutes(requests, ledger, settings.general.currency)
@@ -86,6 +88,7 @@ class Api:
         portfolio = _show_or_change(self._portfolios.show, self._portfolios.change)
         return [
             Route(SCORE, self._score, methods=["POST"]),
+            Route("/api/reservations/release", self._reservations.release, methods=["POST"]),
             Route("/api/performance", self._performance.report, methods=["POST"]),
             Route("/api/roas", self._roas.show, methods=["GET"]),
             Route("/api/brands", self._brands.page, methods=["GET"]),

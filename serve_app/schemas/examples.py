@@ -118,6 +118,13 @@ SCORE = Examples(
         ],
     },
 )
+RELEASE = Examples(
+    body={"reservation_ids": ["AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"]},
+    answer={
+        "released": 0,
+        "items": [{"reservation_id": "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", "status": "not_found"}],
+    },
+)
 PERFORMANCE = Examples(
     body={
         "events": [
