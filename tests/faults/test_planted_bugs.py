@@ -294,6 +294,38 @@ def a_failed_commit_counts_as_done(patch):
     patch.setattr(Epochs, "transact", transact)
 
 
+def a_win_is_confirmed_by_each_of_its_events(patch):
+    def confirm(self, held):
+        before = self.current(held)
+        if before.status != reservation.VOID:
+            self._confirm(before)
+            self.changed_reservations[before.reservation_id] = before.confirm()
+
+    patch.setattr(working_set.WorkingSet, "confirm", confirm)
+
+
+def wins_are_confirmed_before_they_are_shown(patch):
+    before = working_set.WorkingSet.hold
+
+    def hold(self, key, held):
+        before(self, key, held)
+        self.new_reservations[held.reservation_id] = held.confirm()
+
+    patch.setattr(working_set.WorkingSet, "hold", hold)
+
+
+def a_win_below_target_draws_no_slack(patch):
+    patch.setattr(working_set.WorkingSet, "_draw_slack", lambda *_args, **_more: None)
+
+
+def slack_that_is_freed_stays_pending(patch):
+    patch.setattr(working_set.WorkingSet, "_free_slack", lambda _self, held: held.without_lack())
+
+
+def a_cost_after_the_impression_takes_no_slack(patch):
+    patch.setattr(reservation.Reservation, "counted_micros", property(lambda self: self.amount_micros))
+
+
 SEEN_IN = {
     wins_are_recorded_again: 0,
     requests_are_paid_again: 0,
@@ -330,6 +362,11 @@ SEEN_IN = {
     balances_are_remembered: 0,
     a_win_without_money_forgets_its_portfolio: 384,
     a_failed_commit_counts_as_done: 19,
+    a_win_is_confirmed_by_each_of_its_events: 0,
+    wins_are_confirmed_before_they_are_shown: 0,
+    a_win_below_target_draws_no_slack: 32,
+    slack_that_is_freed_stays_pending: 32,
+    a_cost_after_the_impression_takes_no_slack: 4,
 }
 
 
