@@ -308,7 +308,7 @@ def test_state_is_for_its_user_alone_and_has_no_token_in_it(system: System, http
         http.post("/api/score", json=request("token", brand), headers=headers)
         http.get("/api/brands", headers=headers)
         http.get(f"/nowhere/{brand}", headers=headers | {"X-Request-ID": "told"})
-    system.run_module("training.etl", "reconcile")
+    system.run_module("training.etl", "gather")
     time.sleep(2.0)  # access log and score log are written
     paths = [system.state, *system.state.rglob("*")]
     open_ = {str(path): oct(path.lstat().st_mode) for path in paths if path.lstat().st_mode & 0o077}
